@@ -1,0 +1,64 @@
+"""Time and randomness, in one place, so that tests can drive both."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """What the rest of the transporter may know of time and chance."""
+
+    def now_ns(self) -> int:
+        """Return wall-clock time: nanoseconds since 1970-01-01 UTC."""
+
+    def monotonic(self) -> float:
+        """Return seconds of a clock that never goes back."""
+
+    def random_bytes(self, count: int) -> bytes:
+        """Return ``count`` bytes fit for keys."""
+
+
+class SystemClock:
+    """The real one."""
+
+    def now_ns(self) -> int:
+        """Return wall-clock time in nanoseconds."""
+        return time.time_ns()
+
+    def monotonic(self) -> float:
+        """Return monotonic seconds."""
+        return time.monotonic()
+
+    def random_bytes(self, count: int) -> bytes:
+        """Return bytes from the operating system's generator."""
+        return secrets.token_bytes(count)
+
+
+@dataclass
+class ManualClock:
+    """A clock that tests set; its random bytes are a counter, so they never repeat and never surprise."""
+
+    wall_ns: int = 1_700_000_000_000_000_000
+    elapsed: float = 0.0
+    _drawn: int = field(default=0, repr=False)
+
+    def now_ns(self) -> int:
+        """Return the time that was set."""
+        return self.wall_ns
+
+    def monotonic(self) -> float:
+        """Return the seconds that were set."""
+        return self.elapsed
+
+    def advance(self, seconds: float) -> None:
+        """Move both clocks on."""
+        self.elapsed += seconds
+        self.wall_ns += int(seconds * 1e9)
+
+    def random_bytes(self, count: int) -> bytes:
+        """Return a counter's bytes: distinct for each draw."""
+        self._drawn += 1
+        return self._drawn.to_bytes(max(count, 8), "big")[-count:]

@@ -1,0 +1,169 @@
+"""The error tree of the transporter: what happened, what to do next, and how the process ends.
+
+    TransporterError
+    ├── JobFailed            exit 1   the job failed; nothing half-visible is left
+    │   ├── JobBusy                   another run of the same job is under way
+    │   ├── DiskFull                  no room at one of the ends
+    │   └── LinkLost                  the link broke and could not be redialled in time
+    ├── UsageError           exit 2   the command line cannot be carried out as typed
+    ├── ConfigError          exit 3   the configuration is wrong (file, line and column are named)
+    ├── CannotConnect        exit 4   the peer cannot be reached
+    ├── RefusedByPeer        exit 5   identity, rights, quota or immutability
+    │   ├── IdentityRefused           wrong pin, unknown peer, bad invitation
+    │   ├── QuotaExceeded
+    │   └── TamperingDetected         a link or a message was altered: a security event, never retried
+    ├── NoKey                exit 6   no way of opening what is sealed
+    │   ├── WrongPassword
+    │   └── UnknownPassword           no password of that name in the key database
+    ├── DamagedData          exit 7   stored bytes are not what was stored
+    │   ├── CorruptedPoint            a restore point that cannot be opened any more (e.g. its salt is missing)
+    │   └── UnsupportedFormat         a repository or a home of a future version
+    ├── FinishedWithGaps     exit 8   finished, but some files could not be read
+    └── Interrupted          exit 130 stopped by the operator; the next run goes on
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TransporterError(Exception):
+    """Base of every error a user can meet.
+
+    ``what`` says what happened, ``remedy`` what to do next: one sentence each, never a secret in them.
+    ``code`` is stable across versions and has a line in docs/errors.md.
+    """
+
+    code: ClassVar[str] = "internal"
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, what: str, remedy: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.remedy})" if self.remedy else self.what
+
+
+class JobFailed(TransporterError):
+    """The job failed; what it had stored is used by the next run."""
+
+    code = "job-failed"
+    exit_status = 1
+
+
+class JobBusy(JobFailed):
+    """Another run of this job holds its lock."""
+
+    code = "job-busy"
+
+
+class DiskFull(JobFailed):
+    """No room left at one of the ends."""
+
+    code = "disk-full"
+
+
+class LinkLost(JobFailed):
+    """The link broke and did not come back before the deadline."""
+
+    code = "link-lost"
+
+
+class UsageError(TransporterError):
+    """The command cannot be carried out as typed."""
+
+    code = "usage"
+    exit_status = 2
+
+
+class ConfigError(TransporterError):
+    """The configuration is wrong."""
+
+    code = "config"
+    exit_status = 3
+
+
+class CannotConnect(TransporterError):
+    """The peer cannot be reached."""
+
+    code = "cannot-connect"
+    exit_status = 4
+
+
+class RefusedByPeer(TransporterError):
+    """The peer (or our pin of it) refuses."""
+
+    code = "refused"
+    exit_status = 5
+
+
+class IdentityRefused(RefusedByPeer):
+    """A pin does not match, a peer is unknown, or an invitation is not valid."""
+
+    code = "identity-refused"
+
+
+class QuotaExceeded(RefusedByPeer):
+    """The tenant's quota does not allow it."""
+
+    code = "quota-exceeded"
+
+
+class TamperingDetected(RefusedByPeer):
+    """Bytes of the link were altered, replayed, cut or spliced."""
+
+    code = "tampering"
+
+
+class NoKey(TransporterError):
+    """Nothing at hand opens what is sealed."""
+
+    code = "no-key"
+    exit_status = 6
+
+
+class WrongPassword(NoKey):
+    """The password is not the one; the data itself is sound."""
+
+    code = "wrong-password"
+
+
+class UnknownPassword(NoKey):
+    """The key database has no password of that name."""
+
+    code = "unknown-password"
+
+
+class DamagedData(TransporterError):
+    """Stored bytes are not what was stored."""
+
+    code = "damaged"
+    exit_status = 7
+
+
+class CorruptedPoint(DamagedData):
+    """A restore point that cannot be opened any more, whatever the password."""
+
+    code = "corrupted-point"
+
+
+class UnsupportedFormat(DamagedData):
+    """Made by a newer version, or with a feature this one does not know."""
+
+    code = "unsupported-format"
+
+
+class FinishedWithGaps(TransporterError):
+    """Finished, but some files could not be read; they are listed and the point is marked."""
+
+    code = "finished-with-gaps"
+    exit_status = 8
+
+
+class Interrupted(TransporterError):
+    """Stopped by the operator; the next run goes on where this one stopped."""
+
+    code = "interrupted"
+    exit_status = 130
