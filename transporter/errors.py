@@ -1,25 +1,25 @@
 """The error tree of the transporter: what happened, what to do next, and how the process ends.
 
-    TransporterError
-    ├── JobFailed            exit 1   the job failed; nothing half-visible is left
-    │   ├── JobBusy                   another run of the same job is under way
-    │   ├── DiskFull                  no room at one of the ends
-    │   └── LinkLost                  the link broke and could not be redialled in time
-    ├── UsageError           exit 2   the command line cannot be carried out as typed
-    ├── ConfigError          exit 3   the configuration is wrong (file, line and column are named)
-    ├── CannotConnect        exit 4   the peer cannot be reached
-    ├── RefusedByPeer        exit 5   identity, rights, quota or immutability
-    │   ├── IdentityRefused           wrong pin, unknown peer, bad invitation
-    │   ├── QuotaExceeded
-    │   └── TamperingDetected         a link or a message was altered: a security event, never retried
-    ├── NoKey                exit 6   no way of opening what is sealed
-    │   ├── WrongPassword
-    │   └── UnknownPassword           no password of that name in the key database
-    ├── DamagedData          exit 7   stored bytes are not what was stored
-    │   ├── CorruptedPoint            a restore point that cannot be opened any more (e.g. its salt is missing)
-    │   └── UnsupportedFormat         a repository or a home of a future version
-    ├── FinishedWithGaps     exit 8   finished, but some files could not be read
-    └── Interrupted          exit 130 stopped by the operator; the next run goes on
+TransporterError
+├── JobFailed            exit 1   the job failed; nothing half-visible is left
+│   ├── JobBusy                   another run of the same job is under way
+│   ├── DiskFull                  no room at one of the ends
+│   └── LinkLost                  the link broke and could not be redialled in time
+├── UsageError           exit 2   the command line cannot be carried out as typed
+├── ConfigError          exit 3   the configuration is wrong (file, line and column are named)
+├── CannotConnect        exit 4   the peer cannot be reached
+├── RefusedByPeer        exit 5   identity, rights, quota or immutability
+│   ├── IdentityRefused           wrong pin, unknown peer, bad invitation
+│   ├── QuotaExceeded
+│   └── TamperingDetected         a link or a message was altered: a security event, never retried
+├── NoKey                exit 6   no way of opening what is sealed
+│   ├── WrongPassword
+│   └── UnknownPassword           no password of that name in the key database
+├── DamagedData          exit 7   stored bytes are not what was stored
+│   ├── CorruptedPoint            a restore point that cannot be opened any more (e.g. its salt is missing)
+│   └── UnsupportedFormat         a repository or a home of a future version
+├── FinishedWithGaps     exit 8   finished, but some files could not be read
+└── Interrupted          exit 130 stopped by the operator; the next run goes on
 """
 
 from __future__ import annotations

@@ -1,0 +1,67 @@
+# Everything here sets itself up: the first target needs Python >= 3.11 with venv, make and git, nothing else.
+#
+#   make demo [DATA=path]   two daemons, an encrypted offsite copy of real data, a change, a restore, a comparison
+#   make test               everything CI runs
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+BENCH  := $(VENV)/.installed-bench
+CODE   := protocol pipeline transporter loadtest tests
+DATA   ?=
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
+
+.PHONY: help venv demo test lint format types imports unit bench fuzz campaign-kill campaign-bitflip clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+venv: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "transporter needs Python 3.11 or newer; run: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing into $(VENV)"
+	@$(PIP) install -c constraints.txt -e '.[dev]' </dev/null
+	@touch $(STAMP)
+
+$(BENCH): $(STAMP)
+	@$(PIP) install -c constraints.txt -e '.[dev,bench]' </dev/null
+	@touch $(BENCH)
+
+demo: $(STAMP)
+	@$(BIN)/python tests/endtoend/demo.py $(if $(DATA),--data '$(DATA)')
+
+test: lint unit
+
+lint: $(STAMP)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+unit: $(STAMP)
+	$(BIN)/python -m pytest -q $(PYTEST)
+
+bench: $(BENCH)
+	$(BIN)/python -m loadtest $(BENCH_ARGS)
+
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz.campaign $(FUZZ_ARGS)
+
+campaign-kill: $(STAMP)
+	$(BIN)/python tests/crash/campaign_kill.py $(KILL_ARGS)
+
+campaign-bitflip: $(STAMP)
+	$(BIN)/python tests/crash/campaign_bitflip.py $(BITFLIP_ARGS)
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The contenders: this pair, the tools that people use today, and the roofline."""

@@ -1,0 +1,410 @@
+"""The messages of version 1. A kind number is never reused; new fields have defaults, so that older peers still fit.
+
+Each is frozen and checked against the bounds in its annotations, both when it is sent and when it arrives. Fields named
+by ``IN_PAYLOAD`` travel as the raw payload (lists of ids: too long for a header); the others in the msgpack header.
+Requests and their replies stand together. "Initiator" is the side that started the session, "provider" the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Final
+
+from protocol import limits
+from protocol.fields import (
+    U8,
+    U16,
+    U32,
+    Bool,
+    Bytes16,
+    Bytes16OrEmpty,
+    Bytes32,
+    Bytes32OrEmpty,
+    Count,
+    CountOrNone,
+    Ids,
+    ListOf,
+    Name,
+    OneOf,
+    Sentence,
+    Sized,
+    Text,
+    Word,
+)
+
+ZONES: Final = frozenset({"source", "target", "none"})
+PURPOSES: Final = frozenset({"backup", "recovery"})
+# Chunk.flags
+METADATA: Final = 1
+
+
+class Message:
+    """Base of all messages. ``PAYLOAD`` is the most bytes that may follow the header."""
+
+    __slots__ = ()
+    KIND: ClassVar[int]
+    PAYLOAD: ClassVar[int] = 0
+    IN_PAYLOAD: ClassVar[str | None] = None
+
+
+# --- control connection: 1 … 99 ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Hello(Message):
+    """First message each way: the versions this side speaks, both ends included, and who it says it is (shown only)."""
+
+    KIND: ClassVar[int] = 1
+    version_min: U16
+    version_max: U16
+    name: Name
+    agent: Name
+
+
+@dataclass(frozen=True, slots=True)
+class Pair(Message):
+    """Join by an invitation. ``proof``: 32 bytes that only a holder of the invitation can make for this TLS session."""
+
+    KIND: ClassVar[int] = 2
+    proof: Bytes32 = field(repr=False)
+    name: Name
+
+
+@dataclass(frozen=True, slots=True)
+class Paired(Message):
+    """Answer to Pair: the peer's name, the repositories that are open to this node and the tenant it now is."""
+
+    KIND: ClassVar[int] = 3
+    name: Name
+    repositories: Annotated[list[str], ListOf(Text(limits.MAX_NAME), limits.MAX_REPOSITORIES)]
+    tenant: Name
+
+
+@dataclass(frozen=True, slots=True)
+class Ping(Message):
+    """A heartbeat."""
+
+    KIND: ClassVar[int] = 4
+    token: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Pong(Message):
+    """Answer to Ping, with its token."""
+
+    KIND: ClassVar[int] = 5
+    token: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Start(Message):
+    """Begin a session. ``password`` names one of the provider's own passwords (zone target), else it is empty.
+
+    ``point``: the restore point wanted (recovery) or empty. ``resume``: the point id of the run that goes on, or empty.
+    """
+
+    KIND: ClassVar[int] = 10
+    purpose: Annotated[str, OneOf(PURPOSES)]
+    job: Name
+    repository: Name
+    zone: Annotated[str, OneOf(ZONES)]
+    password: Name = ""
+    point: Bytes16OrEmpty = b""
+    resume: Bytes16OrEmpty = b""
+    kind: Word = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Started(Message):
+    """Answer to Start: the session and its Key A. ``quota_left`` in bytes, -1 without a quota.
+
+    ``chunk_id_key`` is empty in zone source, ``parent`` (a point id, with the hash of its object) where there is none.
+    ``repository_id`` and ``tenant`` are the place that the point's keys are bound to.
+    """
+
+    KIND: ClassVar[int] = 11
+    session: Bytes16
+    key_a: Bytes32 = field(repr=False)
+    domain: Bytes16
+    chunk_id_key: Bytes32OrEmpty = field(default=b"", repr=False)
+    parent: Bytes16OrEmpty = b""
+    quota_left: CountOrNone = -1
+    repository_id: Bytes16OrEmpty = b""
+    tenant: Name = ""
+    parent_hash: Bytes32OrEmpty = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready(Message):
+    """Provider: Key B is proven, further data channels may open."""
+
+    KIND: ClassVar[int] = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Have(Message):
+    """Which of these chunks do you have? Many batches may be under way."""
+
+    KIND: ClassVar[int] = 13
+    PAYLOAD: ClassVar[int] = limits.MAX_IDS * limits.ID
+    IN_PAYLOAD: ClassVar[str | None] = "ids"
+    batch: U32
+    ids: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class HaveReply(Message):
+    """One byte for each id asked: 0 unknown, k stored under ``key_ids[k - 1]``."""
+
+    KIND: ClassVar[int] = 14
+    batch: U32
+    known: Annotated[bytes, Sized(0, limits.MAX_IDS)]
+    key_ids: Annotated[list[bytes], ListOf(Sized(limits.ID, limits.ID), limits.MAX_KEY_IDS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored(Message):
+    """Provider: these chunks are durable."""
+
+    KIND: ClassVar[int] = 15
+    PAYLOAD: ClassVar[int] = limits.MAX_IDS * limits.ID
+    IN_PAYLOAD: ClassVar[str | None] = "chunks"
+    chunks: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Get(Message):
+    """Send these chunks, in this order; each comes as a Chunk on a data channel, or as Missing."""
+
+    KIND: ClassVar[int] = 16
+    PAYLOAD: ClassVar[int] = limits.MAX_IDS * limits.ID
+    IN_PAYLOAD: ClassVar[str | None] = "ids"
+    batch: U32
+    ids: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Missing(Message):
+    """A chunk that was asked for cannot be sent."""
+
+    KIND: ClassVar[int] = 17
+    id: Bytes32
+    reason: Sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Flush(Message):
+    """Make everything durable that was sent before this; close the packs."""
+
+    KIND: ClassVar[int] = 18
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed(Message):
+    """Answer to Flush."""
+
+    KIND: ClassVar[int] = 19
+
+
+@dataclass(frozen=True, slots=True)
+class Needs(Message):
+    """Before Commit, any number of these, in order: the ids of all chunks that the point needs."""
+
+    KIND: ClassVar[int] = 20
+    PAYLOAD: ClassVar[int] = limits.MAX_IDS * limits.ID
+    IN_PAYLOAD: ClassVar[str | None] = "ids"
+    ids: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class PutSlot(Message):
+    """Store a slot of a point: the payload."""
+
+    KIND: ClassVar[int] = 21
+    PAYLOAD: ClassVar[int] = limits.MAX_SLOT
+    point: Bytes16
+    slot: Bytes16
+
+
+@dataclass(frozen=True, slots=True)
+class SlotStored(Message):
+    """Answer to PutSlot."""
+
+    KIND: ClassVar[int] = 22
+    slot: Bytes16
+
+
+@dataclass(frozen=True, slots=True)
+class Commit(Message):
+    """Make the point visible. Payload: its sealed head (zone source)."""
+
+    KIND: ClassVar[int] = 23
+    PAYLOAD: ClassVar[int] = limits.MAX_HEAD
+    point: Bytes16
+
+
+@dataclass(frozen=True, slots=True)
+class CommitPlain(Message):
+    """Make the point visible. Payload: its head as msgpack, for the provider to seal (zones target and none)."""
+
+    KIND: ClassVar[int] = 24
+    PAYLOAD: ClassVar[int] = limits.MAX_HEAD
+    point: Bytes16
+
+
+@dataclass(frozen=True, slots=True)
+class Committed(Message):
+    """Answer to Commit and CommitPlain: the point is visible, and this is its hash."""
+
+    KIND: ClassVar[int] = 25
+    point: Bytes16
+    hash: Bytes32
+
+
+@dataclass(frozen=True, slots=True)
+class ListPoints(Message):
+    """Which restore points are there? An empty ``job`` asks for those of all jobs."""
+
+    KIND: ClassVar[int] = 26
+    repository: Name
+    job: Name = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Points(Message):
+    """Answer to ListPoints: a msgpack list of rows as payload (`codec.ROWS_BOUNDS`). ``more``: another one follows."""
+
+    KIND: ClassVar[int] = 27
+    PAYLOAD: ClassVar[int] = limits.MAX_HEAD
+    more: Bool
+
+
+@dataclass(frozen=True, slots=True)
+class GetPoint(Message):
+    """Send the head of this point."""
+
+    KIND: ClassVar[int] = 28
+    repository: Name
+    job: Name
+    point: Bytes16
+
+
+@dataclass(frozen=True, slots=True)
+class PointHead(Message):
+    """Answer to GetPoint: the slots, and the head as payload."""
+
+    KIND: ClassVar[int] = 29
+    PAYLOAD: ClassVar[int] = limits.MAX_HEAD
+    point: Bytes16
+    slots: Annotated[list[bytes], ListOf(Sized(0, limits.MAX_SLOT), limits.MAX_SLOTS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop(Message):
+    """Initiator: the session ends here, in order."""
+
+    KIND: ClassVar[int] = 30
+    reason: Sentence = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped(Message):
+    """Answer to Stop: what the provider counted in this session."""
+
+    KIND: ClassVar[int] = 31
+    bytes_received: Count = 0
+    chunks_received: Count = 0
+    bytes_sent: Count = 0
+    chunks_sent: Count = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(Message):
+    """Provider: no. ``code`` is one of the documented error codes. It ends the request, or the session it came in."""
+
+    KIND: ClassVar[int] = 32
+    code: Word
+    what: Sentence
+    remedy: Sentence = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRequest(Message):
+    """What may I know of you?"""
+
+    KIND: ClassVar[int] = 33
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReply(Message):
+    """Answer to StatusRequest: msgpack as payload."""
+
+    KIND: ClassVar[int] = 34
+    PAYLOAD: ClassVar[int] = limits.MAX_SMALL_PAYLOAD
+
+
+@dataclass(frozen=True, slots=True)
+class Progress(Message):
+    """Provider: how far it is with what takes long (writing, committing). For people; nothing depends on it."""
+
+    KIND: ClassVar[int] = 35
+    activity: Word
+    done: Count
+    total: CountOrNone = -1
+
+
+# --- data channels: 100 … 199 --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class KeyB(Message):
+    """Initiator, channel 0, the only frame under Key A."""
+
+    KIND: ClassVar[int] = 100
+    key: Bytes32 = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyBProof(Message):
+    """Acceptor, channel 0, its first frame under Key B: HMAC-SHA256 by Key B over the session and the binding."""
+
+    KIND: ClassVar[int] = 101
+    mac: Bytes32 = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk(Message):
+    """A stored chunk (the payload) and what travels beside it everywhere. ``flags``: 1 = metadata."""
+
+    KIND: ClassVar[int] = 102
+    PAYLOAD: ClassVar[int] = limits.MAX_CHUNK_PAYLOAD
+    id: Bytes32
+    codec: U8
+    plain_length: U32
+    flags: U8 = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rekey(Message):
+    """The last frame of an epoch: what follows is sealed under the next one, which has this commitment."""
+
+    KIND: ClassVar[int] = 103
+    epoch: U32
+    commitment: Bytes32
+
+
+@dataclass(frozen=True, slots=True)
+class Fin(Message):
+    """The last frame of a direction: frames sealed before it in all epochs, and the bytes of their payloads."""
+
+    KIND: ClassVar[int] = 104
+    frames: Count
+    payload_bytes: Count
+
+
+CONTROL_MESSAGES: Final[tuple[type[Message], ...]] = (
+    Hello, Pair, Paired, Ping, Pong, Start, Started, Ready, Have, HaveReply, Stored, Get, Missing, Flush, Flushed,
+    Needs, PutSlot, SlotStored, Commit, CommitPlain, Committed, ListPoints, Points, GetPoint, PointHead, Stop, Stopped,
+    Refused, StatusRequest, StatusReply, Progress,
+)  # fmt: skip
+DATA_MESSAGES: Final[tuple[type[Message], ...]] = (KeyB, KeyBProof, Chunk, Rekey, Fin)

@@ -1,0 +1,166 @@
+"""When which message may be sent: state machines as tables.
+
+The rules, in words:
+
+* Control connection. Both sides say Hello, in any order. Then the initiator asks and the provider answers, one request
+  at a time: Pair, ListPoints, GetPoint, StatusRequest. Start opens a session; in a session requests overlap freely, and
+  a reply without its request is the provider's fault. Refused ends the request, or the session it comes in. Stop ends a
+  session; the provider still says what was under way and then Stopped. Ping and Pong fit everywhere after the Hellos.
+* Both sides run the *same* machine: an event is who sends what. That works because wherever messages of both sides can
+  cross (BACKUP, RECOVERY, STOPPING, REFUSED) their order does not matter.
+* Data channel. Each direction has its own state. On channel 0 the initiator's only frame under Key A is KeyB, then it
+  waits for KeyBProof. FIN is the last frame of a direction.
+
+What is not in a table is an error: ours when we try to send it, the peer's when it arrives.
+docs/protocol-states.md is drawn from these tables by docs/draw_states.py.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+INITIATOR: Final = "initiator"
+PROVIDER: Final = "provider"
+ACCEPTOR: Final = "acceptor"
+
+# --- control connection --------------------------------------------------------------------------------------
+
+Event = tuple[str, str]
+I = INITIATOR  # noqa: E741 - columns of the tables below
+P = PROVIDER
+
+CONTROL_START: Final = "HELLO"
+CONTROL_CLOSED: Final = "CLOSED"
+
+# A refinement of the message's name: what a field of it decides. See `control_event`.
+CONTROL: Final[dict[str, dict[Event, str]]] = {
+    "HELLO": {(I, "Hello"): "HELLO_FROM_INITIATOR", (P, "Hello"): "HELLO_FROM_PROVIDER"},
+    "HELLO_FROM_INITIATOR": {(P, "Hello"): "IDLE"},
+    "HELLO_FROM_PROVIDER": {(I, "Hello"): "IDLE"},
+    "IDLE": {
+        (I, "Pair"): "PAIRING",
+        (I, "ListPoints"): "LISTING",
+        (I, "GetPoint"): "READING_POINT",
+        (I, "StatusRequest"): "ASKING_STATUS",
+        (I, "Start backup"): "STARTING_BACKUP",
+        (I, "Start recovery"): "STARTING_RECOVERY",
+    },
+    "PAIRING": {(P, "Paired"): "IDLE", (P, "Refused"): "IDLE"},
+    "LISTING": {(P, "Points more"): "LISTING", (P, "Points"): "IDLE", (P, "Refused"): "IDLE"},
+    "READING_POINT": {(P, "PointHead"): "IDLE", (P, "Refused"): "IDLE"},
+    "ASKING_STATUS": {(P, "StatusReply"): "IDLE", (P, "Refused"): "IDLE"},
+    "STARTING_BACKUP": {(P, "Started"): "OPENING_BACKUP", (P, "Progress"): "STARTING_BACKUP", (P, "Refused"): "IDLE"},
+    "STARTING_RECOVERY": {
+        (P, "Started"): "OPENING_RECOVERY",
+        (P, "Progress"): "STARTING_RECOVERY",
+        (P, "Refused"): "IDLE",
+    },
+    "OPENING_BACKUP": {(P, "Ready"): "BACKUP", (P, "Refused"): "REFUSED", (I, "Stop"): "STOPPING"},
+    "OPENING_RECOVERY": {(P, "Ready"): "RECOVERY", (P, "Refused"): "REFUSED", (I, "Stop"): "STOPPING"},
+    "BACKUP": {
+        (I, "Have"): "BACKUP",
+        (P, "HaveReply"): "BACKUP",
+        (P, "Stored"): "BACKUP",
+        (I, "Get"): "BACKUP",
+        (P, "Missing"): "BACKUP",
+        (I, "GetPoint"): "BACKUP",
+        (P, "PointHead"): "BACKUP",
+        (I, "ListPoints"): "BACKUP",
+        (P, "Points more"): "BACKUP",
+        (P, "Points"): "BACKUP",
+        (I, "Flush"): "BACKUP",
+        (P, "Flushed"): "BACKUP",
+        (I, "Needs"): "BACKUP",
+        (I, "PutSlot"): "BACKUP",
+        (P, "SlotStored"): "BACKUP",
+        (I, "Commit"): "BACKUP",
+        (I, "CommitPlain"): "BACKUP",
+        (P, "Committed"): "BACKUP",
+        (P, "Progress"): "BACKUP",
+        (I, "Stop"): "STOPPING",
+        (P, "Refused"): "REFUSED",
+    },
+    "RECOVERY": {
+        (I, "Get"): "RECOVERY",
+        (P, "Missing"): "RECOVERY",
+        (I, "GetPoint"): "RECOVERY",
+        (P, "PointHead"): "RECOVERY",
+        (I, "ListPoints"): "RECOVERY",
+        (P, "Points more"): "RECOVERY",
+        (P, "Points"): "RECOVERY",
+        (P, "Progress"): "RECOVERY",
+        (I, "Stop"): "STOPPING",
+        (P, "Refused"): "REFUSED",
+    },
+    # Said by the provider before it had read Stop.
+    "STOPPING": {
+        (P, "Ready"): "STOPPING",
+        (P, "HaveReply"): "STOPPING",
+        (P, "Stored"): "STOPPING",
+        (P, "Missing"): "STOPPING",
+        (P, "PointHead"): "STOPPING",
+        (P, "Points more"): "STOPPING",
+        (P, "Points"): "STOPPING",
+        (P, "Flushed"): "STOPPING",
+        (P, "SlotStored"): "STOPPING",
+        (P, "Committed"): "STOPPING",
+        (P, "Progress"): "STOPPING",
+        (P, "Refused"): "REFUSED",
+        (P, "Stopped"): "IDLE",
+    },
+    # Said by the initiator before it had read Refused. The connection is of no further use but to read what it says.
+    "REFUSED": {
+        (I, "Have"): "REFUSED",
+        (I, "Get"): "REFUSED",
+        (I, "GetPoint"): "REFUSED",
+        (I, "ListPoints"): "REFUSED",
+        (I, "Flush"): "REFUSED",
+        (I, "Needs"): "REFUSED",
+        (I, "PutSlot"): "REFUSED",
+        (I, "Commit"): "REFUSED",
+        (I, "CommitPlain"): "REFUSED",
+        (I, "Stop"): "REFUSED",
+    },
+    "CLOSED": {},
+}
+
+# Fit in every state but these, from both sides, and change nothing.
+HEARTBEAT: Final = frozenset({"Ping", "Pong"})
+NO_HEARTBEAT: Final = frozenset({"HELLO", "HELLO_FROM_INITIATOR", "HELLO_FROM_PROVIDER", "CLOSED"})
+
+# Reply → the requests it may answer. A reply that answers nothing is refused.
+ANSWERS: Final[dict[str, tuple[str, ...]]] = {
+    "HaveReply": ("Have",),
+    "Flushed": ("Flush",),
+    "SlotStored": ("PutSlot",),
+    "Committed": ("Commit", "CommitPlain"),
+    "PointHead": ("GetPoint",),
+    "Points": ("ListPoints",),
+    "Pong": ("Ping",),
+}
+
+# --- data channel --------------------------------------------------------------------------------------------
+
+# Channel 0 and all others, for each sender: where its direction starts.
+DATA_START: Final[dict[tuple[bool, str], str]] = {
+    (True, INITIATOR): "KEY_B",
+    (True, ACCEPTOR): "WAITING_FOR_KEY_B",
+    (False, INITIATOR): "OPEN",
+    (False, ACCEPTOR): "OPEN",
+}
+
+# Direction's state → message → next state.
+DATA: Final[dict[str, dict[str, str]]] = {
+    "KEY_B": {"KeyB": "WAITING_FOR_PROOF"},
+    "WAITING_FOR_PROOF": {},
+    "WAITING_FOR_KEY_B": {},
+    "PROOF": {"KeyBProof": "OPEN"},
+    "OPEN": {"Chunk": "OPEN", "Rekey": "OPEN", "Fin": "FINISHED"},
+    "FINISHED": {},
+}
+
+# A message moves the *other* direction too: message → (from, to).
+DATA_TRIGGERS: Final[dict[str, tuple[str, str]]] = {
+    "KeyB": ("WAITING_FOR_KEY_B", "PROOF"),
+    "KeyBProof": ("WAITING_FOR_PROOF", "OPEN"),
+}

@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import sys
+import types
+
+import pytest
+
+from transporter import events
+from transporter.daemon.requests import (
+    BackupRequest,
+    JobOutcome,
+    PointsRequest,
+    RestoreRequest,
+    StatusRequest,
+    VerifyRequest,
+    request_from_bytes,
+    request_to_bytes,
+)
+
+WHERE = ("--to", "offsite/main", "--encrypt", "source", "--password", "office")
+FINISHED = events.JobFinished(
+    job="docs",
+    operation="backup",
+    point="ab" * 16,
+    kind="full",
+    bytes_read=10**6,
+    bytes_sent=10**5,
+    files=3,
+    seconds=2.0,
+)
+FAILED = events.JobFailed(job="docs", code="link-lost", exit_status=1, what="the link broke", remedy="look at it")
+
+
+@pytest.fixture
+def hand_over(monkeypatch):
+    """Stand in for the daemon: remember requests, publish the events that a test wants."""
+
+    class Stand:
+        def __init__(self):
+            self.requests = []
+            self.events = []
+            self.outcome = JobOutcome(exit_status=0)
+
+        def __call__(self, home, request, bus):
+            self.requests.append(request)
+            for event in self.events:
+                bus.publish(event)
+            if isinstance(self.outcome, BaseException):
+                raise self.outcome
+            return self.outcome
+
+    stand = Stand()
+    monkeypatch.setitem(sys.modules, "transporter.daemon.hand_over", types.SimpleNamespace(run_job=stand))
+    return stand
+
+
+@pytest.fixture
+def docs(paired, tmp_path):
+    """A node with a job called docs."""
+    paired.add_to_config(
+        f'[jobs.docs]\nto = "offsite/main"\nencrypt = "source"\npassword = "office"\npaths = ["{tmp_path}"]\n'
+    )
+    return paired
+
+
+def test_backup_defines_a_new_job_and_runs_it(paired, hand_over, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    hand_over.events = [FINISHED]
+    done = paired("backup", "--job", "docs", *WHERE, "--exclude", "*.o", "data")
+    assert done.status == 0
+    assert "is committed" in done.out
+    assert hand_over.requests == [BackupRequest(job="docs")]
+    assert f'paths = ["{tmp_path}/data"]' in paired.config()
+    assert 'exclude = ["*.o"]' in paired.config()
+    before = paired.config()
+    assert paired("backup", "--job", "docs").status == 0
+    assert paired("backup", "--job", "docs", *WHERE, "data").status == 0
+    assert paired.config() == before
+
+
+def test_a_job_does_not_change_its_zone_by_a_slip(docs, hand_over):
+    done = docs("backup", "--job", "docs", "--encrypt", "none")
+    assert done.status == 2
+    assert "--encrypt is source, not none" in done.err
+    assert hand_over.requests == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (("/",), 2, "--to PEER/REPOSITORY is missing"),
+        (("--to", "offsite/main"), 2, "PATH is missing"),
+        (("--to", "offsite/main", "/"), 2, "needs a password"),
+        (("--to", "offsite", "--encrypt", "none", "/"), 2, "does not name a repository"),
+        (("--to", "nobody/main", "--encrypt", "none", "/"), 3, "there is no peer 'nobody'"),
+        (("--to", "offsite/main", "--password", "other", "/"), 6, "no password"),
+        (("--to", "offsite/main", "--encrypt", "rot13", "/"), 2, "not one of the choices"),
+        (("--to", "offsite/main", "--encrypt", "none", "--password", "office", "/"), 2, "nothing is encrypted"),
+        ((*WHERE, "/does/not/exist"), 2, "does not exist"),
+        ((*WHERE, "--as", "image", "/", "/tmp"), 2, "exactly one image"),
+    ],
+)
+def test_a_job_that_cannot_work_is_not_defined(paired, hand_over, arguments, status, words):
+    before = paired.config()
+    done = paired("backup", "--job", "docs", *arguments)
+    assert done.status == status
+    assert words in done.err
+    assert done.err.count("\n") == 1
+    assert paired.config() == before
+    assert hand_over.requests == []
+
+
+def test_stdin_is_a_stream(paired, hand_over):
+    assert paired("backup", "--job", "dump", *WHERE, "--stdin-name", "db.sql", "-").status == 0
+    assert 'as = "stream"' in paired.config()
+    assert 'stdin_name = "db.sql"' in paired.config()
+
+
+def test_run_needs_a_job(docs, hand_over):
+    assert docs("run", "docs").status == 0
+    done = docs("run", "dosc")
+    assert done.status == 3
+    assert "did you mean 'docs'?" in done.err
+    assert hand_over.requests == [BackupRequest(job="docs")]
+
+
+def test_json_is_events_alone_and_the_last_one_tells_the_end(docs, hand_over):
+    hand_over.events = [
+        events.JobStarted(job="docs", operation="backup"),
+        *[events.Progress(job="docs", bytes_read=number) for number in range(100)],
+        events.FileSkipped(job="docs", path="a\\xff", reason="permission denied"),
+        FINISHED,
+    ]
+    hand_over.outcome = JobOutcome(exit_status=8)
+    done = docs.json("run", "docs")
+    assert done.status == 8
+    kinds = [row["event"] for row in done.objects()]
+    assert kinds == ["job_started", "progress", "file_skipped", "job_finished"]
+
+
+def test_quiet_prints_the_point_alone(docs, hand_over):
+    hand_over.events = [events.JobStarted(job="docs", operation="backup"), FINISHED]
+    done = docs.quiet("run", "docs")
+    assert (done.out, done.err) == ("ab" * 16 + "\n", "")
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("--quiet",)])
+def test_a_failure_is_told_once(docs, hand_over, options):
+    hand_over.events = [FAILED]
+    hand_over.outcome = JobOutcome(exit_status=1)
+    done = docs("run", "docs", options=options)
+    assert done.status == 1
+    assert done.err == "transporter: the link broke (look at it)\n"
+
+
+def test_skipped_files_are_listed_even_when_quiet(docs, hand_over):
+    hand_over.events = [events.FileSkipped(job="docs", path="/a", reason="permission denied"), FINISHED]
+    hand_over.outcome = JobOutcome(exit_status=8)
+    assert docs.quiet("run", "docs").err == "transporter: not copied: /a: permission denied\n"
+
+
+def test_ctrl_c_says_that_nothing_is_lost(docs, hand_over):
+    hand_over.outcome = KeyboardInterrupt()
+    done = docs("run", "docs")
+    assert done.status == 130
+    assert "run it again" in done.err
+
+
+def test_restore_asks_for_what_was_typed(docs, hand_over, tmp_path):
+    done = docs("restore", "docs", "--output", str(tmp_path / "new"), "--include", "*.txt", "--include", "a/**")
+    assert done.status == 0
+    secret = tmp_path / "secret"
+    docs("restore", "docs", "abcd", "--output", str(tmp_path / "new"), "--password-file", str(secret))
+    first, second = hand_over.requests
+    assert first == RestoreRequest(job="docs", point="latest", output=str(tmp_path / "new"), include=["*.txt", "a/**"])
+    assert (second.point, second.password) == ("abcd", b"correct horse")
+
+
+def test_restore_does_not_mix_with_what_is_there(docs, hand_over, tmp_path):
+    assert docs("restore", "docs", "--output", str(tmp_path)).status == 2
+    assert docs("restore", "docs", "--output", str(tmp_path / "secret")).status == 2
+    assert docs("restore", "docs").status == 2
+    assert hand_over.requests == []
+    assert docs("restore", "docs", "--output", str(tmp_path), "--overwrite").status == 0
+    (tmp_path / "empty").mkdir()
+    assert docs("restore", "docs", "--output", str(tmp_path / "empty")).status == 0
+
+
+def test_a_job_of_another_home_needs_a_place(paired, hand_over, tmp_path):
+    assert paired("restore", "docs", "--output", str(tmp_path / "x")).status == 3
+    assert paired("restore", "docs", "--from", "offsite", "--output", str(tmp_path / "x")).status == 2
+    assert paired("restore", "docs", "--from", "offsite/main", "--output", str(tmp_path / "x")).status == 0
+    assert hand_over.requests[0].source == "offsite/main"
+
+
+@pytest.mark.parametrize(("text", "share"), [("10%", 0.1), ("0.25", 0.25), ("100%", 1.0)])
+def test_verify_samples(docs, hand_over, text, share):
+    assert docs("verify", "docs", "--sample", text).status == 0
+    assert hand_over.requests == [VerifyRequest(job="docs", sample=share)]
+
+
+@pytest.mark.parametrize("text", ["0", "101%", "-1", "some", "nan"])
+def test_no_samples(docs, hand_over, text):
+    assert docs("verify", "docs", "--sample", text).status == 2
+    assert hand_over.requests == []
+
+
+POINT = {
+    "point": "ab" * 16,
+    "job": "docs",
+    "kind": "full",
+    "created": "2024-01-02T03:04:05+00:00",
+    "zone": "source",
+    "encrypted": True,
+    "bytes": 5_000_000,
+    "parent": "",
+}
+
+
+def test_points(docs, hand_over):
+    hand_over.outcome = JobOutcome(exit_status=0, result={"points": [POINT]})
+    assert docs.json("points", "--job", "docs").objects() == [POINT]
+    assert hand_over.requests == [PointsRequest(job="docs")]
+    assert docs.quiet("points").out == f"{'ab' * 16}\n"
+    assert "5.00 MB" in docs("points").out
+
+
+def test_status_with_and_without_a_daemon(docs, hand_over):
+    hand_over.outcome = JobOutcome(exit_status=0, result={"daemon": False})
+    assert "daemon not running" in docs("status").out
+    running = [{"operation": "backup", "job": "docs", "bytes": 10**9, "seconds": 2.0}]
+    hand_over.outcome = JobOutcome(exit_status=0, result={"daemon": True, "running": running, "sessions": []})
+    done = docs("status")
+    assert "running: backup docs 1.00 GB (500 MB/s)" in done.out
+    (row,) = docs.json("status").objects()
+    assert (row["node"], row["running"], row["jobs"][0]["job"]) == ("office", running, "docs")
+    assert hand_over.requests[0] == StatusRequest()
+
+
+def test_a_request_crosses_the_socket_and_never_shows_its_password():
+    request = RestoreRequest(job="docs", point="latest", output="/x", password=b"correct horse")
+    assert request_from_bytes(request_to_bytes(request)) == request
+    assert "correct" not in repr(request)
+    for data in (b"", b"\x80", b"\x81\xa7request\xa4evil", request_to_bytes(request)[:-1]):
+        with pytest.raises(ValueError, match="not a request"):
+            request_from_bytes(data)

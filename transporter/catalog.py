@@ -1,0 +1,349 @@
+"""The catalog of a home (``catalog.db``, SQLite): peers, invitations, the history of jobs, each job's last point.
+
+The command line and the daemon use it at once: write-ahead log, a busy timeout, short transactions. One ``Catalog``
+may be used by several threads. Nothing in it opens a backup; it is still private (mode 0600).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transporter.errors import ConfigError, IdentityRefused, UnsupportedFormat
+
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT = 20.0
+"""Seconds to wait for another process's transaction; ours last milliseconds, so this is only met by a stuck disk."""
+
+_SCHEMA = """
+CREATE TABLE peers (
+    name TEXT PRIMARY KEY,
+    pin BLOB NOT NULL UNIQUE CHECK (length(pin) = 32),
+    address TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    added_ns INTEGER NOT NULL
+) STRICT;
+CREATE TABLE offers (
+    peer TEXT NOT NULL REFERENCES peers(name) ON DELETE CASCADE,
+    repository TEXT NOT NULL,
+    PRIMARY KEY (peer, repository)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE rights (
+    peer TEXT NOT NULL REFERENCES peers(name) ON DELETE CASCADE,
+    repository TEXT NOT NULL,
+    PRIMARY KEY (peer, repository)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE invitations (
+    secret_hash BLOB PRIMARY KEY CHECK (length(secret_hash) = 32),
+    repository TEXT NOT NULL,
+    expires_ns INTEGER NOT NULL,
+    used_ns INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE TABLE runs (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    job TEXT NOT NULL,
+    operation TEXT NOT NULL,
+    started_ns INTEGER NOT NULL,
+    finished_ns INTEGER,
+    exit_status INTEGER,
+    code TEXT NOT NULL DEFAULT '',
+    what TEXT NOT NULL DEFAULT '',
+    point BLOB,
+    statistics TEXT NOT NULL DEFAULT '{}'
+) STRICT;
+CREATE INDEX runs_of_job ON runs (job, id);
+CREATE TABLE last_points (
+    job TEXT PRIMARY KEY,
+    destination TEXT NOT NULL,
+    point BLOB NOT NULL CHECK (length(point) = 16),
+    point_hash BLOB NOT NULL CHECK (length(point_hash) = 32),
+    domain BLOB NOT NULL,
+    manifest TEXT NOT NULL,
+    committed_ns INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another node. ``pin``: SHA-256 of its public key. ``address``: where we dial it, or empty.
+
+    ``offers``: its repositories that we may use. ``rights``: ours that it may use, as the tenant ``tenant``.
+    """
+
+    name: str
+    pin: bytes
+    address: str = ""
+    tenant: str = ""
+    offers: tuple[str, ...] = ()
+    rights: tuple[str, ...] = ()
+    added_ns: int = 0
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """One we gave out: whoever proves to know the secret behind the hash may use the repository."""
+
+    secret_hash: bytes = field(repr=False)
+    repository: str
+    expires_ns: int
+    used_ns: int | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a job; ``exit_status`` is ``None`` while it goes on, or after a crash."""
+
+    run_id: int
+    job: str
+    operation: str
+    started_ns: int
+    finished_ns: int | None
+    exit_status: int | None
+    code: str
+    what: str
+    point: bytes | None
+    statistics: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LastPoint:
+    """The newest committed point of a job: what the next incremental builds on. ``manifest`` is a path in the cache."""
+
+    job: str
+    destination: str
+    point: bytes
+    point_hash: bytes
+    domain: bytes
+    manifest: Path
+    committed_ns: int
+
+
+class Catalog:
+    """Opens (and makes) ``catalog.db``. Raises ``UnsupportedFormat`` for one of a newer version."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        if not path.exists():
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        self._database = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare()
+        except sqlite3.DatabaseError as error:
+            self._database.close()
+            raise ConfigError(
+                f"{path} cannot be used: {error}", "put back a copy, or move it away: peers must then be paired again"
+            ) from None
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _prepare(self) -> None:
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = FULL")
+        self._database.execute("PRAGMA foreign_keys = ON")
+        with self._transaction():
+            (version,) = self._database.execute("PRAGMA user_version").fetchone()
+            if version > SCHEMA_VERSION:
+                raise UnsupportedFormat(
+                    f"{self.path} was made by a newer version (schema {version})", "upgrade this transporter"
+                )
+            if version == 0:
+                for statement in _SCHEMA.split(";\n"):
+                    self._database.execute(statement)
+                self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def __enter__(self) -> Catalog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._database.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+            self._database.execute("COMMIT")
+
+    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._database.execute(query, values).fetchall()
+
+    # Peers
+
+    def peers(self) -> list[Peer]:
+        """Return all peers by name."""
+        return [self._peer(row) for row in self._rows(f"{_PEER} ORDER BY name")]
+
+    def peer(self, name: str) -> Peer | None:
+        """Return the peer of that name."""
+        return next((self._peer(row) for row in self._rows(f"{_PEER} WHERE name = ?", name)), None)
+
+    def peer_by_pin(self, pin: bytes) -> Peer | None:
+        """Return the peer that has this public key."""
+        return next((self._peer(row) for row in self._rows(f"{_PEER} WHERE pin = ?", pin)), None)
+
+    def _peer(self, row: tuple[Any, ...]) -> Peer:
+        name, pin, address, tenant, added_ns = row
+        offers = self._rows("SELECT repository FROM offers WHERE peer = ? ORDER BY repository", name)
+        rights = self._rows("SELECT repository FROM rights WHERE peer = ? ORDER BY repository", name)
+        return Peer(name, pin, address, tenant, tuple(o for (o,) in offers), tuple(r for (r,) in rights), added_ns)
+
+    def put_peer(self, peer: Peer) -> None:
+        """Add a peer, or bring one of the same public key up to date: offers and rights add up, an address stays known.
+
+        Raises ``IdentityRefused`` when another public key has that name already.
+        """
+        with self._transaction() as database:
+            known = database.execute("SELECT pin FROM peers WHERE name = ?", (peer.name,)).fetchone()
+            if known and known[0] != peer.pin:
+                raise IdentityRefused(
+                    f"there is a peer called {peer.name!r} with another identity",
+                    f"if that node was set up anew, run `transporter peer remove {peer.name}` first",
+                )
+            renamed = database.execute("SELECT name FROM peers WHERE pin = ?", (peer.pin,)).fetchone()
+            if renamed and renamed[0] != peer.name:
+                raise IdentityRefused(
+                    f"this node is known already, as {renamed[0]!r}",
+                    f"use that name, or run `transporter peer remove {renamed[0]}` first",
+                )
+            database.execute(
+                "INSERT INTO peers (name, pin, address, tenant, added_ns) VALUES (?, ?, ?, ?, ?)"
+                " ON CONFLICT (name) DO UPDATE SET"
+                " address = CASE excluded.address WHEN '' THEN address ELSE excluded.address END,"
+                " tenant = CASE excluded.tenant WHEN '' THEN tenant ELSE excluded.tenant END",
+                (peer.name, peer.pin, peer.address, peer.tenant, peer.added_ns),
+            )
+            for table, repositories in (("offers", peer.offers), ("rights", peer.rights)):
+                rows = [(peer.name, repository) for repository in repositories]
+                database.executemany(f"INSERT OR IGNORE INTO {table} (peer, repository) VALUES (?, ?)", rows)
+
+    def remove_peer(self, name: str) -> bool:
+        """Forget a peer and its rights; return whether there was one."""
+        with self._transaction() as database:
+            return database.execute("DELETE FROM peers WHERE name = ?", (name,)).rowcount > 0
+
+    # Invitations
+
+    def add_invitation(self, invitation: Invitation) -> None:
+        """Remember an invitation that was given out."""
+        with self._transaction() as database:
+            database.execute(
+                "INSERT INTO invitations (secret_hash, repository, expires_ns) VALUES (?, ?, ?)",
+                (invitation.secret_hash, invitation.repository, invitation.expires_ns),
+            )
+
+    def invitations(self) -> list[Invitation]:
+        """Return all invitations, used and expired ones too (so that a refusal can say which it is)."""
+        rows = self._rows("SELECT secret_hash, repository, expires_ns, used_ns FROM invitations")
+        return [Invitation(*row) for row in rows]
+
+    def use_invitation(self, secret_hash: bytes, now_ns: int) -> Invitation:
+        """Use up an invitation: it works once. Raises ``IdentityRefused`` when it is unknown, used or expired."""
+        with self._transaction() as database:
+            row = database.execute(
+                "SELECT secret_hash, repository, expires_ns, used_ns FROM invitations WHERE secret_hash = ?",
+                (secret_hash,),
+            ).fetchone()
+            if row is None:
+                raise IdentityRefused("this invitation is not known here", "ask for a new one: transporter invite")
+            invitation = Invitation(*row)
+            if invitation.used_ns is not None:
+                raise IdentityRefused("this invitation was used already", "ask for a new one: transporter invite")
+            if now_ns >= invitation.expires_ns:
+                raise IdentityRefused("this invitation has expired", "ask for a new one: transporter invite")
+            database.execute("UPDATE invitations SET used_ns = ? WHERE secret_hash = ?", (now_ns, secret_hash))
+            return invitation
+
+    # The history of jobs
+
+    def run_started(self, job: str, operation: str, started_ns: int) -> int:
+        """Write down that a run began; return its number."""
+        with self._transaction() as database:
+            cursor = database.execute(
+                "INSERT INTO runs (job, operation, started_ns) VALUES (?, ?, ?)", (job, operation, started_ns)
+            )
+            return int(cursor.lastrowid or 0)
+
+    def run_finished(
+        self,
+        run_id: int,
+        *,
+        finished_ns: int,
+        exit_status: int,
+        code: str = "",
+        what: str = "",
+        point: bytes | None = None,
+        statistics: dict[str, Any] | None = None,
+    ) -> None:
+        """Write down how a run ended."""
+        with self._transaction() as database:
+            database.execute(
+                "UPDATE runs SET finished_ns = ?, exit_status = ?, code = ?, what = ?, point = ?, statistics = ?"
+                " WHERE id = ?",
+                (finished_ns, exit_status, code, what, point, json.dumps(statistics or {}), run_id),
+            )
+
+    def runs(self, job: str | None = None, limit: int = 100) -> list[Run]:
+        """Return the newest runs, newest first."""
+        chosen = "WHERE job = ?" if job is not None else "WHERE ? IS NULL"
+        rows = self._rows(
+            "SELECT id, job, operation, started_ns, finished_ns, exit_status, code, what, point, statistics"
+            f" FROM runs {chosen} ORDER BY id DESC LIMIT ?",
+            job,
+            limit,
+        )
+        return [Run(*(*row[:-1], json.loads(row[-1]))) for row in rows]
+
+    # The last point of a job
+
+    def put_last_point(self, last: LastPoint) -> None:
+        """Remember the point that was just committed."""
+        with self._transaction() as database:
+            database.execute(
+                "INSERT OR REPLACE INTO last_points"
+                " (job, destination, point, point_hash, domain, manifest, committed_ns) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    last.job,
+                    last.destination,
+                    last.point,
+                    last.point_hash,
+                    last.domain,
+                    os.fspath(last.manifest),
+                    last.committed_ns,
+                ),
+            )
+
+    def last_point(self, job: str) -> LastPoint | None:
+        """Return the job's last point, or ``None`` before the first."""
+        rows = self._rows(
+            "SELECT job, destination, point, point_hash, domain, manifest, committed_ns FROM last_points WHERE job = ?",
+            job,
+        )
+        return next((LastPoint(*(*row[:5], Path(row[5]), row[6])) for row in rows), None)
+
+    def forget_last_point(self, job: str) -> None:
+        """Make the job's next run a full one."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM last_points WHERE job = ?", (job,))
+
+
+_PEER = "SELECT name, pin, address, tenant, added_ns FROM peers"

@@ -1,0 +1,133 @@
+"""The program `transporter`: global options, the list of commands, and how every error ends the process."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from transporter import __version__
+from transporter.cli import (
+    backup,
+    check_config,
+    init,
+    invite,
+    job,
+    join,
+    password,
+    peer,
+    points,
+    repository,
+    restore,
+    run,
+    scrub,
+    serve,
+    status,
+    verify,
+)
+from transporter.cli.terminal import Terminal
+from transporter.errors import DiskFull, Interrupted, JobFailed, TransporterError, UsageError
+
+INTERNAL = 1
+"""Exit status of a bug of ours."""
+
+app = typer.Typer(
+    name="transporter",
+    help="Copy backup data to another site, encrypted so that the other site is blind, and bring it back.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"transporter {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _global_options(
+    context: typer.Context,
+    home: Annotated[
+        str,
+        typer.Option(metavar="DIR", help="The home of this node. Default: $TRANSPORTER_HOME, else the data folder."),
+    ] = "",
+    json: Annotated[bool, typer.Option("--json", help="One JSON object per line on stdout, nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Results only, one a line.")] = False,
+    log_format: Annotated[str, typer.Option(metavar="json|console", help="How logs look on stderr.")] = "",
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    terminal = context.obj
+    if log_format not in {"", "json", "console"}:
+        raise UsageError(f"--log-format {log_format}: not a format", "write json or console")
+    terminal.home_path = Path(home).expanduser() if home else None
+    terminal.json = json
+    terminal.quiet = quiet
+    terminal.log_format = log_format or None
+
+
+for _command in (init, serve, invite, join, backup, run, restore, verify, points, scrub, status, check_config):
+    _command.register(app)
+for _group in (repository, password, peer, job):
+    app.add_typer(_group.app)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the program and end the process with the documented exit status."""
+    sys.exit(run_command(sys.argv[1:] if arguments is None else arguments))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command; return the exit status (see ``errors.py``)."""
+    terminal = Terminal()
+    try:
+        status = app(arguments, prog_name="transporter", standalone_mode=False, obj=terminal)
+        # typer turns Ctrl-C inside a command into its status.
+        return _interrupted(terminal) if status == Interrupted.exit_status else int(status or 0)
+    except typer.TyperException as error:
+        show = getattr(error, "show", None)
+        if show is not None:
+            show()
+        return UsageError.exit_status
+    except (KeyboardInterrupt, typer.Abort):
+        return _interrupted(terminal)
+    except BrokenPipeError:
+        # Whoever read our output has gone; the interpreter must not stumble over it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return JobFailed.exit_status
+    except Exception as error:
+        return terminal.fail(_known(error))
+
+
+def _interrupted(terminal: Terminal) -> int:
+    return terminal.fail(Interrupted("interrupted", "run it again to go on"))
+
+
+def _known(error: BaseException) -> TransporterError:
+    """Return the error a user can do something with that is behind an exception, or one that calls it a bug."""
+    if isinstance(error, TransporterError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        known = [_known(inner) for inner in error.exceptions]
+        return next((one for one in known if type(one) is not TransporterError), known[0])
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted("interrupted", "run it again to go on")
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return DiskFull(f"no room left: {error}", "make room and run it again")
+    if isinstance(error, OSError) and error.filename is not None:
+        return JobFailed(f"{os.fsdecode(error.filename)}: {error.strerror}", "check the path and its permissions")
+    if os.environ.get("TRANSPORTER_DEBUG"):
+        raise error
+    return TransporterError(
+        f"internal error: {type(error).__name__}: {error}",
+        "this is a bug: run it again with TRANSPORTER_DEBUG=1 and report the traceback",
+    )

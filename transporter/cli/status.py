@@ -1,0 +1,66 @@
+"""``transporter status``: what is going on in this home."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from transporter.cli.job import show_run, show_time
+from transporter.cli.job_runner import run_request
+from transporter.cli.terminal import Terminal
+from transporter.quantities import show_rate, show_size
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(status)
+
+
+def status(context: typer.Context) -> int:
+    """Show jobs, sessions, links and live throughput."""
+    from transporter.catalog import Catalog
+    from transporter.daemon.requests import StatusRequest
+
+    terminal = Terminal.of(context)
+    home, config = terminal.home_and_config()
+    live = run_request(terminal, home, StatusRequest()).result
+    with Catalog(home.catalog_db) as catalog:
+        last = {name: next(iter(catalog.runs(name, limit=1)), None) for name in config.jobs}
+        peers = catalog.peers()
+    if terminal.json:
+        jobs = [
+            {
+                "job": name,
+                "last_operation": run.operation if run else None,
+                "last_started": show_time(run.started_ns) if run else None,
+                "last_exit_status": run.exit_status if run else None,
+            }
+            for name, run in last.items()
+        ]
+        terminal.object({"node": config.node.name, "home": str(home.path), "jobs": jobs, **live})
+        return 0
+    daemon = "running" if live.get("daemon") else "not running"
+    where = f", listening on {config.node.listen}" if live.get("daemon") and config.node.listen else ""
+    terminal.result(f"node {config.node.name} in {home.path}: daemon {daemon}{where}")
+    for line in _live_lines("running", live.get("running", [])) + _live_lines("session", live.get("sessions", [])):
+        terminal.result(f"  {line}")
+    for name, run in last.items():
+        terminal.result(f"  job {name}: {show_run(run)}")
+    for peer in peers:
+        terminal.result(f"  peer {peer.name}: {peer.address or 'dials us'}")
+    for name in config.repositories:
+        terminal.result(f"  repository {name}")
+    return 0
+
+
+def _live_lines(kind: str, rows: list[dict[str, Any]]) -> list[str]:
+    """Return a line for each job or session under way; what a row does not tell is left out."""
+    lines = []
+    for row in rows:
+        words = [str(row[name]) for name in ("peer", "operation", "purpose", "job", "repository") if row.get(name)]
+        moved, seconds = row.get("bytes", 0), row.get("seconds", 0.0)
+        if moved:
+            words.append(f"{show_size(moved)} ({show_rate(moved, seconds)})")
+        lines.append(f"{kind}: {' '.join(words)}")
+    return lines

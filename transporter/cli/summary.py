@@ -1,0 +1,40 @@
+"""The few lines a person reads when a job has ended."""
+
+from __future__ import annotations
+
+from transporter.events import JobFinished
+from transporter.quantities import show_duration, show_rate, show_size
+
+
+def summary(job: JobFinished) -> str:
+    """Return what a finished job did, in two or three lines."""
+    match job.operation:
+        case "backup":
+            lines = _backup(job)
+        case "restore":
+            lines = [
+                f"restored {job.files:,} files, {show_size(job.bytes_written)} in {show_duration(job.seconds)}"
+                f" ({show_rate(job.bytes_written, job.seconds)}); {show_size(job.bytes_received)} received"
+            ]
+        case "verify":
+            lines = [
+                f"point {job.point} is sound: {job.chunks:,} chunks, {show_size(job.bytes_read)} opened"
+                f" in {show_duration(job.seconds)}"
+            ]
+        case _:
+            lines = [f"{job.operation} {job.job}: done in {show_duration(job.seconds)}"]
+    if job.redials:
+        lines.append(f"the link was lost and came back {job.redials} time(s)")
+    if job.files_skipped:
+        lines.append(f"{job.files_skipped:,} files could not be read; they are listed above and the point is marked")
+    return "\n".join(lines)
+
+
+def _backup(job: JobFinished) -> list[str]:
+    return [
+        f"point {job.point} ({job.kind}) of job {job.job} is committed: {job.files:,} files,"
+        f" {show_size(job.bytes_total or job.bytes_read)}",
+        f"read {show_size(job.bytes_read)}, new {show_size(job.bytes_new)}, sent {show_size(job.bytes_sent)}"
+        f" over {job.streams} streams in {show_duration(job.seconds)} ({show_rate(job.bytes_read, job.seconds)});"
+        f" {job.files_unchanged:,} files unchanged",
+    ]

@@ -1,0 +1,282 @@
+"""The configuration of a home: ``config.toml``, read strictly.
+
+    [node]               name, listen, address
+    [repositories.NAME]  path, quota, encrypt_at_rest
+    [jobs.NAME]          to, encrypt, password, paths, as, include, exclude, stdin_name
+    [limits]             redial_for, connect_timeout, max_streams
+
+Unknown keys are refused, and every error names file, line, column and what to do. ``docs/handbook.md`` explains them.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from transporter.errors import ConfigError
+from transporter.quantities import Duration, Size, parse_duration, parse_size
+from transporter.toml_position import find_key
+
+Zone = Literal["source", "target", "none"]
+Workload = Literal["tree", "image", "stream"]
+
+NAME = re.compile(r"[^\W_][\w.+@-]{0,63}\Z")
+"""Names of nodes, repositories and jobs: letters and digits of any script, then also ``. _ + @ -``; at most 64 signs,
+because they become file names and are typed by people."""
+
+
+class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class NodeConfig(_Table, frozen=True, kw_only=True):
+    """This node. ``listen`` is ``host:port`` or empty; ``address`` is what invitations tell others to dial."""
+
+    name: str
+    listen: str = ""
+    address: str = ""
+
+
+class RepositoryConfig(_Table, frozen=True, kw_only=True):
+    """A repository of this home. ``path`` empty: inside the home. ``encrypt_at_rest`` names a password of this home."""
+
+    path: str = ""
+    quota: Size | None = None
+    encrypt_at_rest: str = ""
+
+
+class JobConfig(_Table, frozen=True, kw_only=True):
+    """What to copy, where to, and who may read it.
+
+    ``password`` names a password: of this home for ``encrypt = "source"``, of the peer's home for ``"target"``.
+    """
+
+    to: str
+    encrypt: Zone
+    paths: list[str]
+    password: str = ""
+    workload: Workload = msgspec.field(default="tree", name="as")
+    include: list[str] = []
+    exclude: list[str] = []
+    stdin_name: str = "stdin"
+
+    @property
+    def peer(self) -> str:
+        """The peer's name: the first half of ``to``."""
+        return self.to.partition("/")[0]
+
+    @property
+    def repository(self) -> str:
+        """The repository's name at the peer: the second half of ``to``."""
+        return self.to.partition("/")[2]
+
+
+class LimitsConfig(_Table, frozen=True, kw_only=True):
+    """How long to try. Durations in seconds."""
+
+    redial_for: Duration = Duration(900)
+    connect_timeout: Duration = Duration(15)
+    max_streams: int = 8
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole ``config.toml``."""
+
+    node: NodeConfig
+    repositories: dict[str, RepositoryConfig] = {}
+    jobs: dict[str, JobConfig] = {}
+    limits: LimitsConfig = LimitsConfig()
+
+    def job(self, name: str) -> JobConfig:
+        """Return a job; raise ``ConfigError`` that names the nearest one."""
+        if name in self.jobs:
+            return self.jobs[name]
+        raise ConfigError(
+            f"there is no job {name!r} in the configuration",
+            _nearest(name, self.jobs) or "`transporter job list` shows the jobs; `transporter backup` defines new ones",
+        )
+
+    def repository(self, name: str) -> RepositoryConfig:
+        """Return a repository; raise ``ConfigError`` that names the nearest one."""
+        if name in self.repositories:
+            return self.repositories[name]
+        raise ConfigError(
+            f"there is no repository {name!r} in the configuration",
+            _nearest(name, self.repositories) or "make it with `transporter repository add`",
+        )
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a configuration file. Raises ``ConfigError``."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}", "check the file and its permissions") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 (byte {error.start})", "save the file as UTF-8") from None
+    return parse_config(text, path)
+
+
+def parse_config(text: str, path: Path) -> Config:
+    """Check a configuration text; ``path`` is for the messages only. Raises ``ConfigError``."""
+    return _Reader(text, path).config()
+
+
+_TableT = TypeVar("_TableT", bound=_Table)
+
+
+class _Reader:
+    def __init__(self, text: str, path: Path) -> None:
+        self.text = text
+        self.path = path
+        try:
+            self.data = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            message = str(error)
+            place = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)$", message)
+            last = (str(text.count("\n") + 1), "1")
+            line, column = (place.groups() if place and place[1] else last) if place else last
+            reason = message[: place.start()] if place else message
+            raise ConfigError(f"{path}:{line}:{column}: not valid TOML: {reason}", "correct this line") from None
+
+    def config(self) -> Config:
+        known = ("node", "repositories", "jobs", "limits")
+        for key in self.data:
+            if key not in known:
+                raise self.error((key,), f"unknown section [{key}]", _nearest(key, known) or _list("sections", known))
+        if "node" not in self.data:
+            raise self.error((), "the section [node] is missing", 'add [node] with name = "…"')
+        config = Config(
+            node=self.table(("node",), NodeConfig),
+            repositories=self.tables("repositories", RepositoryConfig),
+            jobs=self.tables("jobs", JobConfig),
+            limits=self.table(("limits",), LimitsConfig) if "limits" in self.data else LimitsConfig(),
+        )
+        self.check(config)
+        return config
+
+    def error(self, key: tuple[str, ...], what: str, remedy: str) -> ConfigError:
+        line, column = find_key(self.text, key)
+        return ConfigError(f"{self.path}:{line}:{column}: {what}", remedy)
+
+    def tables(self, section: str, kind: type[_TableT]) -> dict[str, _TableT]:
+        named = self.data.get(section, {})
+        if not isinstance(named, dict):
+            raise self.error((section,), f"{section} is not a section", f"write [{section}.NAME]")
+        for name in named:
+            self.name((section, name), name)
+        return {name: self.table((section, name), kind) for name in named}
+
+    def table(self, key: tuple[str, ...], kind: type[_TableT]) -> _TableT:
+        values: Any = self.data
+        for part in key:
+            values = values[part]
+        shown = f"[{'.'.join(key)}]"
+        if not isinstance(values, dict):
+            raise self.error(key, f"{shown} is not a section", f"write {shown} on a line of its own, its keys below")
+        fields = kind.__struct_encode_fields__
+        for field in values:
+            if field not in fields:
+                raise self.error(
+                    (*key, field), f"unknown key {field!r} in {shown}", _nearest(field, fields) or _list("keys", fields)
+                )
+        try:
+            return msgspec.convert(values, kind, dec_hook=_quantity)
+        except msgspec.ValidationError as error:
+            what, _, place = str(error).partition(" - at `$")
+            field = re.match(r"\.([A-Za-z_]+)", place)
+            missing = re.match(r"Object missing required field `(\w+)`", what)
+            if missing:
+                raise self.error(key, f"{shown} lacks {missing[1]!r}", f"add {missing[1]} = …") from None
+            where = (*key, field[1]) if field else key
+            label = f"{field[1]} in {shown}" if field else shown
+            raise self.error(where, f"{label}: {_plain(what)}", _choices(kind, field and field[1])) from None
+
+    def name(self, key: tuple[str, ...], name: str) -> None:
+        if not NAME.match(name):
+            raise self.error(key, f"{name!r} is not a usable name", NAME_REMEDY)
+
+    def check(self, config: Config) -> None:
+        self.name(("node", "name"), config.node.name)
+        for field in ("listen", "address"):
+            value = getattr(config.node, field)
+            if value and not is_address(value):
+                raise self.error(("node", field), f"{field}: {value!r} is not an address", "write host:port")
+        if not 1 <= config.limits.max_streams <= 32:
+            raise self.error(("limits", "max_streams"), "max_streams is outside 1…32", "8 is a good start")
+        for name, repository in config.repositories.items():
+            if repository.path and not repository.path.startswith("/"):
+                raise self.error(("repositories", name, "path"), "path is not absolute", "start it with /")
+        for name, job in config.jobs.items():
+            problem = job_problem(job)
+            if problem:
+                field, what, remedy = problem
+                raise self.error(("jobs", name, field), f"job {name!r}: {what}", remedy)
+
+
+NAME_REMEDY = "use 1 to 64 letters, digits and . _ + @ - , starting with a letter or digit"
+
+
+def job_problem(job: JobConfig) -> tuple[str, str, str] | None:
+    """Return (key, what is wrong, what to do) of the first thing in a job that cannot work, or ``None``."""
+    peer, slash, repository = job.to.partition("/")
+    if not slash or not NAME.match(peer) or not NAME.match(repository):
+        return "to", f"{job.to!r} does not name a repository at a peer", 'write to = "PEER/REPOSITORY"'
+    if job.encrypt == "none" and job.password:
+        return "password", "a password is named, but nothing is encrypted", 'choose encrypt = "source" or "target"'
+    if job.encrypt != "none" and not job.password:
+        owner = "this home" if job.encrypt == "source" else "the peer's home"
+        return "encrypt", f"encrypt = {job.encrypt!r} needs a password", f"name a password of {owner} (--password NAME)"
+    if not job.paths:
+        return "paths", "there is nothing to copy", "name at least one path"
+    if job.workload == "stream":
+        if job.paths != ["-"]:
+            return "paths", 'a stream is read from "-" alone', 'write paths = ["-"]'
+    elif any(not path.startswith("/") for path in job.paths):
+        return "paths", "a path is not absolute", "start every path with /"
+    elif job.workload == "image" and len(job.paths) != 1:
+        return "paths", "an image job copies exactly one image", "make one job for each image"
+    if not job.stdin_name or "/" in job.stdin_name or job.stdin_name in {".", ".."}:
+        return "stdin_name", f"{job.stdin_name!r} is not a file name", "write a name without /"
+    return None
+
+
+def is_address(text: str) -> bool:
+    """Tell whether a text is ``host:port`` (IPv6 hosts in brackets)."""
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):(\d{1,5})", text)
+    return bool(match) and int(match[2]) <= 65535 if match else False
+
+
+def _quantity(kind: type[object], value: object) -> Size | Duration:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"Expected a size or a duration in quotes, got {value!r}")
+    return parse_size(str(value)) if kind is Size else parse_duration(str(value))
+
+
+_JSON_TYPES = {"str": "a text", "int": "a number", "array": "a list", "object": "a section", "bool": "true or false"}
+
+
+def _plain(what: str) -> str:
+    """Turn the validator's words into those of a person who edits a file."""
+    return re.sub(r"`(\w+)`", lambda m: _JSON_TYPES.get(m[1], f"`{m[1]}`"), what).replace("Expected", "expected", 1)
+
+
+def _choices(kind: type[_Table], field: str | None) -> str:
+    choices = {"encrypt": '"source", "target" or "none"', "as": '"tree", "image" or "stream"'}
+    return f"write {choices[field]}" if field in choices else "correct this value"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+def _list(noun: str, known: Iterable[str]) -> str:
+    return f"{noun} are: {', '.join(known)}"

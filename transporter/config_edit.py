@@ -1,0 +1,141 @@
+"""Changes to ``config.toml`` made by commands: comments and order of what people wrote are kept."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from transporter.config import JobConfig, RepositoryConfig, parse_config
+from transporter.errors import ConfigError
+from transporter.quantities import Duration, Size, exact_duration, exact_size
+
+if TYPE_CHECKING:
+    from tomlkit import TOMLDocument
+
+_SKELETON = """\
+# The configuration of this transporter; docs/handbook.md explains every key.
+# Check it with `transporter check-config`. Unknown keys are refused.
+
+[node]
+name = {name}
+# Where `transporter serve` listens. Empty: only outbound connections.
+listen = {listen}
+# What invitations tell others to dial, where that differs from `listen`.
+# address = "backup.example.org:6180"
+
+# [repositories.main]          # added by `transporter repository add`
+# quota = "2TiB"
+
+# [jobs.docs]                  # added by `transporter backup --job docs …`
+# to = "offsite/main"
+# encrypt = "source"           # source, target or none
+# password = "office"          # a password of this home (source) or of the peer's (target)
+# paths = ["/srv/docs"]
+
+# [limits]
+# redial_for = "15m"           # how long a job tries to get a lost link back
+# connect_timeout = "15s"
+# max_streams = 8              # data channels of one session, at most
+"""
+
+
+def write_skeleton(path: Path, name: str, listen: str) -> None:
+    """Write the first configuration of a home. Raises ``ConfigError`` when the values are not usable."""
+    text = _SKELETON.format(name=_quoted(name), listen=_quoted(listen))
+    parse_config(text, path)
+    _replace(path, text)
+
+
+def put_job(path: Path, name: str, job: JobConfig) -> None:
+    """Define a job, or replace its settings."""
+    _put(path, "jobs", name, _settings(job))
+
+
+def put_repository(path: Path, name: str, repository: RepositoryConfig) -> None:
+    """Define a repository, or replace its settings."""
+    _put(path, "repositories", name, _settings(repository))
+
+
+def _put(path: Path, section: str, name: str, settings: dict[str, object]) -> None:
+    def change(document: TOMLDocument) -> None:
+        import tomlkit
+
+        tables = document.setdefault(section, tomlkit.table(is_super_table=True))
+        table = tables.setdefault(name, tomlkit.table())
+        for key in [key for key in table if key not in settings]:
+            del table[key]
+        for key, value in settings.items():
+            if key not in table or table[key] != value:
+                table[key] = value
+
+    edit(path, change)
+
+
+def edit(path: Path, change: Callable[[TOMLDocument], None]) -> None:
+    """Apply ``change`` to the file's document, check the outcome, and replace the file in one step.
+
+    Nothing is written when the outcome would not be valid (``ConfigError``). One editor at a time.
+    """
+    import tomlkit
+
+    with _locked(path):
+        text = path.read_bytes().decode("utf-8")
+        parse_config(text, path)
+        document = tomlkit.parse(text)
+        change(document)
+        changed = tomlkit.dumps(document)
+        parse_config(changed, path)
+        if changed != text:
+            _replace(path, changed)
+
+
+def _settings(table: JobConfig | RepositoryConfig) -> dict[str, object]:
+    """Return what differs from the defaults, as it is written in the file."""
+    settings: dict[str, object] = {}
+    for field in msgspec.structs.fields(table):
+        value = getattr(table, field.name)
+        default = field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
+        if value == default:
+            continue
+        if isinstance(value, Size):
+            value = exact_size(value)
+        elif isinstance(value, Duration):
+            value = exact_duration(value)
+        settings[field.encode_name] = value
+    return settings
+
+
+def _quoted(text: str) -> str:
+    import tomlkit
+
+    return tomlkit.item(text).as_string()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    # The folder itself is the lock: the file is replaced, so a lock on it would be one on its predecessor.
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _replace(path: Path, text: str) -> None:
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(text.encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}", "make room, or check the permissions") from None

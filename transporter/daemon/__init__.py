@@ -1,0 +1,1 @@
+"""One process: listener, jobs, control socket."""

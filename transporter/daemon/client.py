@@ -1,0 +1,53 @@
+"""The command line's end of the control socket: plain sockets and nothing heavy, so that a command starts fast."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from transporter.daemon.requests import JobOutcome, JobRequest, request_to_bytes
+from transporter.errors import ConfigError, JobFailed
+from transporter.events import EventBus, event_from_dict
+from transporter.home import Home
+
+LENGTH_BYTES = 4
+# A list of a hundred thousand restore points is some 30 MiB.
+ANSWER_AT_MOST = 256 << 20
+
+
+@contextmanager
+def connect_to_daemon(home: Home) -> Iterator[socket.socket | None]:
+    """Yield a connection to the home's daemon, or None where none runs."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with home.socket_address() as address:
+            try:
+                sock.connect(address)
+            except (FileNotFoundError, ConnectionRefusedError):
+                yield None
+                return
+            except PermissionError:
+                raise ConfigError("the daemon of this home belongs to another user", "run this as that user") from None
+        yield sock
+    finally:
+        sock.close()
+
+
+def ask_daemon(sock: socket.socket, request: JobRequest, bus: EventBus) -> JobOutcome:
+    """Hand a request over, publish its events here, and return its outcome. Raises JobFailed when the daemon goes away."""
+    data = request_to_bytes(request)
+    sock.sendall(len(data).to_bytes(LENGTH_BYTES, "big") + data)
+    with sock.makefile("rb") as stream:
+        while True:
+            head = stream.read(LENGTH_BYTES)
+            length = int.from_bytes(head, "big")
+            body = stream.read(length) if len(head) == LENGTH_BYTES and length <= ANSWER_AT_MOST else b""
+            if not body or len(body) < length:
+                raise JobFailed("the daemon of this home ended", "start it again; the next run goes on where this one stopped")
+            message = msgspec.msgpack.decode(body)
+            if "outcome" in message:
+                return msgspec.convert(message["outcome"], JobOutcome)
+            bus.publish(event_from_dict(message["event"]))

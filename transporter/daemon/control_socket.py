@@ -1,0 +1,117 @@
+"""The home's control socket: the command line hands jobs to the daemon and sees their events.
+
+    request   u32 BE length | request (requests.py)
+    answer    u32 BE length | msgpack {"event": {…}}   any number
+              u32 BE length | msgpack {"outcome": {…}} the last
+
+Closing the connection stops the job. The socket has mode 0600 in a folder of mode 0700: who can open it owns the home.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import trio
+
+from transporter.daemon.client import LENGTH_BYTES
+from transporter.daemon.execute import StatusSource, execute
+from transporter.daemon.requests import JobOutcome, JobRequest, request_from_bytes
+from transporter.errors import Interrupted
+from transporter.events import PROGRESS_EVENTS, Event, EventBus, event_to_dict
+from transporter.home import Home
+
+REQUEST_AT_MOST = 1 << 20
+# Events that wait for a slow terminal; progress that is too much is dropped, the rest waits.
+EVENTS_WAITING = 4096
+
+
+async def serve_control_socket(home: Home, status: StatusSource, on_job: Callable[[JobRequest, EventBus], Any]) -> None:
+    """Serve until cancelled. ``on_job`` returns a context manager that is held while a job runs."""
+    with home.socket_address() as address:
+        home.control_socket.unlink(missing_ok=True)
+        sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        await sock.bind(address)
+    os.chmod(home.control_socket, 0o600)
+    sock.listen(16)
+    try:
+        await trio.serve_listeners(
+            lambda stream: _serve_one(home, stream, status, on_job), [trio.SocketListener(sock)]
+        )
+    finally:
+        home.control_socket.unlink(missing_ok=True)
+
+
+async def _serve_one(
+    home: Home, stream: trio.SocketStream, status: StatusSource, on_job: Callable[[JobRequest, EventBus], Any]
+) -> None:
+    try:
+        async with stream:
+            with trio.fail_after(10):
+                request = request_from_bytes(await _receive(stream, REQUEST_AT_MOST))
+            await _run(home, request, stream, status, on_job)
+    except (OSError, ValueError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+        return
+
+
+async def _run(
+    home: Home, request: JobRequest, stream: trio.SocketStream, status: StatusSource,
+    on_job: Callable[[JobRequest, EventBus], Any],
+) -> None:  # fmt: skip
+    bus = EventBus()
+    send, receive = trio.open_memory_channel[Event](EVENTS_WAITING)
+
+    def forward(event: Event) -> None:
+        try:
+            send.send_nowait(event)
+        except trio.WouldBlock:
+            if not isinstance(event, PROGRESS_EVENTS):
+                raise
+
+    bus.subscribe(forward)
+    outcome = JobOutcome(exit_status=Interrupted.exit_status)
+    async with trio.open_nursery() as nursery:
+
+        async def until_gone() -> None:
+            # The command line says nothing more; an end of its stream means that its person stopped it.
+            if not await stream.receive_some(1):
+                nursery.cancel_scope.cancel()
+
+        async def forward_events() -> None:
+            async for event in receive:
+                await _send(stream, {"event": event_to_dict(event)})
+
+        nursery.start_soon(until_gone)
+        with send:
+            nursery.start_soon(forward_events)
+            with on_job(request, bus):
+                outcome = await execute(home, request, bus, status)
+        while receive.statistics().current_buffer_used:
+            await trio.lowlevel.checkpoint()
+        await _send(stream, {"outcome": msgspec.to_builtins(outcome)})
+        nursery.cancel_scope.cancel()
+
+
+async def _receive(stream: trio.SocketStream, most: int) -> bytes:
+    length = int.from_bytes(await _exactly(stream, LENGTH_BYTES), "big")
+    if length > most:
+        raise ValueError("too long")
+    return await _exactly(stream, length)
+
+
+async def _exactly(stream: trio.SocketStream, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count:
+        more = await stream.receive_some(count - len(data))
+        if not more:
+            raise ValueError("cut short")
+        data += more
+    return bytes(data)
+
+
+async def _send(stream: trio.SocketStream, message: dict[str, Any]) -> None:
+    data = msgspec.msgpack.encode(message)
+    await stream.send_all(len(data).to_bytes(LENGTH_BYTES, "big") + data)

@@ -1,0 +1,147 @@
+"""Carry out one request in this process, with its place in the job history."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+
+from transporter.catalog import Catalog
+from transporter.clock import Clock, SystemClock
+from transporter.config import load_config
+from transporter.daemon.requests import (
+    BackupRequest,
+    JobOutcome,
+    JobRequest,
+    PointsRequest,
+    RestoreRequest,
+    StatusRequest,
+    VerifyRequest,
+)
+from transporter.errors import FinishedWithGaps, Interrupted, JobFailed, TamperingDetected, TransporterError
+from transporter.events import EventBus, JobFinished, SecurityEvent, event_to_dict
+from transporter.events import JobFailed as JobFailedEvent
+from transporter.home import Home
+from transporter.jobs.backup import run_backup
+from transporter.jobs.context import JobContext
+from transporter.jobs.points import Where, list_points, where_of
+from transporter.jobs.restore import RestoreOrder, run_restore
+from transporter.jobs.verify import VerifyOrder, run_verify
+from transporter.keys.database import KeyDatabase
+from transporter.link.identity import load_identity
+
+StatusSource = Callable[[], dict[str, Any]]
+
+
+async def execute(home: Home, request: JobRequest, bus: EventBus, status: StatusSource, clock: Clock | None = None) -> JobOutcome:
+    """Run ``request`` to its end. Errors become a JobFailed event and an exit status; nothing is raised but cancellation."""
+    clock = clock or SystemClock()
+    try:
+        return await _execute(home, request, bus, status, clock)
+    except TransporterError as error:
+        bus.publish(_failed(request, error))
+        return JobOutcome(exit_status=error.exit_status)
+    except OSError as error:
+        failure = JobFailed(f"the operating system refused: {error.strerror or error}", "see the log; then run it again")
+        bus.publish(_failed(request, failure))
+        return JobOutcome(exit_status=failure.exit_status)
+
+
+def _failed(request: JobRequest, error: TransporterError) -> JobFailedEvent:
+    return JobFailedEvent(
+        job=getattr(request, "job", ""), code=error.code, exit_status=error.exit_status, what=error.what, remedy=error.remedy
+    )
+
+
+async def _execute(home: Home, request: JobRequest, bus: EventBus, status: StatusSource, clock: Clock) -> JobOutcome:
+    if isinstance(request, StatusRequest):
+        return JobOutcome(exit_status=0, result=status())
+    config = load_config(home.config_path)
+    with Catalog(home.catalog_db) as catalog, KeyDatabase(home.keys_db, clock=clock) as keys:
+        context = JobContext(home, config, load_identity(home.path, config.node.name, clock), catalog, keys, clock, bus)
+        if isinstance(request, PointsRequest):
+            return JobOutcome(exit_status=0, result={"points": await _points(context, request)})
+        return await _recorded(context, request)
+
+
+async def _points(context: JobContext, request: PointsRequest) -> list[dict[str, Any]]:
+    if request.job or request.source:
+        places = [where_of(context, request.job, request.source)]
+    else:
+        places = sorted({Where(job.peer, job.repository, "") for job in context.config.jobs.values()}, key=str)
+    rows: list[dict[str, Any]] = []
+    for where in places:
+        rows += [{**row.public(), "repository": str(where)} for row in await list_points(context, where)]
+    return rows
+
+
+async def _recorded(context: JobContext, request: BackupRequest | RestoreRequest | VerifyRequest) -> JobOutcome:
+    operation, work = _work(context, request)
+    run = context.catalog.run_started(request.job, operation, context.clock.now_ns())
+    ended: dict[str, Any] = {"exit_status": Interrupted.exit_status, "code": Interrupted.code}
+    try:
+        finished = await work()
+        ended = {"exit_status": 0, "point": bytes.fromhex(finished.point), "statistics": _numbers(finished)}
+        context.bus.publish(finished)
+        if finished.files_skipped:
+            raise FinishedWithGaps(
+                f"{finished.files_skipped} files could not be read", "they are listed above; the point is marked"
+            )
+    except TransporterError as error:
+        ended = {**ended, "exit_status": error.exit_status, "code": error.code, "what": error.what}
+        if isinstance(error, TamperingDetected):
+            context.bus.publish(SecurityEvent(peer=request.job, what=error.what))
+        raise
+    finally:
+        context.catalog.run_finished(run, finished_ns=context.clock.now_ns(), **ended)
+    return JobOutcome(exit_status=0, result=event_to_dict(finished))
+
+
+def _numbers(finished: JobFinished) -> dict[str, Any]:
+    return {name: value for name, value in event_to_dict(finished).items() if isinstance(value, int | float)}
+
+
+def _work(
+    context: JobContext, request: BackupRequest | RestoreRequest | VerifyRequest
+) -> tuple[str, Callable[[], Awaitable[JobFinished]]]:
+    if isinstance(request, BackupRequest):
+        name = request.job
+        return "backup", lambda: run_backup(context, name)
+    if isinstance(request, RestoreRequest):
+        order = RestoreOrder(
+            request.job, request.point, request.output, list(request.include), request.overwrite, request.source,
+            request.password,
+        )  # fmt: skip
+        return "restore", lambda: run_restore(context, order)
+    check = VerifyOrder(request.job, request.point, request.sample, request.source, request.password)
+    return "verify", lambda: run_verify(context, check)
+
+
+def not_running() -> dict[str, Any]:
+    """Return what there is to say without a daemon."""
+    return {"daemon": False, "running": [], "sessions": []}
+
+
+async def execute_here(home: Home, request: JobRequest, bus: EventBus) -> JobOutcome:
+    """Run a request in a process of its own; SIGINT and SIGTERM stop it in order."""
+    import signal
+
+    interrupted = False
+    outcome = JobOutcome(exit_status=Interrupted.exit_status)
+    async with trio.open_nursery() as nursery:
+
+        async def watch_signals() -> None:
+            nonlocal interrupted
+            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                async for _number in signals:
+                    interrupted = True
+                    nursery.cancel_scope.cancel()
+                    return
+
+        nursery.start_soon(watch_signals)
+        outcome = await execute(home, request, bus, not_running)
+        nursery.cancel_scope.cancel()
+    if interrupted and outcome.exit_status == Interrupted.exit_status:
+        bus.publish(_failed(request, Interrupted("interrupted", "run it again: what was sent already is used")))
+    return outcome

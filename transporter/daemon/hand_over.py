@@ -1,0 +1,34 @@
+"""Run a request by the home's daemon where one runs, else in this process."""
+
+from __future__ import annotations
+
+from transporter.daemon.client import ask_daemon, connect_to_daemon
+from transporter.daemon.requests import BackupRequest, JobOutcome, JobRequest
+from transporter.events import EventBus
+from transporter.home import Home
+
+
+def run_job(home: Home, request: JobRequest, bus: EventBus) -> JobOutcome:
+    """Run a request; its events arrive on ``bus``. Raises JobFailed when the daemon ends meanwhile."""
+    if not _needs_this_process(home, request):
+        with connect_to_daemon(home) as sock:
+            if sock is not None:
+                return ask_daemon(sock, request, bus)
+    # Imported here: a command that is handed over must not pay for what it does not use.
+    import trio
+
+    from transporter.daemon.execute import execute_here
+    from transporter.daemon.tuning import tune_process
+
+    tune_process()
+    return trio.run(execute_here, home, request, bus)
+
+
+def _needs_this_process(home: Home, request: JobRequest) -> bool:
+    """Standard input belongs to the command line's process, so a job that reads it stays there."""
+    if not isinstance(request, BackupRequest):
+        return False
+    from transporter.config import load_config
+
+    job = load_config(home.config_path).jobs.get(request.job)
+    return job is not None and job.workload == "stream"

@@ -1,0 +1,107 @@
+"""The daemon: one process, one nursery: the listener, the control socket, and the jobs that are handed to it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from pipeline.run import open_tasks
+from transporter.catalog import Catalog
+from transporter.clock import Clock, SystemClock
+from transporter.config import Config, load_config
+from transporter.daemon.control_socket import serve_control_socket
+from transporter.daemon.listener import Front
+from transporter.daemon.requests import JobRequest
+from transporter.daemon.running import RunningJobs
+from transporter.daemon.tuning import tune_process
+from transporter.errors import JobBusy
+from transporter.events import EventBus
+from transporter.home import Home
+from transporter.keys.database import KeyDatabase
+from transporter.link.address import parse_address
+from transporter.link.identity import load_identity
+from transporter.link.listen import bound_address, open_listeners
+from transporter.logs import get_logger
+from transporter.repository import Repository
+from transporter.service.provider import OpenRepository, Provider
+
+log = get_logger(__name__)
+
+
+async def serve(home: Home, *, ready: Callable[[str], None], clock: Clock | None = None) -> None:
+    """Run the daemon of ``home`` until SIGINT or SIGTERM. ``ready`` is told where it listens ("" where it does not).
+
+    Raises ConfigError (address taken, no identity), JobBusy (another daemon of this home, or of a repository).
+    """
+    clock = clock or SystemClock()
+    tune_process()
+    config = load_config(home.config_path)
+    with _daemon_lock(home), Catalog(home.catalog_db) as catalog, KeyDatabase(home.keys_db, clock=clock) as keys:
+        identity = load_identity(home.path, config.node.name, clock)
+        provider = Provider(home, config, identity, catalog, keys, clock)
+        try:
+            for name in config.repositories:
+                provider.repositories[name] = _open_repository(home, config, name, clock)
+            await _serve(home, config, provider, ready)
+        finally:
+            for repository in provider.repositories.values():
+                repository.store.close()
+
+
+def _open_repository(home: Home, config: Config, name: str, clock: Clock) -> OpenRepository:
+    settings = config.repositories[name]
+    path = Path(settings.path) if settings.path else home.repository_path(name)
+    return OpenRepository(name, Repository.open(path, clock), settings)
+
+
+@contextmanager
+def _daemon_lock(home: Home) -> Iterator[None]:
+    handle = os.open(home.daemon_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise JobBusy("a daemon of this home is running already", "`transporter status` shows it") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+async def _serve(home: Home, config: Config, provider: Provider, ready: Callable[[str], None]) -> None:
+    bus = EventBus()
+    running = RunningJobs(provider)
+    front = Front(provider, bus)
+    async with open_tasks() as nursery:
+        nursery.start_soon(_until_signal, nursery.cancel_scope)
+        where = ""
+        if config.node.listen:
+            listeners = await open_listeners(parse_address(config.node.listen))
+            where = str(bound_address(listeners))
+            nursery.start_soon(trio.serve_listeners, front.take, listeners)
+        nursery.start_soon(serve_control_socket, home, running.status, running.job)
+        await _until_socket(home)
+        ready(where)
+
+
+async def _until_socket(home: Home) -> None:
+    """Ready means that commands can be handed over, too."""
+    while not home.control_socket.exists():
+        await trio.lowlevel.checkpoint()
+
+
+async def _until_signal(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for number in signals:
+            log.info("stopping", signal=signal.Signals(number).name)
+            scope.cancel()
+            return
+
+
+__all__ = ["Any", "JobRequest", "serve"]

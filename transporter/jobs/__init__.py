@@ -1,0 +1,1 @@
+"""The initiating side of every job: backup, recovery, verify."""

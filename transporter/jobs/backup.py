@@ -1,0 +1,257 @@
+"""A backup, from the end that reads: identify → drop what the target has → compress → seal → send → commit.
+
+The stages are composed from the trust zone. The run's id is the id of the point it will commit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import trio
+
+from pipeline.channel import ByteChannel
+from pipeline.chunk import Chunk, Unit
+from pipeline.chunker import CONTENT_SIZES
+from pipeline.read import BufferPool, read_stage
+from pipeline.run import open_tasks
+from pipeline.trust_zone import Zone, backup_source
+from pipeline.workers import Lane, ordered_window, processors
+from protocol.messages import Start, Started
+from transporter.config import JobConfig
+from transporter.errors import JobFailed
+from transporter.events import (
+    FileNote,
+    FileSkipped,
+    JobFinished,
+    JobStarted,
+    LinkLost,
+    LinkUp,
+    Note,
+    PointCommitted,
+    Progress,
+    Redialling,
+    display_path,
+)
+from transporter.jobs.commit import Commit, commit_point
+from transporter.jobs.context import JobContext, job_lock
+from transporter.jobs.feed import Feed, open_feed
+from transporter.jobs.needs import Needs
+from transporter.jobs.packing import compose_packing
+from transporter.jobs.parent import Parent, find_parent
+from transporter.link.resilient import ResilientLink
+from transporter.link.session import open_session
+from transporter.points.run_keys import RunKeys, begin_run
+
+POINT_ID_LENGTH = 16
+# Units of 2 MiB: large enough that a hop into a thread costs nothing, small enough to cancel between.
+BLOCK = 2 << 20
+BUFFERS = 6
+QUESTIONS_UNDER_WAY = 4
+PROGRESS_SECONDS = 0.25
+STREAMS = 2
+
+
+@dataclass
+class Counters:
+    """What happened so far; plain numbers that events are made of."""
+
+    bytes_read: int = 0
+    bytes_new: int = 0
+    chunks: int = 0
+    chunks_new: int = 0
+    files_skipped: int = 0
+    notes: int = 0
+    redials: int = 0
+
+
+@dataclass
+class BackupRun:
+    """One run of one job."""
+
+    context: JobContext
+    name: str
+    job: JobConfig
+    run_id: bytes
+    counters: Counters = field(default_factory=Counters)
+
+    async def run(self) -> JobFinished:
+        """Do it. Raises the error that ended it; nothing half-visible is left then."""
+        began = self.context.clock.monotonic()
+        self.context.bus.publish(
+            JobStarted(
+                job=self.name, operation="backup", peer=self.job.peer, repository=self.job.repository,
+                zone=self.job.encrypt, point=self.run_id.hex(),
+            )  # fmt: skip
+        )
+        link = self._link()
+        async with open_tasks() as nursery:
+            nursery.start_soon(link.run)
+            started = await link.started()
+            parent = await find_parent(self.context, self.name, self.job, link, started)
+            keys = await trio.to_thread.run_sync(self._keys, parent)
+            needs = Needs(self.context.home.cache)
+            chunk_id_key = self._chunk_id_key(keys, started)
+            feed = open_feed(self.context, self.name, self.job, self.run_id, parent, chunk_id_key, needs)
+            try:
+                await self._copy(link, feed, keys)
+                kind = "incremental" if parent.point else "full"
+                commit = Commit(self.context, self.name, self.job, self.run_id, kind, started, parent, keys)
+                await commit_point(commit, link, feed, needs, self.counters.files_skipped)
+            finally:
+                needs.close()
+                feed.close()
+            link.finish()
+        self.context.bus.publish(
+            PointCommitted(job=self.name, point=self.run_id.hex(), kind=kind, parent=parent.point.hex())
+        )
+        return self._finished(link, feed, kind, self.context.clock.monotonic() - began)
+
+    # --- parts ------------------------------------------------------------------------------------------------
+
+    def _link(self) -> ResilientLink:
+        peer = self.context.peer(self.job.peer)
+        start = Start(
+            purpose="backup", job=self.name, repository=self.job.repository, zone=self.job.encrypt,
+            password=self.job.password if self.job.encrypt == Zone.TARGET else "", point=b"", resume=self.run_id, kind="",
+        )  # fmt: skip
+        streams = min(STREAMS, self.context.config.limits.max_streams)
+
+        def notify(what: str, reason: str) -> None:
+            if what == "lost":
+                self.counters.redials += 1
+                self.context.bus.publish(LinkLost(peer=peer.name, reason=reason))
+                self.context.bus.publish(Redialling(peer=peer.name, attempt=self.counters.redials, delay=0.0))
+            else:
+                self.context.bus.publish(LinkUp(peer=peer.name, address=str(peer.address), streams=streams))
+
+        return ResilientLink(
+            lambda handlers: open_session(peer, self.context.identity, start, streams, handlers, self.context.clock),
+            redial_for=float(self.context.config.limits.redial_for),
+            notify=notify,
+        )
+
+    def _keys(self, parent: Parent) -> RunKeys | None:
+        if self.job.encrypt != Zone.SOURCE:
+            return None
+        user_key = self.context.keys.user_key(self.job.password)
+        return begin_run(self.context.keys, user_key, self.name, self.run_id, parent.ring, self.context.clock)
+
+    @staticmethod
+    def _chunk_id_key(keys: RunKeys | None, started: Started) -> bytes:
+        if keys is not None:
+            return keys.chunk_id_key.secret
+        if not started.chunk_id_key:
+            raise JobFailed("the peer did not say how chunks are named", "update the transporter there")
+        return started.chunk_id_key
+
+    async def _copy(self, link: ResilientLink, feed: Feed, keys: RunKeys | None) -> None:
+        units: ByteChannel[Unit] = ByteChannel("units", BUFFERS, BUFFERS * BLOCK, lambda unit: unit.length)
+        cut: ByteChannel[list[Chunk]] = ByteChannel("cut", 4, 2 * CONTENT_SIZES.maximum, _size)
+        unknown: ByteChannel[list[Chunk]] = ByteChannel("unknown", 4, 2 * CONTENT_SIZES.maximum, _size)
+        pool = BufferPool(BUFFERS, CONTENT_SIZES.maximum, BLOCK)
+        packing = Lane(processors())
+        pack = compose_packing(backup_source(Zone(self.job.encrypt)), keys)
+
+        async def known(chunks: list[Chunk]) -> list[Chunk]:
+            return await self._drop_known(link, chunks, keys)
+
+        async def packed(chunks: list[Chunk]) -> list[Chunk]:
+            await packing.run(_pack_all, pack, chunks)
+            return chunks
+
+        async def put(chunks: list[Chunk]) -> None:
+            for chunk in chunks:
+                chunk.let_go()
+                await link.put(chunk)
+
+        async def known_stage() -> None:
+            await ordered_window(cut, known, unknown.send, QUESTIONS_UNDER_WAY)
+            unknown.close()
+
+        async with open_tasks() as watch:
+            watch.start_soon(self._publish_progress, link, feed)
+            async with open_tasks() as nursery:
+                nursery.start_soon(read_stage, feed.fill, pool, units, Lane(1))
+                nursery.start_soon(self._cut_stage, feed, units, cut)
+                nursery.start_soon(known_stage)
+                nursery.start_soon(ordered_window, unknown, packed, put, processors())
+            await link.drained()
+            watch.cancel_scope.cancel()
+
+    async def _cut_stage(self, feed: Feed, units: ByteChannel[Unit], cut: ByteChannel[list[Chunk]]) -> None:
+        lane = Lane(1)
+        async for unit in units:
+            chunks = await lane.run(feed.cut, unit)
+            for chunk in chunks:
+                if chunk.buffer is not None:
+                    chunk.buffer.hold()
+            unit.buffer.drop()
+            self.counters.bytes_read += unit.length
+            self._report(feed)
+            if chunks:
+                await cut.send(chunks)
+        cut.close()
+
+    async def _drop_known(self, link: ResilientLink, chunks: list[Chunk], keys: RunKeys | None) -> list[Chunk]:
+        """Ask the target, and keep only what it lacks (or has under a key that nobody holds any more)."""
+        answers = await link.have([chunk.chunk_id for chunk in chunks])
+        unknown = []
+        for chunk, key_id in zip(chunks, answers, strict=True):
+            self.counters.chunks += 1
+            usable = key_id is not None and (keys is None or keys.opens(key_id))
+            if usable or not link.claim(chunk.chunk_id):
+                chunk.let_go()
+                continue
+            self.counters.chunks_new += 1
+            self.counters.bytes_new += chunk.plain_length
+            unknown.append(chunk)
+        return unknown
+
+    def _report(self, feed: Feed) -> None:
+        for note in feed.take_notes():
+            path = display_path(note.path)
+            if note.gap:
+                self.counters.files_skipped += 1
+                self.context.bus.publish(FileSkipped(job=self.name, path=path, reason=note.text))
+            else:
+                self.context.bus.publish(FileNote(job=self.name, path=path, note=note.text))
+
+    async def _publish_progress(self, link: ResilientLink, feed: Feed) -> None:
+        while True:
+            await trio.sleep(PROGRESS_SECONDS)
+            self.context.bus.publish(
+                Progress(
+                    job=self.name, bytes_read=self.counters.bytes_read, bytes_new=self.counters.bytes_new,
+                    bytes_sent=link.bytes_sent, files=feed.files, files_unchanged=feed.files_unchanged,
+                    bytes_total=feed.bytes_expected,
+                )  # fmt: skip
+            )
+
+    def _finished(self, link: ResilientLink, feed: Feed, kind: str, seconds: float) -> JobFinished:
+        counters = self.counters
+        return JobFinished(
+            job=self.name, operation="backup", point=self.run_id.hex(), kind=kind, zone=self.job.encrypt,
+            bytes_read=counters.bytes_read, bytes_new=counters.bytes_new, bytes_sent=link.bytes_sent,
+            bytes_received=link.bytes_received, bytes_total=feed.bytes_total, files=feed.files,
+            files_unchanged=feed.files_unchanged, files_skipped=counters.files_skipped, chunks=counters.chunks,
+            chunks_new=counters.chunks_new, seconds=round(seconds, 3), streams=link.streams, redials=counters.redials,
+        )  # fmt: skip
+
+
+def _size(chunks: list[Chunk]) -> int:
+    return sum(chunk.plain_length for chunk in chunks)
+
+
+def _pack_all(pack: object, chunks: list[Chunk]) -> None:
+    for chunk in chunks:
+        pack(chunk)  # type: ignore[operator]  # a thread hop takes plain arguments
+
+
+async def run_backup(context: JobContext, name: str) -> JobFinished:
+    """Run the job ``name`` of this home once. Raises every error of ``transporter.errors`` that a job can meet."""
+    job = context.config.job(name)
+    with job_lock(context.home, name):
+        return await BackupRun(context, name, job, context.clock.random_bytes(POINT_ID_LENGTH)).run()
+
+
+__all__ = ["BackupRun", "Note", "run_backup"]

@@ -1,0 +1,81 @@
+"""The end of a backup: everything durable, then one atomic commit, and only then what this home remembers of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import trio
+
+from pipeline.trust_zone import Zone
+from protocol import messages
+from protocol.messages import Committed, Message, PutSlot, Started
+from protocol.messages import Needs as NeedsMessage
+from transporter.catalog import LastPoint
+from transporter.config import JobConfig
+from transporter.jobs.context import JobContext
+from transporter.jobs.feed import Feed
+from transporter.jobs.needs import Needs
+from transporter.jobs.parent import Parent
+from transporter.link.resilient import ResilientLink
+from transporter.points.assemble import Place, PointFacts, assemble_sealed, encode_facts
+from transporter.points.run_keys import RunKeys
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What a point is made of, apart from its content."""
+
+    context: JobContext
+    name: str
+    job: JobConfig
+    run_id: bytes
+    kind: str
+    started: Started
+    parent: Parent
+    keys: RunKeys | None = field(repr=False)
+
+
+async def commit_point(commit: Commit, link: ResilientLink, feed: Feed, needs: Needs, skipped: int) -> None:
+    """Commit the point and remember it. Safe to be repeated after a lost link: the same point commits once."""
+    facts = PointFacts(
+        kind=commit.kind, created_ns=commit.context.clock.now_ns(), workload=commit.job.workload,
+        manifest=feed.manifest_chunks, needs_hash=needs.digest(),
+        statistics={"bytes": feed.bytes_total, "files": feed.files, "skipped": skipped},
+    )  # fmt: skip
+    before: list[tuple[Message, bytes]] = [(NeedsMessage(ids=part), b"") for part in needs.parts()]
+    ask: Message
+    if commit.job.encrypt == Zone.SOURCE:
+        head, slots = await trio.to_thread.run_sync(_sealed, commit, facts)
+        before += [(PutSlot(point=commit.run_id, slot=slot_id), slot) for slot_id, slot in slots]
+        ask, payload = messages.Commit(point=commit.run_id), head
+    else:
+        ask, payload = messages.CommitPlain(point=commit.run_id), encode_facts(facts)
+    committed = await link.tell(before, ask, payload, Committed)
+    await trio.to_thread.run_sync(_remember, commit, feed, committed.hash)
+
+
+def _sealed(commit: Commit, facts: PointFacts) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    if commit.keys is None:
+        raise ValueError("a point of zone source is sealed with the keys of its run")
+    started, context = commit.started, commit.context
+    place = Place(
+        tenant=started.tenant, job=commit.name, repository_id=started.repository_id, point_id=commit.run_id,
+        domain=started.domain, zone=commit.job.encrypt, parent=commit.parent.point, parent_hash=commit.parent.point_hash,
+    )  # fmt: skip
+    user_key = context.keys.user_key(commit.job.password)
+    head, slots, storage_key = assemble_sealed(place, facts, commit.keys, user_key, context.clock)
+    context.keys.put_storage_key(commit.run_id, storage_key, user_key)
+    return head, slots
+
+
+def _remember(commit: Commit, feed: Feed, point_hash: bytes) -> None:
+    context = commit.context
+    feed.keep_manifest()
+    context.catalog.put_last_point(
+        LastPoint(
+            commit.name, commit.job.to, commit.run_id, point_hash, commit.started.domain,
+            context.home.manifest_path(commit.name), context.clock.now_ns(),
+        )  # fmt: skip
+    )
+    if commit.keys is not None:
+        context.keys.forget_runs(commit.name)

@@ -1,0 +1,58 @@
+"""What every job of a home works with."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from transporter.catalog import Catalog
+from transporter.clock import Clock
+from transporter.config import Config
+from transporter.errors import IdentityRefused, JobBusy
+from transporter.events import EventBus
+from transporter.home import Home
+from transporter.keys.database import KeyDatabase
+from transporter.link.address import parse_address
+from transporter.link.dial import Peer
+from transporter.link.identity import Identity
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """One for each run."""
+
+    home: Home
+    config: Config
+    identity: Identity
+    catalog: Catalog
+    keys: KeyDatabase
+    clock: Clock
+    bus: EventBus
+
+    def peer(self, name: str) -> Peer:
+        """Return a paired node that can be dialled. Raises IdentityRefused."""
+        row = self.catalog.peer(name)
+        if row is None or not row.address:
+            raise IdentityRefused(
+                f"there is no peer {name!r} that this node could dial", "pair first: `invite` there, `join` here"
+            )
+        return Peer(row.name, parse_address(row.address), row.pin)
+
+
+@contextmanager
+def job_lock(home: Home, job: str) -> Iterator[None]:
+    """Hold the lock of a job; the kernel lets it go when the process dies. Raises JobBusy."""
+    handle = os.open(home.job_lock(job), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise JobBusy(
+                f"another run of job {job!r} is under way", "wait until it has ended; `transporter status` shows it"
+            ) from None
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,132 @@
+"""Chunks on their way in: asked for well ahead, opened in threads, handed on in the order of need.
+
+Memory: at most ``AHEAD`` chunks are asked for and not yet used, and ``KEPT_BYTES`` of those that were used stay, because
+an incremental point goes back and forth between old and new chunks.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+import trio
+
+from pipeline.compress import DecompressionError, decompress
+from pipeline.workers import Lane, processors
+from protocol.limits import MAX_PLAIN_LENGTH
+from protocol.messages import Chunk
+from transporter.errors import DamagedData, TransporterError
+from transporter.keys.chunk_id import ChunkIdKey
+from transporter.keys.session_key import ChunkOpener
+from transporter.link.resilient import ResilientLink
+
+AHEAD = 16
+MANIFEST_AHEAD = 8
+KEPT_BYTES = 16 << 20
+
+
+@dataclass
+class Wanted:
+    """A chunk that was asked for. ``users`` hold it; ``plain`` or ``error`` is there once ``ready``."""
+
+    chunk_id: bytes
+    users: int = 0
+    ready: trio.Event = field(default_factory=trio.Event)
+    plain: memoryview | None = field(default=None, repr=False)
+    error: TransporterError | None = None
+
+
+class ChunkFetcher:
+    """Asks, opens, checks, keeps. ``on_chunk`` is called by the link for every chunk that arrives."""
+
+    def __init__(self, opener: ChunkOpener, chunk_id_key: ChunkIdKey, ahead: int = AHEAD, kept: int = KEPT_BYTES) -> None:
+        self._opener = opener
+        self._chunk_id_key = chunk_id_key
+        self._wanted: OrderedDict[bytes, Wanted] = OrderedDict()
+        self._kept = 0
+        self._room = trio.CapacityLimiter(ahead)
+        self._kept_at_most = kept
+        self._lane = Lane(processors())
+        self.link: ResilientLink | None = None
+        self.chunks = 0
+        self.bytes_plain = 0
+
+    async def want(self, chunk_id: bytes) -> Wanted:
+        """Ask for a chunk unless it is here or on its way; waits while too many are. Give it back with ``done``."""
+        wanted = self._wanted.get(chunk_id)
+        if wanted is None or wanted.error is not None:
+            wanted = self._wanted[chunk_id] = Wanted(chunk_id)
+            await self._room.acquire_on_behalf_of(wanted)
+            wanted.users += 1
+            if self.link is None:
+                raise RuntimeError("no link")
+            await self.link.ask_for(chunk_id)
+        else:
+            if wanted.users == 0 and wanted.plain is not None:
+                self._kept -= len(wanted.plain)
+                await self._room.acquire_on_behalf_of(wanted)
+            wanted.users += 1
+        return wanted
+
+    def done(self, wanted: Wanted) -> None:
+        """Give a chunk back; what was used last stays a while."""
+        wanted.users -= 1
+        if wanted.users:
+            return
+        self._room.release_on_behalf_of(wanted)
+        if wanted.plain is None:
+            self._wanted.pop(wanted.chunk_id, None)
+            return
+        self._kept += len(wanted.plain)
+        self._wanted.move_to_end(wanted.chunk_id)
+        self._forget_old()
+
+    def _forget_old(self) -> None:
+        for chunk_id, wanted in list(self._wanted.items()):
+            if self._kept <= self._kept_at_most:
+                return
+            if wanted.users == 0 and wanted.plain is not None:
+                self._kept -= len(wanted.plain)
+                del self._wanted[chunk_id]
+
+    def waits_for(self, chunk_id: bytes) -> bool:
+        """Tell whether this chunk was asked for here and has not come."""
+        wanted = self._wanted.get(chunk_id)
+        return wanted is not None and not wanted.ready.is_set()
+
+    async def on_chunk(self, header: Chunk, stored: memoryview) -> None:
+        """Open a chunk that arrived."""
+        wanted = self._wanted.get(header.id)
+        if wanted is None or wanted.ready.is_set():
+            return
+        if self.link is not None:
+            self.link.arrived(header.id)
+        try:
+            wanted.plain = await self._lane.run(self.open, header, stored)
+        except TransporterError as error:
+            wanted.error = error
+        self.chunks += 1
+        self.bytes_plain += header.plain_length
+        wanted.ready.set()
+
+    def on_missing(self, chunk_id: bytes, reason: str) -> None:
+        """Note that a chunk cannot be had."""
+        wanted = self._wanted.get(chunk_id)
+        if wanted is not None:
+            wanted.error = DamagedData(
+                f"chunk {chunk_id.hex()[:16]} is {reason} at the target", "run scrub there; another point may be whole"
+            )
+            wanted.ready.set()
+
+    def open(self, header: Chunk, stored: memoryview) -> memoryview:
+        """Open, decompress and check one chunk: its id is a keyed hash of what must come out."""
+        if header.plain_length > MAX_PLAIN_LENGTH:
+            raise DamagedData("a chunk claims to be longer than any can be", "run scrub at the target")
+        data = self._opener.open(header.id, header.codec, header.plain_length, stored)
+        try:
+            plain = memoryview(decompress(header.codec, data, header.plain_length))
+        except DecompressionError as error:
+            raise DamagedData(f"a chunk cannot be decompressed: {error}", "run scrub at the target") from error
+        if self._chunk_id_key.id_of(plain) != header.id:
+            raise DamagedData("a chunk is not the one that its id names", "run scrub at the target")
+        return plain

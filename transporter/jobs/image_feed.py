@@ -1,0 +1,64 @@
+"""A disk image as the feed of a backup: aligned blocks of 1 MiB, each a chunk; holes and zero blocks never travel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pipeline.chunk import Chunk, Unit
+from transporter.jobs.manifest_stream import ManifestStream
+from transporter.jobs.needs import Needs
+from transporter.workloads.cached_manifest import CacheWriter
+from transporter.workloads.image import ImageReader
+from transporter.workloads.notes import Note
+
+
+class ImageFeed:
+    """``fill`` runs in the reader's thread, ``cut`` in the cutter's."""
+
+    files = 1
+    files_unchanged = 0
+
+    def __init__(
+        self, path: bytes, id_of: Callable[[memoryview], bytes], needs: Needs, cache: CacheWriter
+    ) -> None:
+        self._reader = ImageReader(path)
+        self._manifest = ManifestStream(id_of, needs, cache, self._reader.roots)
+        self._id_of = id_of
+
+    @property
+    def bytes_total(self) -> int:
+        """Size of the image."""
+        return self._reader.bytes_total
+
+    @property
+    def bytes_expected(self) -> int | None:
+        """Size of the image."""
+        return self._reader.bytes_total
+
+    @property
+    def manifest_chunks(self) -> list[tuple[bytes, int]]:
+        """The metadata chunks so far: (id, plain length)."""
+        return self._manifest.chunks
+
+    def take_notes(self) -> list[Note]:
+        """An image that cannot be read fails the job."""
+        return []
+
+    def keep_manifest(self) -> None:
+        """Make this manifest the one that the next run compares with."""
+        self._manifest.keep()
+
+    def close(self) -> None:
+        """Close every file."""
+        self._reader.close()
+        self._manifest.close()
+
+    def fill(self, block: memoryview) -> tuple[int, list[tuple[int, int, int]], bool]:
+        """Fill a block with image blocks that hold data; their places travel beside them."""
+        blocks = self._reader.next_blocks(block)
+        length = sum(size for _offset, size, _at in blocks)
+        return length, blocks, not blocks
+
+    def cut(self, unit: Unit) -> list[Chunk]:
+        """Return one chunk for each block of the image."""
+        raise NotImplementedError

@@ -1,0 +1,87 @@
+"""The manifest on its way out: entries → bytes → metadata chunks; and a copy of the entries for the next run.
+
+    stream = u32 BE length | msgpack Preamble | manifest (workloads/manifest.py)
+
+The preamble holds what a restore must know first; it names files, so it is sealed with the manifest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from pipeline.chunk import Chunk
+from pipeline.chunker import MANIFEST_SIZES, StreamCutter
+from transporter.jobs.needs import Needs
+from transporter.workloads.cached_manifest import CacheWriter
+from transporter.workloads.entry import Entry
+from transporter.workloads.manifest import ManifestEncoder
+
+# Cut in runs of this many bytes: the cutter needs more than one maximum chunk at a time to be worth its call.
+CUT_BYTES = 1 << 20
+
+
+PREAMBLE_AT_MOST = 1 << 20
+
+
+class Preamble(msgspec.Struct, frozen=True):
+    """``roots``: the paths that were asked for, as stored in entries."""
+
+    roots: list[bytes]
+
+
+def encode_preamble(preamble: Preamble) -> bytes:
+    """Return the preamble with its length in front."""
+    body = msgspec.msgpack.encode(preamble)
+    return len(body).to_bytes(4, "big") + body
+
+
+class ManifestStream:
+    """Takes entries in path order; gives metadata chunks. One thread at a time.
+
+    ``cache`` takes the same entries for the next run to compare with; it counts only after ``keep``.
+    """
+
+    def __init__(self, id_of: Callable[[memoryview], bytes], needs: Needs, cache: CacheWriter, roots: Sequence[bytes]) -> None:
+        self._id_of = id_of
+        self._needs = needs
+        self._encoder = ManifestEncoder()
+        self._cutter = StreamCutter(MANIFEST_SIZES)
+        self._rest = bytearray(encode_preamble(Preamble(list(roots))))
+        self._cache = cache
+        self.chunks: list[tuple[bytes, int]] = []
+
+    def add(self, entry: Entry) -> None:
+        """Append one entry and note the chunks that it needs."""
+        for chunk_id in entry.chunk_ids():
+            self._needs.add(chunk_id)
+        self._encoder.add(entry)
+        self._cache.add(entry)
+
+    def take(self, *, last: bool = False) -> list[Chunk]:
+        """Return the metadata chunks that are complete; with ``last`` all that is left."""
+        if last:
+            self._encoder.finish()
+        if not last and self._encoder.waiting < CUT_BYTES:
+            return []
+        fresh = self._encoder.take()
+        self._rest += fresh
+        data = bytes(self._rest)
+        pieces = self._cutter.cut_whole(memoryview(data))
+        self._rest = bytearray(pieces.pop()) if pieces and not last else bytearray()
+        return [self._chunk(piece) for piece in pieces]
+
+    def _chunk(self, piece: memoryview) -> Chunk:
+        chunk_id = self._id_of(piece)
+        self._needs.add(chunk_id)
+        self.chunks.append((chunk_id, len(piece)))
+        return Chunk(chunk_id, len(piece), piece, metadata=True)
+
+    def keep(self) -> None:
+        """Make the copy the one that the next run uses."""
+        self._cache.commit()
+
+    def close(self) -> None:
+        """Remove the copy if it was not kept."""
+        self._cache.discard()

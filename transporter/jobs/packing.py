@@ -1,0 +1,56 @@
+"""Plain chunks → stored chunks, ready for their frame: compress, then seal or not, by trust zone.
+
+Composed once for each run; no function here asks in which zone it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pipeline.chunk import Chunk
+from pipeline.compress import compress
+from pipeline.trust_zone import Stage
+from protocol.data import HEADROOM
+from transporter.keys.session_key import sealed_length
+from transporter.points.run_keys import RunKeys
+
+PLAIN_FORM = 0
+Place = Callable[[Chunk, bytes | bytearray | memoryview], bytearray]
+
+
+def place_plain(_chunk: Chunk, coded: bytes | bytearray | memoryview) -> bytearray:
+    """Return ``[headroom][0x00][coded]``: the plain form."""
+    memory = bytearray(HEADROOM + 1 + len(coded))
+    memory[HEADROOM] = PLAIN_FORM
+    memory[HEADROOM + 1 :] = coded
+    return memory
+
+
+def place_sealed(keys: RunKeys) -> Place:
+    """Return what seals a chunk into ``[headroom][0x01 …]``."""
+
+    def place(chunk: Chunk, coded: bytes | bytearray | memoryview) -> bytearray:
+        memory = bytearray(HEADROOM + sealed_length(len(coded)))
+        with memoryview(memory)[HEADROOM:] as out:
+            keys.sealer(metadata=chunk.metadata).seal_into(out, chunk.chunk_id, chunk.codec, chunk.plain_length, coded)
+        return memory
+
+    return place
+
+
+def compose_packing(stages: tuple[Stage, ...], keys: RunKeys | None) -> Callable[[Chunk], None]:
+    """Return the function that turns a plain chunk into its stored form, in place; thread-safe.
+
+    ``stages`` come from the trust zone; ``keys`` are needed when sealing is among them.
+    """
+    place: Place = place_plain
+    if Stage.ENCRYPT in stages:
+        if keys is None:
+            raise ValueError("sealing needs the keys of the run")
+        place = place_sealed(keys)
+
+    def pack(chunk: Chunk) -> None:
+        chunk.codec, coded = compress(chunk.data)
+        chunk.data = place(chunk, coded)
+
+    return pack

@@ -1,0 +1,64 @@
+"""The point that a run builds on: its keys (zone source), and the manifest that this home kept of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pipeline.trust_zone import Zone
+from protocol.messages import GetPoint, PointHead, Started
+from transporter.config import JobConfig
+from transporter.errors import CorruptedPoint, DamagedData, NoKey
+from transporter.events import Note
+from transporter.jobs.context import JobContext
+from transporter.keys.key_ring import KeyRing
+from transporter.link.resilient import ResilientLink
+from transporter.points.assemble import Place, find_in, open_point
+
+
+@dataclass(frozen=True)
+class Parent:
+    """``point`` is empty for a first run; without ``known_here`` unchanged files must be read again."""
+
+    point: bytes = b""
+    point_hash: bytes = b""
+    ring: KeyRing | None = field(default=None, repr=False)
+    known_here: bool = False
+
+
+async def find_parent(context: JobContext, name: str, job: JobConfig, link: ResilientLink, started: Started) -> Parent:
+    """Find what this run may build on, from what the target names and what this home remembers.
+
+    Only the target's word decides which point is the newest; but keys come from it only after its MAC was checked.
+    """
+    if not started.parent:
+        return Parent()
+    last = context.catalog.last_point(name)
+    ours = last is not None and last.point == started.parent and last.destination == job.to
+    if last is not None and last.destination == job.to and not ours:
+        context.bus.publish(
+            Note(text="the target's newest point is not the one this node committed last; files are read again", job=name)
+        )
+    point_hash = last.point_hash if ours and last is not None else started.parent_hash
+    if job.encrypt != Zone.SOURCE:
+        return Parent(started.parent, point_hash, None, ours)
+    ring = await _open_ring(context, name, job, link, started)
+    if ring is None:
+        # Without its keys nothing of the parent can be used: a new beginning, in a domain of its own.
+        return Parent(started.parent, point_hash)
+    return Parent(started.parent, point_hash, ring, ours)
+
+
+async def _open_ring(
+    context: JobContext, name: str, job: JobConfig, link: ResilientLink, started: Started
+) -> KeyRing | None:
+    question = GetPoint(repository=job.repository, job=name, point=started.parent)
+    answer, head = await link.request(question, b"", PointHead)
+    place = Place(
+        tenant=started.tenant, job=name, repository_id=started.repository_id, point_id=started.parent,
+        domain=started.domain, zone=job.encrypt,
+    )  # fmt: skip
+    try:
+        opened = open_point(bytes(head), answer.slots, lambda _head: place, find_in(context.keys.find_by_salt))
+    except (NoKey, CorruptedPoint, DamagedData) as error:
+        context.bus.publish(Note(text=f"the newest point cannot be built upon: {error.what}", job=name))
+        return None
+    return opened.ring

@@ -1,0 +1,104 @@
+"""Restore points as the initiating side sees them: asked from the target, resolved from what a person typed."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import trio
+
+from protocol.messages import ListPoints, Points, Refused
+from transporter.errors import RefusedByPeer, UsageError
+from transporter.jobs.context import JobContext
+from transporter.link.broken import LinkBroken
+from transporter.link.control_link import refusal_to_error
+from transporter.link.dial import dial_control
+
+ANSWER_SECONDS = 60.0
+LATEST = "latest"
+
+
+class PointRow(msgspec.Struct, frozen=True):
+    """One line of ``points``: what the target may know of a point. Sizes in bytes."""
+
+    point: bytes
+    job: str
+    kind: str
+    created_ns: int
+    zone: str
+    encrypted: bool
+    parent: bytes = b""
+    workload: str = "tree"
+    bytes: int = 0
+    files: int = 0
+    skipped: int = 0
+
+    def public(self) -> dict[str, Any]:
+        """Return the row as ``points --json`` prints it."""
+        created = datetime.datetime.fromtimestamp(self.created_ns / 1e9, datetime.UTC)
+        return {
+            "point": self.point.hex(), "job": self.job, "kind": self.kind, "created": created.isoformat(),
+            "zone": self.zone, "encrypted": self.encrypted, "bytes": self.bytes, "files": self.files,
+            "skipped": self.skipped, "parent": self.parent.hex(), "workload": self.workload,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Where:
+    """A repository at a peer, and a job in it."""
+
+    peer: str
+    repository: str
+    job: str
+
+    def __str__(self) -> str:
+        return f"{self.peer}/{self.repository}"
+
+
+def where_of(context: JobContext, job: str, source: str) -> Where:
+    """Return where the points of a job are: ``source`` (PEER/REPOSITORY) when given, else as configured."""
+    if not source:
+        configured = context.config.job(job)
+        return Where(configured.peer, configured.repository, job)
+    peer, slash, repository = source.partition("/")
+    if not slash or not peer or not repository:
+        raise UsageError(f"{source!r} does not name a repository at a peer", "write PEER/REPOSITORY")
+    return Where(peer, repository, job)
+
+
+async def list_points(context: JobContext, where: Where) -> list[PointRow]:
+    """Ask the target for restore points, oldest first; an empty job means all jobs of this node there."""
+    rows: list[PointRow] = []
+    try:
+        async with dial_control(context.peer(where.peer), context.identity) as link:
+            await link.send(ListPoints(repository=where.repository, job=where.job))
+            more = True
+            while more:
+                with trio.fail_after(ANSWER_SECONDS):
+                    received = await link.receive()
+                if isinstance(received.message, Refused):
+                    raise refusal_to_error(received.message.code, received.message.what, received.message.remedy)
+                if not isinstance(received.message, Points):
+                    raise RefusedByPeer("the peer did not list its points", "update the transporter there")
+                rows += msgspec.msgpack.decode(received.payload, type=list[PointRow])
+                more = received.message.more
+    except (LinkBroken, trio.TooSlowError) as error:
+        raise RefusedByPeer(f"the peer did not answer: {error}", "check the line and try again") from error
+    except msgspec.DecodeError as error:
+        raise RefusedByPeer("the peer's list of points is not valid", "update the transporter there") from error
+    return rows
+
+
+def choose_point(rows: list[PointRow], text: str, job: str) -> PointRow:
+    """Return the point that ``text`` names: ``latest``, an id in hex, or its unique beginning. Raises UsageError."""
+    if not rows:
+        raise UsageError(f"job {job!r} has no restore points there", "run the job first, or name the right job")
+    if text == LATEST:
+        return rows[-1]
+    found = [row for row in rows if row.point.hex().startswith(text.lower())]
+    if len(found) != 1 or not text:
+        many = "several restore points begin" if found else "no restore point begins"
+        raise UsageError(f"{many} with {text!r}", f"`transporter points --job {job}` lists them")
+    return found[0]

@@ -1,0 +1,186 @@
+"""A point opened over the link: its keys, its manifest as a stream of entries, its chunks in the order of need."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import msgspec
+import trio
+
+from pipeline.run import open_tasks
+from pipeline.trust_zone import Zone
+from protocol.messages import Chunk, GetPoint, PointHead, Start, Started
+from transporter.errors import DamagedData, NoKey
+from transporter.events import LinkLost, LinkUp, Redialling
+from transporter.jobs.context import JobContext
+from transporter.jobs.fetch import MANIFEST_AHEAD, ChunkFetcher, Wanted
+from transporter.jobs.manifest_stream import PREAMBLE_AT_MOST, Preamble
+from transporter.jobs.points import PointRow, Where
+from transporter.keys.chunk_id import ChunkIdKey
+from transporter.keys.password import PasswordHash, hash_password
+from transporter.keys.session_key import ChunkOpener
+from transporter.keys.slot import SlotInfo
+from transporter.link.resilient import ResilientLink
+from transporter.link.session import open_session
+from transporter.points.assemble import OpenedPoint, Place, find_in, open_point
+from transporter.repository.point_head import PointHead as Head
+from transporter.repository.point_head import decode_head
+from transporter.workloads.entry import Entry
+from transporter.workloads.manifest import ManifestDecoder
+
+STREAMS = 2
+
+
+@dataclass
+class Recovery:
+    """An open point. ``content`` fetches data chunks; ``entries`` streams the manifest."""
+
+    row: PointRow
+    head: Head
+    link: ResilientLink
+    content: ChunkFetcher
+    metadata: ChunkFetcher
+    redials: list[int] = field(default_factory=lambda: [0])
+
+    async def read_manifest(self, use: Callable[[Preamble, list[Entry]], Awaitable[None]]) -> None:
+        """Hand each batch of entries, in path order, to ``use``; chunks are asked for ahead. Raises DamagedData."""
+        send, receive = trio.open_memory_channel[Wanted](MANIFEST_AHEAD)
+        async with open_tasks() as nursery:
+            nursery.start_soon(self._want_manifest, send)
+            await self._decode_manifest(receive, use)
+
+    async def _decode_manifest(
+        self, chunks: trio.MemoryReceiveChannel[Wanted], use: Callable[[Preamble, list[Entry]], Awaitable[None]]
+    ) -> None:
+        decoder = ManifestDecoder()
+        preamble: Preamble | None = None
+        start = bytearray()
+        async for wanted in chunks:
+            data: bytes | memoryview = await wait_for(wanted)
+            if preamble is None:
+                start += data
+                found = split_preamble(start)
+                if found is None:
+                    self.metadata.done(wanted)
+                    continue
+                preamble, data = found
+            await use(preamble, await trio.to_thread.run_sync(decoder.feed, data))
+            self.metadata.done(wanted)
+        decoder.finish()
+
+    async def _want_manifest(self, send: trio.MemorySendChannel[Wanted]) -> None:
+        with send:
+            for chunk_id, _length in self.head.manifest:
+                await send.send(await self.metadata.want(chunk_id))
+
+
+def split_preamble(data: bytearray) -> tuple[Preamble, bytes] | None:
+    """Return (preamble, what follows it), or None while it is incomplete. Raises DamagedData."""
+    if len(data) < 4:
+        return None
+    length = int.from_bytes(data[:4], "big")
+    if length > PREAMBLE_AT_MOST:
+        raise DamagedData("the manifest does not begin as one does", "restore another point")
+    if len(data) < 4 + length:
+        return None
+    try:
+        preamble = msgspec.msgpack.decode(data[4 : 4 + length], type=Preamble)
+    except msgspec.DecodeError as error:
+        raise DamagedData("the manifest does not begin as one does", "restore another point") from error
+    return preamble, bytes(data[4 + length :])
+
+
+async def wait_for(wanted: Wanted) -> memoryview:
+    """Wait until a chunk is here and return it. Raises what made it unusable."""
+    await wanted.ready.wait()
+    if wanted.error is not None:
+        raise wanted.error
+    if wanted.plain is None:
+        raise DamagedData("a chunk did not come", "try again")
+    return wanted.plain
+
+
+def typed_password(password: bytes) -> Callable[[SlotInfo], PasswordHash | None] | None:
+    """Return how to stretch a password that a person just typed; None without one."""
+    if not password:
+        return None
+    return lambda info: hash_password(password, info.salt, info.params)
+
+
+@asynccontextmanager
+async def open_recovery(context: JobContext, where: Where, row: PointRow, password: bytes) -> AsyncIterator[Recovery]:
+    """Open a session for the recovery of one point and open the point.
+
+    Raises WrongPassword, NoKey, CorruptedPoint, DamagedData, and what the link raises.
+    """
+    peer = context.peer(where.peer)
+    start = Start(purpose="recovery", job=row.job, repository=where.repository, zone=row.zone, point=row.point)
+    router = _Router()
+    redials = [0]
+
+    def notify(what: str, reason: str) -> None:
+        if what == "lost":
+            redials[0] += 1
+            context.bus.publish(LinkLost(peer=peer.name, reason=reason))
+            context.bus.publish(Redialling(peer=peer.name, attempt=redials[0], delay=0.0))
+        else:
+            context.bus.publish(LinkUp(peer=peer.name, address=str(peer.address), streams=STREAMS))
+
+    link = ResilientLink(
+        lambda handlers: open_session(peer, context.identity, start, STREAMS, handlers, context.clock),
+        redial_for=float(context.config.limits.redial_for), notify=notify, on_chunk=router.on_chunk,
+    )  # fmt: skip
+    link.on_missing = router.on_missing
+    async with open_tasks() as nursery:
+        nursery.start_soon(link.run)
+        started = await link.started()
+        question = GetPoint(repository=where.repository, job=row.job, point=row.point)
+        answer, head_bytes = await link.request(question, b"", PointHead)
+        head, opener, key = await trio.to_thread.run_sync(
+            _open, context, row, started, bytes(head_bytes), answer.slots, password
+        )
+        content = ChunkFetcher(opener, key)
+        metadata = ChunkFetcher(opener, key, ahead=MANIFEST_AHEAD, kept=0)
+        content.link = metadata.link = link
+        router.fetchers = (metadata, content)
+        yield Recovery(row, head, link, content, metadata, redials)
+        link.finish()
+
+
+class _Router:
+    """Chunks of the manifest and of the content come over the same channels."""
+
+    def __init__(self) -> None:
+        self.fetchers: tuple[ChunkFetcher, ...] = ()
+
+    async def on_chunk(self, header: Chunk, stored: memoryview) -> None:
+        for fetcher in self.fetchers:
+            if fetcher.waits_for(header.id):
+                await fetcher.on_chunk(header, stored)
+                return
+
+    def on_missing(self, chunk_id: bytes, reason: str) -> None:
+        for fetcher in self.fetchers:
+            fetcher.on_missing(chunk_id, reason)
+
+
+def _open(
+    context: JobContext, row: PointRow, started: Started, head: bytes, slots: list[bytes], password: bytes
+) -> tuple[Head, ChunkOpener, ChunkIdKey]:
+    if row.zone != Zone.SOURCE:
+        # The trusted end is the target: it opens what it sealed, and says how chunks are named.
+        if not started.chunk_id_key:
+            raise NoKey("the peer did not say how chunks are named", "update the transporter there")
+        return decode_head(head), ChunkOpener((), allow_plain=True), ChunkIdKey(started.chunk_id_key)
+    place = Place(started.tenant, row.job, started.repository_id, row.point, started.domain, row.zone)
+
+    def place_of(found: Head) -> Place:
+        if found.zone != row.zone or not found.encrypted:
+            raise DamagedData("the point is not sealed as the job says", "the repository was altered: run scrub there")
+        return place
+
+    find = find_in(context.keys.find_by_salt, typed_password(password))
+    opened: OpenedPoint = open_point(head, slots, place_of, find)
+    return opened.head, opened.opener, opened.chunk_id_key

@@ -1,0 +1,183 @@
+"""Restore: entries and chunks in, a tree (or an image) out; nothing under its final name before it is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import trio
+
+from pipeline.run import open_tasks
+from pipeline.workers import Lane
+from transporter.errors import DamagedData, FinishedWithGaps
+from transporter.events import FileNote, FileSkipped, JobFinished, JobStarted, RestoreProgress, display_path
+from transporter.jobs.context import JobContext
+from transporter.jobs.fetch import Wanted
+from transporter.jobs.manifest_stream import Preamble
+from transporter.jobs.points import choose_point, list_points, where_of
+from transporter.jobs.recovery import Recovery, open_recovery, wait_for
+from transporter.workloads.entry import Entry
+from transporter.workloads.notes import Note
+from transporter.workloads.restored import Group
+from transporter.workloads.tree_restore import TreeWriter
+
+# Batches of entries (one manifest chunk each, some 600 entries) and groups (one chunk each) between the tasks.
+BATCHES = 2
+GROUPS = 16
+PROGRESS_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class RestoreOrder:
+    """What a person asked for. ``point``: ``latest``, an id or its beginning. ``output``: an absolute folder."""
+
+    job: str
+    point: str
+    output: str
+    include: list[str]
+    overwrite: bool
+    source: str
+    password: bytes
+
+
+async def run_restore(context: JobContext, order: RestoreOrder) -> JobFinished:
+    """Restore a point. Raises every error of ``transporter.errors`` that a job can meet."""
+    began = context.clock.monotonic()
+    where = where_of(context, order.job, order.source)
+    row = choose_point(await list_points(context, where), order.point, order.job)
+    point = row.point.hex()
+    context.bus.publish(
+        JobStarted(job=order.job, operation="restore", peer=where.peer, repository=where.repository, zone=row.zone, point=point)
+    )
+    async with open_recovery(context, where, row, order.password) as recovery:
+        restore = _Restore(context, order, recovery)
+        await restore.run()
+    context.bus.publish(restore.progress())
+    if restore.gaps:
+        raise FinishedWithGaps(
+            f"{restore.gaps} files could not be restored completely", "they are listed above; try another restore point"
+        )
+    writer = restore.writer
+    return JobFinished(
+        job=order.job, operation="restore", point=point, kind=row.kind, zone=row.zone,
+        bytes_received=recovery.link.bytes_received, bytes_sent=recovery.link.bytes_sent,
+        bytes_written=writer.bytes_written if writer else 0, bytes_total=row.bytes, files=writer.files if writer else 0,
+        chunks=recovery.content.chunks, seconds=round(context.clock.monotonic() - began, 3),
+        streams=recovery.link.streams, redials=recovery.redials[0],
+    )  # fmt: skip
+
+
+class _Restore:
+    """One restore under way: manifest → plan → fetch → write, each bounded, all in one nursery."""
+
+    def __init__(self, context: JobContext, order: RestoreOrder, recovery: Recovery) -> None:
+        self._context = context
+        self._order = order
+        self._recovery = recovery
+        self._lane = Lane(1)
+        self.writer: TreeWriter | None = None
+        self.gaps = 0
+        send, receive = trio.open_memory_channel[list[Entry]](BATCHES)
+        self._batches_in, self._batches_out = send, receive
+        groups_in, groups_out = trio.open_memory_channel[tuple[Group, Wanted]](GROUPS)
+        self._groups_in, self._groups_out = groups_in, groups_out
+
+    async def run(self) -> None:
+        """Restore everything and publish it; whatever goes wrong, nothing stays that was not whole."""
+        try:
+            async with open_tasks() as watch:
+                watch.start_soon(self._publish_progress)
+                async with open_tasks() as nursery:
+                    nursery.start_soon(self._read_manifest, nursery)
+                    nursery.start_soon(self._write)
+                watch.cancel_scope.cancel()
+            if self.writer is None:
+                raise DamagedData("the manifest is empty", "restore another point")
+            await self._lane.run(self.writer.finish)
+            self._report()
+            await self._lane.run(self.writer.publish)
+            self._report()
+        except BaseException:
+            if self.writer is not None:
+                with trio.CancelScope(shield=True):
+                    await self._lane.run(self.writer.abort)
+            raise
+
+    async def _read_manifest(self, nursery: trio.Nursery) -> None:
+        async def use(preamble: Preamble, entries: list[Entry]) -> None:
+            if self.writer is None:
+                self.writer = await self._lane.run(self._open_writer, preamble)
+                nursery.start_soon(self._plan, self.writer)
+            await self._batches_in.send(entries)
+
+        with self._batches_in:
+            await self._recovery.read_manifest(use)
+
+    def _open_writer(self, preamble: Preamble) -> TreeWriter:
+        order = self._order
+        return TreeWriter(
+            order.output, self._recovery.row.point.hex(), preamble.roots, include=order.include, overwrite=order.overwrite
+        )
+
+    async def _plan(self, writer: TreeWriter) -> None:
+        """Walk the manifest in a thread of its own: it makes folders and links, and says which chunks are needed."""
+        with self._groups_in:
+            await trio.to_thread.run_sync(self._plan_in_thread, writer)
+
+    def _plan_in_thread(self, writer: TreeWriter) -> None:
+        for group in writer.plan(self._entries_in_thread()):
+            trio.from_thread.run(self._want, group)
+
+    def _entries_in_thread(self) -> Iterator[Entry]:
+        while True:
+            try:
+                batch = trio.from_thread.run(self._batches_out.receive)
+            except trio.EndOfChannel:
+                return
+            yield from batch
+
+    async def _want(self, group: Group) -> None:
+        await self._groups_in.send((group, await self._recovery.content.want(group.chunk_id)))
+
+    async def _write(self) -> None:
+        async for group, wanted in self._groups_out:
+            writer = self.writer
+            if writer is None:
+                raise RuntimeError("a group without a writer")
+            try:
+                plain = await wait_for(wanted)
+            except DamagedData as error:
+                await self._lane.run(writer.skip_group, group, error.what)
+            else:
+                await self._lane.run(writer.write_group, group, plain)
+            self._recovery.content.done(wanted)
+            self._report()
+
+    def _report(self) -> None:
+        if self.writer is None:
+            return
+        for note in self.writer.take_notes():
+            self._publish_note(note)
+
+    def _publish_note(self, note: Note) -> None:
+        path = display_path(note.path)
+        if note.gap:
+            self.gaps += 1
+            self._context.bus.publish(FileSkipped(job=self._order.job, path=path, reason=note.text))
+        else:
+            self._context.bus.publish(FileNote(job=self._order.job, path=path, note=note.text))
+
+    def progress(self) -> RestoreProgress:
+        """Return how far it is."""
+        writer = self.writer
+        return RestoreProgress(
+            job=self._order.job, point=self._recovery.row.point.hex(),
+            bytes_written=writer.bytes_written if writer else 0, bytes_received=self._recovery.link.bytes_received,
+            files=writer.files if writer else 0, bytes_total=self._recovery.row.bytes, files_total=self._recovery.row.files,
+        )  # fmt: skip
+
+    async def _publish_progress(self) -> None:
+        while True:
+            await trio.sleep(PROGRESS_SECONDS)
+            self._context.bus.publish(self.progress())
+

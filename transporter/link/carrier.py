@@ -1,0 +1,60 @@
+"""What moves the bytes of a data channel. Today: the TCP connection itself."""
+
+from __future__ import annotations
+
+import socket
+from typing import Protocol
+
+import trio
+
+
+class Carrier(Protocol):
+    """Bytes in order, both ways. Raises ``trio.BrokenResourceError`` when the connection is gone."""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send every byte of ``data``."""
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Fill the start of ``buffer``; return how many bytes came, 0 at the end."""
+
+    async def send_eof(self) -> None:
+        """Say that no more bytes will come from here."""
+
+    async def aclose(self) -> None:
+        """Close."""
+
+
+class SocketCarrier:
+    """A TCP connection, without the copies that a stream of ``bytes`` objects would cost."""
+
+    def __init__(self, sock: trio.socket.SocketType) -> None:
+        self._socket = sock
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send every byte of ``data``."""
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[await self._socket.send(view) :]
+        except OSError as error:
+            raise trio.BrokenResourceError(f"sending failed: {error}") from error
+
+    async def receive_into(self, buffer: memoryview) -> int:
+        """Fill the start of ``buffer``; return how many bytes came, 0 at the end."""
+        try:
+            return await self._socket.recv_into(buffer)
+        except OSError as error:
+            raise trio.BrokenResourceError(f"receiving failed: {error}") from error
+
+    async def send_eof(self) -> None:
+        """Shut the sending side down."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise trio.BrokenResourceError(f"closing failed: {error}") from error
+
+    async def aclose(self) -> None:
+        """Close the socket; tasks that wait on it are woken with an error."""
+        self._socket.close()
+        await trio.lowlevel.checkpoint()

@@ -1,0 +1,182 @@
+"""The control connection: TLS, a WebSocket in it, and messages in that; with a heartbeat."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager
+
+import trio
+from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream, wrap_server_stream
+
+from pipeline.run import open_tasks
+from protocol import limits
+from protocol.control import ControlConnection, Received
+from protocol.errors import RemoteProtocolError
+from protocol.messages import Hello, Message, Ping, Pong
+from transporter import __version__
+from transporter.errors import CannotConnect, IdentityRefused, RefusedByPeer, TransporterError
+from transporter.link.broken import LinkBroken
+from transporter.link.tls import TlsStream
+
+PATH = "/transporter/v1"
+SUBPROTOCOL = "transporter.v1"
+HEARTBEAT_SECONDS = 10.0
+# Three heartbeats unanswered: the peer is dead or the line is.
+SILENCE_SECONDS = 30.0
+HANDSHAKE_SECONDS = 10.0
+CLOSE_SECONDS = 2.0
+_READ = 64 * 1024
+_QUEUE = 64
+
+
+class ControlLink:
+    """A control connection after both Hellos. ``peer_pin`` and ``exporter`` come from its TLS handshake."""
+
+    def __init__(self, websocket: WebSocketConnection, connection: ControlConnection, tls: TlsStream) -> None:
+        self._websocket = websocket
+        self._connection = connection
+        self._tls = tls
+        self._waiting: list[Received] = []
+        self._last_heard = trio.current_time()
+        self.peer_pin = tls.peer_pin
+        self.exporter = tls.exporter()
+        self.peer_name = ""
+        self.bytes_sent = 0
+        self.bytes_received = 0
+
+    async def send(self, message: Message, payload: bytes = b"") -> None:
+        """Send one message. Raises LinkBroken."""
+        data = self._connection.send(message, payload)
+        try:
+            await self._websocket.send_message(data)
+        except (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise self._broken(error) from error
+        self.bytes_sent += len(data)
+
+    async def receive(self) -> Received:
+        """Return the next message and its payload; heartbeats are answered here. Raises LinkBroken."""
+        while not self._waiting:
+            try:
+                data = await self._websocket.get_message()
+            except (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                raise self._broken(error) from error
+            if isinstance(data, str):
+                raise RefusedByPeer("the peer sent text where only frames belong", "update the transporter there")
+            self._last_heard = trio.current_time()
+            self.bytes_received += len(data)
+            await self._take(data)
+        return self._waiting.pop(0)
+
+    async def _take(self, data: bytes) -> None:
+        try:
+            events = self._connection.receive_data(data)
+        except RemoteProtocolError as error:
+            raise RefusedByPeer(f"the peer broke the protocol: {error}", "update the transporter there") from error
+        for event in events:
+            if isinstance(event.message, Ping):
+                await self.send(Pong(token=event.message.token))
+            elif not isinstance(event.message, Pong):
+                self._waiting.append(event)
+
+    def _broken(self, error: Exception) -> Exception:
+        if self._tls.refusal is not None:
+            return self._tls.refusal
+        return LinkBroken(f"the control connection broke: {type(error).__name__}")
+
+    async def beat(self) -> None:
+        """Ask for a sign of life every 10 s; raise LinkBroken after 30 s without any."""
+        token = 0
+        while True:
+            await trio.sleep(HEARTBEAT_SECONDS)
+            if trio.current_time() - self._last_heard > SILENCE_SECONDS:
+                raise LinkBroken(f"nothing was heard from the peer for {SILENCE_SECONDS:.0f} s")
+            token += 1
+            with trio.move_on_after(SILENCE_SECONDS) as scope:
+                await self.send(Ping(token=token))
+            if scope.cancelled_caught:
+                raise LinkBroken("the peer does not read")
+
+    async def aclose(self) -> None:
+        """Close in order, without waiting long for the peer."""
+        with trio.move_on_after(CLOSE_SECONDS) as scope:
+            scope.shield = True
+            await self._websocket.aclose()
+        with trio.move_on_after(CLOSE_SECONDS) as scope:
+            scope.shield = True
+            await self._tls.aclose()
+
+
+@asynccontextmanager
+async def control_client(tls: TlsStream, host: str, name: str) -> AsyncIterator[ControlLink]:
+    """Shake hands over ``tls`` as the initiating side and exchange Hellos."""
+    async with open_tasks() as nursery:
+        with trio.move_on_after(HANDSHAKE_SECONDS) as deadline:
+            await tls.do_handshake()
+            try:
+                websocket = await wrap_client_stream(
+                    nursery, tls, host, PATH, subprotocols=[SUBPROTOCOL], message_queue_size=_QUEUE,
+                    max_message_size=limits.MAX_CONTROL_MESSAGE, receive_buffer_size=_READ,
+                )  # fmt: skip
+            except (HandshakeError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                if tls.refusal is not None:
+                    raise tls.refusal from error
+                raise CannotConnect("the peer does not talk the transporter protocol", "check address and port") from error
+            link = ControlLink(websocket, ControlConnection.initiator(), tls)
+            await _hello(link, name)
+        if deadline.cancelled_caught:
+            raise CannotConnect(f"the peer did not answer within {HANDSHAKE_SECONDS:.0f} s", "check the line and try again")
+        nursery.start_soon(link.beat)
+        try:
+            yield link
+        finally:
+            await link.aclose()
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def control_server(
+    tls: TlsStream, name: str, half_open: AbstractContextManager[object]
+) -> AsyncIterator[ControlLink]:
+    """Shake hands over ``tls`` as the side that was dialled and exchange Hellos; ``half_open`` counts until then."""
+    async with open_tasks() as nursery:
+        with half_open, trio.move_on_after(HANDSHAKE_SECONDS) as deadline:
+            await tls.do_handshake()
+            request = await wrap_server_stream(
+                nursery, tls, message_queue_size=_QUEUE,
+                max_message_size=limits.MAX_CONTROL_MESSAGE, receive_buffer_size=_READ,
+            )  # fmt: skip
+            if request.path != PATH or SUBPROTOCOL not in request.proposed_subprotocols:
+                await request.reject(404)
+                raise RefusedByPeer(f"a peer asked for {request.path!r}", "update the transporter there")
+            websocket = await request.accept(subprotocol=SUBPROTOCOL)
+            link = ControlLink(websocket, ControlConnection.provider(), tls)
+            await _hello(link, name)
+        if deadline.cancelled_caught:
+            raise CannotConnect("a peer did not finish its handshake in time", "nothing to do here")
+        nursery.start_soon(link.beat)
+        try:
+            yield link
+        finally:
+            await link.aclose()
+            nursery.cancel_scope.cancel()
+
+
+async def _hello(link: ControlLink, name: str) -> None:
+    await link.send(Hello(version_min=1, version_max=1, name=name, agent=f"transporter/{__version__}"))
+    received = await link.receive()
+    if not isinstance(received.message, Hello):
+        raise RefusedByPeer("the peer did not say Hello", "update the transporter there")
+    link.peer_name = received.message.name
+
+
+def refusal_to_error(code: str, what: str, remedy: str) -> TransporterError:
+    """Turn a peer's ``Refused`` into the error it names; an unknown code becomes a plain refusal."""
+    known = {kind.code: kind for kind in _all_errors(TransporterError)}
+    return known.get(code, RefusedByPeer)(what, remedy)
+
+
+def _all_errors(base: type[TransporterError]) -> list[type[TransporterError]]:
+    return [base, *(deep for kind in base.__subclasses__() for deep in _all_errors(kind))]
+
+
+__all__ = ["ControlLink", "IdentityRefused", "control_client", "control_server", "refusal_to_error"]

@@ -1,0 +1,100 @@
+"""One port, three kinds of first byte: TLS (control), the preface (data), anything else (closed).
+
+Nothing is spent on a peer before its first byte; half-open peers are few, small, and gone within 10 s.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from protocol.data import PREFACE_LENGTH, PREFACE_MAGIC, Preface, parse_preface
+from protocol.errors import ProtocolError
+from transporter.errors import ConfigError
+from transporter.link.address import Address
+from transporter.link.carrier import SocketCarrier
+
+TLS_FIRST_BYTE = 0x16
+FIRST_BYTES_SECONDS = 10.0
+# About 40 KiB each: half-open peers together stay under 20 MiB whatever anybody sends.
+HALF_OPEN_AT_MOST = 512
+_BACKLOG = 128
+
+OnControl = Callable[[trio.SocketStream], Awaitable[None]]
+OnData = Callable[[Preface, SocketCarrier], Awaitable[None]]
+
+
+class HalfOpen:
+    """Counts peers that have not yet said who they are; one over the limit is closed at once."""
+
+    def __init__(self, limit: int = HALF_OPEN_AT_MOST) -> None:
+        self._limit = limit
+        self.count = 0
+
+    def __enter__(self) -> HalfOpen:
+        self.count += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.count -= 1
+
+    @property
+    def full(self) -> bool:
+        """Whether one more is too many."""
+        return self.count >= self._limit
+
+
+async def open_listeners(address: Address) -> list[trio.SocketListener]:
+    """Bind. Raises ConfigError when the address is taken or not ours."""
+    try:
+        return list(await trio.open_tcp_listeners(address.port, host=address.host or None, backlog=_BACKLOG))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {address}: {error.strerror or error}", "choose another port in [node] listen, or stop what uses it"
+        ) from error
+
+
+def bound_address(listeners: list[trio.SocketListener]) -> Address:
+    """Return where the first listener really is (the port may have been 0)."""
+    host, port = listeners[0].socket.getsockname()[:2]
+    return Address(host, port)
+
+
+async def dispatch(stream: trio.SocketStream, half_open: HalfOpen, on_control: OnControl, on_data: OnData) -> None:
+    """Look at the first byte of a new connection and hand it on; always closes it at the end."""
+    try:
+        if half_open.full:
+            return
+        with half_open:
+            kind, preface = await _classify(stream)
+        if kind == "control":
+            await on_control(stream)
+        elif preface is not None:
+            await on_data(preface, SocketCarrier(stream.socket))
+    except OSError:
+        return
+    finally:
+        # A data channel's socket belongs to its session by now, which closes it; closing twice does no harm.
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(stream)
+
+
+async def _classify(stream: trio.SocketStream) -> tuple[str, Preface | None]:
+    with trio.move_on_after(FIRST_BYTES_SECONDS):
+        first = await stream.socket.recv(1, socket.MSG_PEEK)
+        if first == bytes([TLS_FIRST_BYTE]):
+            return "control", None
+        if first == PREFACE_MAGIC[:1]:
+            data = b""
+            while len(data) < PREFACE_LENGTH:
+                more = await stream.socket.recv(PREFACE_LENGTH - len(data))
+                if not more:
+                    return "", None
+                data += more
+            try:
+                return "data", parse_preface(data)
+            except ProtocolError:
+                return "", None
+    return "", None

@@ -1,0 +1,245 @@
+"""A link that comes back: the job's only view of the peer.
+
+Chunks that were put and not yet acknowledged as durable stay in memory (bounded in bytes). When a session breaks,
+the next one first asks which of them the peer has after all, and sends the rest. Nothing acknowledged is sent twice.
+A tampered link is not a broken one: it ends the job.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import TypeVar
+
+import trio
+
+from pipeline.channel import ByteBudget
+from pipeline.chunk import Chunk
+from protocol.messages import Chunk as ChunkHeader
+from protocol.messages import Message, Started
+from transporter.errors import CannotConnect, IdentityRefused, JobBusy, LinkLost
+from transporter.link.broken import LinkBroken
+from transporter.link.session import Session, SessionHandlers
+
+M = TypeVar("M", bound=Message)
+T = TypeVar("T")
+
+FIRST_PAUSE = 0.2
+LONGEST_PAUSE = 15.0
+# Chunks that are out and not yet durable at the other end: memory here, and what a crash there can cost.
+UNACKNOWLEDGED_BYTES = 32 << 20
+
+Connect = Callable[[SessionHandlers], AbstractAsyncContextManager[Session]]
+Arrived = Callable[[ChunkHeader, memoryview], Awaitable[None]]
+Notify = Callable[[str, str], None]
+
+
+async def _unexpected_chunk(_header: ChunkHeader, _payload: memoryview) -> None:
+    """A backup gets no chunks; what comes anyway is dropped."""
+
+
+class ResilientLink:
+    """Sessions one after the other, as one."""
+
+    def __init__(self, connect: Connect, *, redial_for: float, notify: Notify, on_chunk: Arrived = _unexpected_chunk) -> None:
+        self._connect = connect
+        self._redial_for = redial_for
+        self._notify = notify
+        self._handlers = SessionHandlers(self._next_chunk, self._stored, on_chunk, self._missing)
+        self._session: Session | None = None
+        self._changed = trio.lowlevel.ParkingLot()
+        self._queue: deque[Chunk] = deque()
+        self._queued = trio.lowlevel.ParkingLot()
+        self._unacknowledged: dict[bytes, Chunk] = {}
+        self._under_way: set[bytes] = set()
+        self._asked: dict[bytes, None] = {}
+        self._budget = ByteBudget("unacknowledged", UNACKNOWLEDGED_BYTES)
+        self._drained = trio.lowlevel.ParkingLot()
+        self._finished = trio.Event()
+        self.missing: dict[bytes, str] = {}
+        self.on_missing: Callable[[bytes, str], None] | None = None
+        self.sessions = 0
+        self._bytes_sent_before = 0
+        self._bytes_received_before = 0
+        self.streams = 0
+
+    # --- for the job ----------------------------------------------------------------------------------------
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes on the wire from here, over all sessions."""
+        return self._bytes_sent_before + (self._session.bytes_sent if self._session else 0)
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes on the wire to here, over all sessions."""
+        return self._bytes_received_before + (self._session.bytes_received if self._session else 0)
+
+    async def started(self) -> Started:
+        """Return what the provider said when the current session began."""
+        return (await self._current()).started
+
+    async def have(self, ids: list[bytes]) -> list[bytes | None]:
+        """Which of these chunks does the peer hold? For each: the key id of its stored form, or None."""
+        return await self._persist(lambda session: session.have(ids))
+
+    async def request(self, message: Message, payload: bytes, reply: type[M]) -> tuple[M, memoryview]:
+        """Ask for something that may safely be asked again on the next session."""
+        return await self._persist(lambda session: session.request(message, payload, reply))
+
+    async def tell(self, messages: list[tuple[Message, bytes]], ask: Message, payload: bytes, reply: type[M]) -> M:
+        """Send ``messages`` and then ``ask`` within one session, and return the answer; all again after a break."""
+
+        async def all_of_it(session: Session) -> M:
+            for message, more in messages:
+                await session.tell(message, more)
+            return (await session.request(ask, payload, reply))[0]
+
+        return await self._persist(all_of_it)
+
+    def claim(self, chunk_id: bytes) -> bool:
+        """Tell whether this chunk still has to be put; False while a chunk of the same id is on its way."""
+        if chunk_id in self._under_way:
+            return False
+        self._under_way.add(chunk_id)
+        return True
+
+    async def put(self, chunk: Chunk) -> None:
+        """Hand over a packed chunk; returns as soon as it is queued. It stays in memory until it is durable."""
+        await self._budget.acquire(chunk.size)
+        self._unacknowledged[chunk.chunk_id] = chunk
+        self._queue.append(chunk)
+        self._queued.unpark()
+
+    async def drained(self) -> None:
+        """Wait until everything that was put is durable at the other end."""
+        while self._unacknowledged:
+            await self._drained.park()
+
+    async def ask_for(self, chunk_id: bytes) -> None:
+        """Request one chunk; asked again by itself after a break until ``arrived`` is called for it."""
+        self._asked[chunk_id] = None
+        await self._persist(lambda session: session.ask_for([chunk_id]))
+
+    def arrived(self, chunk_id: bytes) -> None:
+        """Note that a requested chunk came."""
+        self._asked.pop(chunk_id, None)
+
+    def finish(self) -> None:
+        """The job needs the peer no more."""
+        self._finished.set()
+
+    # --- for the session ------------------------------------------------------------------------------------
+
+    async def _next_chunk(self) -> Chunk:
+        # Between sessions the queue is about to be made anew: nothing may be taken from the old one.
+        while self._session is None or not self._queue:
+            await self._queued.park()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return self._queue.popleft()
+
+    def _stored(self, ids: bytes) -> None:
+        for at in range(0, len(ids), 32):
+            chunk_id = ids[at : at + 32]
+            self._under_way.discard(chunk_id)
+            chunk = self._unacknowledged.pop(chunk_id, None)
+            if chunk is not None:
+                self._budget.release(chunk.size)
+        if not self._unacknowledged:
+            self._drained.unpark_all()
+
+    def _missing(self, chunk_id: bytes, reason: str) -> None:
+        self._asked.pop(chunk_id, None)
+        self.missing[chunk_id] = reason
+        if self.on_missing is not None:
+            self.on_missing(chunk_id, reason)
+
+    async def _current(self) -> Session:
+        while self._session is None:
+            await self._changed.park()
+        return self._session
+
+    async def _persist(self, ask: Callable[[Session], Awaitable[T]]) -> T:
+        while True:
+            session = await self._current()
+            try:
+                return await ask(session)
+            except LinkBroken:
+                # `run` notices the same break; wait until it has, so that this does not spin.
+                while self._session is session:
+                    await self._changed.park()
+
+    # --- the loop -------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep a session open until ``finish``. Raises LinkLost when the peer stays away for ``redial_for`` seconds."""
+        pause = FIRST_PAUSE
+        lost_at: float | None = None
+        while not self._finished.is_set():
+            try:
+                await self._one_session()
+                return
+            except (LinkBroken, CannotConnect, JobBusy) as error:
+                if self.sessions == 0:
+                    raise self._first_failure(error) from error
+                now = trio.current_time()
+                if self._had_session:
+                    lost_at, pause = now, FIRST_PAUSE
+                elif lost_at is not None and now - lost_at > self._redial_for:
+                    raise LinkLost(
+                        f"the link was lost and did not come back for {self._redial_for:.0f} s: {error}",
+                        "run the job again when the peer is reachable; it sends only what is missing there",
+                    ) from error
+                self._notify("lost", str(error))
+                # Jitter, so that a thousand sources do not all return in the same second.
+                await trio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - not a secret
+                pause = min(pause * 2, LONGEST_PAUSE)
+
+    @staticmethod
+    def _first_failure(error: Exception) -> Exception:
+        if isinstance(error, LinkBroken):
+            return CannotConnect(str(error), "check the line and the log of the peer")
+        return error
+
+    async def _one_session(self) -> None:
+        self._had_session = False
+        try:
+            async with self._connect(self._handlers) as session:
+                self._had_session = True
+                self.sessions += 1
+                self.streams = max(self.streams, session.streams)
+                await self._offer_again(session)
+                self._session = session
+                self._changed.unpark_all()
+                self._queued.unpark_all()
+                self._notify("up" if self.sessions == 1 else "again", "")
+                await self._finished.wait()
+                await session.close()
+        finally:
+            if self._session is not None:
+                self._bytes_sent_before += self._session.bytes_sent
+                self._bytes_received_before += self._session.bytes_received
+                self._session = None
+            self._changed.unpark_all()
+
+    async def _offer_again(self, session: Session) -> None:
+        """Ask which unacknowledged chunks arrived after all; queue the others, and repeat open requests."""
+        self._queue.clear()
+        waiting = list(self._unacknowledged.values())
+        for at in range(0, len(waiting), 1024):
+            part = waiting[at : at + 1024]
+            known = await session.have([chunk.chunk_id for chunk in part])
+            for chunk, key_id in zip(part, known, strict=True):
+                if key_id is None:
+                    self._queue.append(chunk)
+                else:
+                    self._stored(chunk.chunk_id)
+        for chunk_id in list(self._asked):
+            await session.ask_for([chunk_id])
+
+    _had_session = False
+
+
+__all__ = ["Connect", "IdentityRefused", "ResilientLink"]

@@ -1,0 +1,272 @@
+"""The initiating side of one session: keys agreed, data channels open, questions and answers matched.
+
+New session, new keys, always. A session that breaks is over; ``resilient.py`` opens the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import trio
+
+from pipeline.chunk import Chunk
+from pipeline.run import open_tasks
+from protocol.channel_keys import binding
+from protocol.control import Received
+from protocol.data import DataChannel
+from protocol.messages import Chunk as ChunkHeader
+from protocol.messages import (
+    Fin,
+    Get,
+    Have,
+    HaveReply,
+    Message,
+    Missing,
+    Progress,
+    Ready,
+    Refused,
+    SlotStored,
+    Start,
+    Started,
+    Stop,
+    Stopped,
+    Stored,
+)
+from transporter.clock import Clock
+from transporter.errors import RefusedByPeer
+from transporter.link.broken import LinkBroken
+from transporter.link.control_link import ControlLink, refusal_to_error
+from transporter.link.data_link import DataLink, chunk_header
+from transporter.link.dial import Peer, dial_carrier, dial_control
+from transporter.link.identity import Identity
+
+KEY_LENGTH = 32
+SALT_LENGTH = 24
+# A peer may have to finish writing (salvage, seal a pack, commit) before it answers.
+ANSWER_SECONDS = 120.0
+OPENING_SECONDS = 30.0
+CLOSING_SECONDS = 30.0
+
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True)
+class SessionHandlers:
+    """What the job does with what comes in, and where its outgoing chunks come from."""
+
+    next_chunk: Callable[[], Awaitable[Chunk]]
+    on_stored: Callable[[bytes], None]
+    on_chunk: Callable[[ChunkHeader, memoryview], Awaitable[None]]
+    on_missing: Callable[[bytes, str], None]
+
+
+@dataclass
+class _Question:
+    """Somebody waits for an answer to this."""
+
+    answered: trio.Event = field(default_factory=trio.Event)
+    answer: Received | None = None
+
+
+class Session:
+    """One live session. Every method raises LinkBroken once it is over."""
+
+    def __init__(self, link: ControlLink, started: Started, handlers: SessionHandlers) -> None:
+        self.started = started
+        self._link = link
+        self._handlers = handlers
+        self._batch = 0
+        self._batches: dict[int, _Question] = {}
+        self._request: _Question | None = None
+        self._one_request = trio.Lock()
+        self._channels: list[DataLink] = []
+        self._over = False
+        self._open_directions = 0
+        self._fin_came = trio.lowlevel.ParkingLot()
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes on the wire from here, control messages and data frames."""
+        return self._link.bytes_sent + sum(channel.bytes_sent for channel in self._channels)
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes on the wire to here."""
+        return self._link.bytes_received + sum(channel.bytes_received for channel in self._channels)
+
+    @property
+    def streams(self) -> int:
+        """Number of open data channels."""
+        return len(self._channels)
+
+    async def have(self, ids: list[bytes]) -> list[bytes | None]:
+        """Ask which chunks the provider holds: for each id the key id of its stored form, or None.
+
+        Many batches may be under way at once.
+        """
+        self._batch += 1
+        question = self._batches[self._batch] = _Question()
+        await self._link.send(Have(batch=self._batch, ids=b"".join(ids)))
+        reply = (await self._answer(question)).message
+        if not isinstance(reply, HaveReply) or len(reply.known) != len(ids) or max(reply.known) > len(reply.key_ids):
+            raise RefusedByPeer("the peer's answer does not fit the question", "update the transporter there")
+        return [reply.key_ids[mark - 1] if mark else None for mark in reply.known]
+
+    async def ask_for(self, ids: list[bytes]) -> None:
+        """Request chunks; they arrive through ``on_chunk`` or ``on_missing``, in any order."""
+        self._batch += 1
+        await self._link.send(Get(batch=self._batch, ids=b"".join(ids)))
+
+    async def tell(self, message: Message, payload: bytes = b"") -> None:
+        """Send a message that has no answer."""
+        await self._link.send(message, payload)
+
+    async def request(self, message: Message, payload: bytes, reply: type[M]) -> tuple[M, memoryview]:
+        """Send a message and wait for its answer of type ``reply``; one request at a time."""
+        async with self._one_request:
+            question = self._request = _Question()
+            try:
+                await self._link.send(message, payload)
+                received = await self._answer(question)
+            finally:
+                self._request = None
+        if not isinstance(received.message, reply):
+            raise RefusedByPeer(f"the peer answered with {type(received.message).__name__}", "update the transporter there")
+        return received.message, received.payload
+
+    async def _answer(self, question: _Question) -> Received:
+        if self._over:
+            raise LinkBroken("the session is over")
+        with trio.move_on_after(ANSWER_SECONDS):
+            await question.answered.wait()
+        if question.answer is None:
+            raise LinkBroken("the session ended before the answer" if self._over else "the peer does not answer")
+        return question.answer
+
+    async def close(self) -> None:
+        """End in order: a FIN each way on every channel, then Stop. Raises LinkBroken when the peer does not answer."""
+        with trio.move_on_after(CLOSING_SECONDS) as deadline:
+            for channel in self._channels:
+                await channel.finish()
+            while self._open_directions:
+                await self._fin_came.park()
+            await self.request(Stop(), b"", Stopped)
+        if deadline.cancelled_caught:
+            raise LinkBroken("the peer did not end the session in time")
+
+    def end(self) -> None:
+        """Wake everybody who waits for an answer: none will come."""
+        self._over = True
+        for question in (*self._batches.values(), *([self._request] if self._request else [])):
+            question.answered.set()
+
+    # --- tasks ---------------------------------------------------------------------------------------------
+
+    async def read_control(self) -> None:
+        """Match answers to questions until the session ends."""
+        while True:
+            received = await self._link.receive()
+            message = received.message
+            if isinstance(message, HaveReply):
+                self._settle(self._batches.pop(message.batch, None), received)
+            elif isinstance(message, Stored):
+                self._handlers.on_stored(message.chunks)
+            elif isinstance(message, Missing):
+                self._handlers.on_missing(message.id, message.reason)
+            elif isinstance(message, SlotStored | Progress):
+                continue
+            elif isinstance(message, Refused):
+                raise refusal_to_error(message.code, message.what, message.remedy)
+            else:
+                self._settle(self._request, received)
+
+    def _settle(self, question: _Question | None, received: Received) -> None:
+        if question is None:
+            raise RefusedByPeer("the peer answered what nobody asked", "update the transporter there")
+        question.answer = received
+        question.answered.set()
+
+    async def send_chunks(self, channel: DataLink) -> None:
+        """Send the job's chunks over one channel, as fast as it takes them."""
+        while True:
+            chunk = await self._handlers.next_chunk()
+            await channel.send_chunk(chunk_header(chunk), chunk.data)
+
+    async def receive_chunks(self, channel: DataLink) -> None:
+        """Hand on what arrives on one channel until its FIN."""
+        while True:
+            event = await channel.receive()
+            if isinstance(event.message, Fin):
+                self._open_directions -= 1
+                self._fin_came.unpark_all()
+                return
+            if not isinstance(event.message, ChunkHeader):
+                raise RefusedByPeer("an unexpected message on a data channel", "update the transporter there")
+            await self._handlers.on_chunk(event.message, event.payload)
+
+
+async def _open_channels(
+    session: Session, nursery: trio.Nursery, peer: Peer, identity: Identity, key_a: bytes, streams: int, clock: Clock
+) -> None:
+    link = session._link
+    key_b = clock.random_bytes(KEY_LENGTH)
+    bound = binding(identity.pin, link.peer_pin, link.exporter)
+    for number in range(streams):
+        if number == 1:
+            await _wait_until_ready(link)
+        channel = DataChannel.initiate(
+            channel=number, session=session.started.session, input_key=key_a if number == 0 else key_b,
+            binding=bound, salt=clock.random_bytes(SALT_LENGTH),
+        )  # fmt: skip
+        data_link = DataLink(channel, await dial_carrier(peer.address), peer.name)
+        session._channels.append(data_link)
+        await data_link.open_as_initiator(key_b if number == 0 else None)
+        session._open_directions += 1
+        nursery.start_soon(session.send_chunks, data_link)
+        nursery.start_soon(session.receive_chunks, data_link)
+    if streams == 1:
+        await _wait_until_ready(link)
+
+
+async def _wait_until_ready(link: ControlLink) -> None:
+    """Wait for Ready: the provider has Key B, and takes further channels under it."""
+    received = await link.receive()
+    if isinstance(received.message, Refused):
+        raise refusal_to_error(received.message.code, received.message.what, received.message.remedy)
+    if not isinstance(received.message, Ready):
+        raise RefusedByPeer("the peer did not get ready", "update the transporter there")
+
+
+@asynccontextmanager
+async def open_session(
+    peer: Peer, identity: Identity, start: Start, streams: int, handlers: SessionHandlers, clock: Clock
+) -> AsyncIterator[Session]:
+    """Dial ``peer``, start a session and open its data channels.
+
+    Raises what dialling raises, what the peer refuses, LinkBroken when the session breaks, TamperingDetected.
+    """
+    async with dial_control(peer, identity) as link:
+        with trio.move_on_after(ANSWER_SECONDS):
+            await link.send(start)
+            received = await link.receive()
+        if isinstance(received.message, Refused):
+            raise refusal_to_error(received.message.code, received.message.what, received.message.remedy)
+        if not isinstance(received.message, Started):
+            raise RefusedByPeer("the peer did not start the session", "update the transporter there")
+        session = Session(link, received.message, handlers)
+        try:
+            async with open_tasks() as nursery:
+                with trio.move_on_after(OPENING_SECONDS) as deadline:
+                    await _open_channels(session, nursery, peer, identity, received.message.key_a, streams, clock)
+                if deadline.cancelled_caught:
+                    raise LinkBroken("the data channels did not open in time")
+                nursery.start_soon(session.read_control)
+                yield session
+                nursery.cancel_scope.cancel()
+        finally:
+            session.end()
+            for channel in session._channels:
+                await channel.aclose()

@@ -1,0 +1,172 @@
+"""TLS 1.3 with pinned public keys on both sides, as a small trio stream over pyOpenSSL's memory buffers.
+
+The standard library's ``ssl`` has no verify callback, no exporter and the system's older OpenSSL; pyOpenSSL uses the one
+inside ``cryptography``, which negotiates the hybrid key exchange without being told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+from OpenSSL import SSL, crypto
+
+from transporter.errors import CannotConnect, IdentityRefused
+from transporter.link.identity import Identity, pin_of
+
+EXPORTER_LABEL = b"EXPORTER-transporter/v1 binding"
+HYBRID_GROUP = "X25519MLKEM768"
+_READ = 64 * 1024
+
+PinCheck = Callable[[bytes], bool]
+
+
+def make_context(identity: Identity, *, server: bool, accept_pin: PinCheck, seen: Callable[[bytes], None]) -> SSL.Context:
+    """Return a context that talks TLS 1.3 only and asks ``accept_pin`` about the peer's public key in the handshake.
+
+    ``seen`` is told every pin that was offered, accepted or not, so that a refusal can name it.
+    """
+    context = SSL.Context(SSL.TLS_SERVER_METHOD if server else SSL.TLS_CLIENT_METHOD)
+    context.set_min_proto_version(SSL.TLS1_3_VERSION)
+    context.set_max_proto_version(SSL.TLS1_3_VERSION)
+    # A ticket would let a later connection skip the pin check.
+    context.set_options(SSL.OP_NO_TICKET)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.use_certificate(crypto.X509.from_cryptography(identity.certificate))
+    context.use_privatekey(crypto.PKey.from_cryptography_key(identity.key))
+
+    def verify(_connection: SSL.Connection, certificate: crypto.X509, _error: int, depth: int, _ok: int) -> bool:
+        # Self-signed by design: trust is the pin, and only a certificate of its own (depth 0) can carry one.
+        if depth != 0:
+            return False
+        pin = pin_of(certificate.to_cryptography())
+        seen(pin)
+        return accept_pin(pin)
+
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, verify)
+    return context
+
+
+class TlsStream(trio.abc.Stream):
+    """One TLS connection over a byte stream. ``do_handshake`` first; then the pin and the exporter are available."""
+
+    def __init__(self, carrier: trio.abc.Stream, identity: Identity, *, server: bool, accept_pin: PinCheck) -> None:
+        self._carrier = carrier
+        self._offered: bytes | None = None
+        context = make_context(identity, server=server, accept_pin=accept_pin, seen=self._note_pin)
+        self._tls = SSL.Connection(context, None)
+        if server:
+            self._tls.set_accept_state()
+        else:
+            self._tls.set_connect_state()
+        self._sending = trio.Lock()
+        # Under TLS 1.3 a client learns that its certificate was refused only when it reads: kept for the caller.
+        self.refusal: IdentityRefused | None = None
+
+    def _note_pin(self, pin: bytes) -> None:
+        self._offered = pin
+
+    async def do_handshake(self) -> None:
+        """Agree on keys and check pins. Raises IdentityRefused or CannotConnect."""
+        while True:
+            try:
+                self._tls.do_handshake()
+            except SSL.WantReadError:
+                await self._flush()
+                await self._feed(during="the TLS handshake")
+            except SSL.Error as error:
+                # Best effort: let the peer know why (the alert), then say it here.
+                with trio.move_on_after(1):
+                    await self._flush()
+                raise self._refusal(error) from None
+            else:
+                break
+        await self._flush()
+        if self._tls.get_group_name() != HYBRID_GROUP:
+            raise IdentityRefused(
+                f"the peer did not agree to the hybrid key exchange {HYBRID_GROUP}", "update the transporter there"
+            )
+
+    def _refusal(self, error: SSL.Error) -> Exception:
+        reasons = " ".join(str(part[-1]) for part in (error.args[0] if error.args else []))
+        if "certificate verify failed" in reasons:
+            return IdentityRefused(
+                "the peer's identity is not the one that was pinned",
+                "if the peer was set up anew, remove it and pair again; otherwise somebody stands in between",
+            )
+        if "alert" in reasons:
+            return IdentityRefused(
+                f"the peer refused this node's identity ({reasons})", "pair again: `invite` there, `join` here"
+            )
+        return CannotConnect(f"TLS failed: {reasons or 'no reason given'}", "check that a transporter listens there")
+
+    @property
+    def peer_pin(self) -> bytes:
+        """SHA-256 of the peer's public key, checked in the handshake (32 bytes)."""
+        if self._offered is None:
+            raise RuntimeError("no handshake yet")
+        return self._offered
+
+    def exporter(self) -> bytes:
+        """Return 32 bytes that both ends of this connection, and nobody else, can compute (RFC 8446 section 7.5)."""
+        return self._tls.export_keying_material(EXPORTER_LABEL, 32)
+
+    async def _flush(self) -> None:
+        while True:
+            try:
+                data = self._tls.bio_read(_READ)
+            except SSL.WantReadError:
+                return
+            await self._carrier.send_all(data)
+
+    async def _feed(self, during: str = "") -> bool:
+        data = await self._carrier.receive_some(_READ)
+        if data:
+            self._tls.bio_write(bytes(data))
+            return True
+        if during:
+            raise CannotConnect(
+                f"the peer closed the connection in {during}", "it may not know this node: pair again, or see its log"
+            )
+        return False
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Encrypt and send; senders take turns."""
+        view = memoryview(data)
+        async with self._sending:
+            while view:
+                view = view[self._tls.send(view[: 1 << 20]) :]
+                await self._flush()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until the carrier takes data."""
+        await self._carrier.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Return decrypted bytes; empty at an orderly end. Raises BrokenResourceError for any other end."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while True:
+            try:
+                return self._tls.recv(max_bytes or _READ)
+            except SSL.WantReadError:
+                if not await self._feed():
+                    # An end without close_notify: somebody cut the line, or the process died.
+                    raise trio.BrokenResourceError("the connection ended without a TLS close") from None
+            except SSL.ZeroReturnError:
+                return b""
+            except SSL.Error as error:
+                refusal = self._refusal(error)
+                if isinstance(refusal, IdentityRefused):
+                    self.refusal = refusal
+                raise trio.BrokenResourceError(f"TLS error: {refusal}") from None
+
+    async def aclose(self) -> None:
+        """Say goodbye if the carrier still takes it, then close."""
+        try:
+            with trio.move_on_after(1):
+                self._tls.shutdown()
+                await self._flush()
+        except (SSL.Error, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError):
+            pass
+        finally:
+            await self._carrier.aclose()

@@ -1,0 +1,151 @@
+"""Put a restore point together at the trusted end, and open one again.
+
+head  = PointHead (repository/point_head.py); its MAC is HMAC-SHA256 under the metakey over the head without it
+slots = the storage key, wrapped once for each way to open it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from transporter.clock import Clock
+from transporter.errors import DamagedData
+from transporter.keys.chunk_id import ChunkIdKey
+from transporter.keys.key_ring import KeyRing, open_ring, seal_ring
+from transporter.keys.password import PasswordHash, UserKey
+from transporter.keys.session_key import ChunkOpener
+from transporter.keys.slot import SlotInfo
+from transporter.keys.storage_key import StorageKey, make_password_slot, unlock
+from transporter.keys.wrap import context
+from transporter.points.run_keys import RunKeys
+from transporter.repository.point_head import PointHead, decode_head, encode_head
+
+PURPOSE = "restore point"
+SLOT_ID_LENGTH = 16
+_MAX_FACTS = 16 << 20
+
+
+class PointFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """What the end that read the workload knows of a point: no key, no name of a file.
+
+    ``manifest``: (chunk id, plain length) in order; ``needs_hash``: BLAKE3 of the list of needed chunks.
+    """
+
+    kind: str
+    created_ns: int
+    workload: str
+    manifest: list[tuple[bytes, int]]
+    needs_hash: bytes
+    statistics: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a point belongs; every wrapped key of it is bound to this."""
+
+    tenant: str
+    job: str
+    repository_id: bytes
+    point_id: bytes
+    domain: bytes
+    zone: str
+    parent: bytes = b""
+    parent_hash: bytes = b""
+
+    @property
+    def context(self) -> bytes:
+        """The context of every cryptogram of the point."""
+        return context(PURPOSE, self.tenant, self.repository_id, self.point_id)
+
+
+def encode_facts(facts: PointFacts) -> bytes:
+    """Return the facts as they travel to the end that seals."""
+    return msgspec.msgpack.encode(facts)
+
+
+def decode_facts(data: bytes | memoryview) -> PointFacts:
+    """Parse facts from the peer. Raises DamagedData."""
+    if len(data) > _MAX_FACTS:
+        raise DamagedData("the description of a restore point is too long", "update the transporter at both ends")
+    try:
+        return msgspec.msgpack.decode(data, type=PointFacts)
+    except msgspec.DecodeError as error:
+        raise DamagedData("the description of a restore point is not valid", "update the transporter there") from error
+
+
+def _head(place: Place, facts: PointFacts, cryptograms: list[bytes], *, encrypted: bool, plain_key: bytes) -> PointHead:
+    return PointHead(
+        point_id=place.point_id, tenant=place.tenant, job=place.job, kind=facts.kind, created_ns=facts.created_ns,
+        parent=place.parent, parent_hash=place.parent_hash, zone=place.zone, encrypted=encrypted, domain=place.domain,
+        cryptograms=cryptograms, manifest=facts.manifest, needs_hash=facts.needs_hash, statistics=facts.statistics,
+        workload=facts.workload, chunk_id_key=plain_key,
+    )  # fmt: skip
+
+
+def assemble_plain(place: Place, facts: PointFacts, chunk_id_key: ChunkIdKey) -> bytes:
+    """Return the head of a point that nobody seals; its chunk-id key stands in it, so that ids can be checked."""
+    return encode_head(_head(place, facts, [], encrypted=False, plain_key=chunk_id_key.secret))
+
+
+def assemble_sealed(
+    place: Place, facts: PointFacts, keys: RunKeys, user_key: UserKey, clock: Clock
+) -> tuple[bytes, list[tuple[bytes, bytes]], StorageKey]:
+    """Return (head, [(slot id, slot)], storage key) of a sealed point."""
+    storage_key = StorageKey.generate(clock)
+    cryptograms = seal_ring(storage_key, keys.ring(), place.context, clock=clock)
+    head = _head(place, facts, cryptograms, encrypted=True, plain_key=b"")
+    head = msgspec.structs.replace(head, mac=keys.metakey.mac(encode_head(head)))
+    key = user_key.hash
+    slot = make_password_slot(storage_key, key, key.salt, key.parameters, place.context, clock=clock)
+    return encode_head(head), [(clock.random_bytes(SLOT_ID_LENGTH), slot)], storage_key
+
+
+@dataclass(frozen=True)
+class OpenedPoint:
+    """A point whose keys are at hand. ``ring`` is None for a plain one."""
+
+    head: PointHead
+    ring: KeyRing | None = field(repr=False)
+    opener: ChunkOpener = field(repr=False)
+    chunk_id_key: ChunkIdKey = field(repr=False)
+
+
+def find_in(
+    keys_by_salt: Callable[[bytes], UserKey | None], typed: Callable[[SlotInfo], PasswordHash | None] | None = None
+) -> Callable[[SlotInfo], PasswordHash | None]:
+    """Return how to find the password hash of a slot: the key database first, then a typed password."""
+
+    def find(info: SlotInfo) -> PasswordHash | None:
+        kept = keys_by_salt(info.salt)
+        if kept is not None:
+            return kept.hash
+        return typed(info) if typed is not None else None
+
+    return find
+
+
+def open_point(
+    head_bytes: bytes, slots: Sequence[bytes], place_of: Callable[[PointHead], Place],
+    find: Callable[[SlotInfo], PasswordHash | None],
+) -> OpenedPoint:  # fmt: skip
+    """Open a point: slots, then ring, then the MAC of its head.
+
+    ``place_of`` says where this point must belong, from what the caller knows himself; a head that says otherwise is
+    not the one that was asked for. Raises WrongPassword, NoKey, CorruptedPoint, DamagedData.
+    """
+    head = decode_head(head_bytes)
+    place = place_of(head)
+    if head.point_id != place.point_id or head.job != place.job or head.tenant != place.tenant:
+        raise DamagedData("this is not the restore point that was asked for", "the repository answers wrongly: run scrub there")
+    if not head.encrypted:
+        key = ChunkIdKey(head.chunk_id_key)
+        return OpenedPoint(head, None, ChunkOpener((), allow_plain=True), key)
+    storage_key, _key = unlock(slots, place.context, find)
+    ring = open_ring(storage_key, head.cryptograms, place.context)
+    ring.metakey.check_mac(encode_head(msgspec.structs.replace(head, mac=b"")), head.mac)
+    if ring.chunk_id_key is None:
+        raise DamagedData("a restore point holds no chunk-id key", "restore another point")
+    return OpenedPoint(head, ring, ring.opener(), ring.chunk_id_key)

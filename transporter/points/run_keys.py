@@ -1,0 +1,77 @@
+"""The keys of one run: made at its start, remembered (wrapped) until its point is committed, then forgotten.
+
+A run that is killed leaves chunks at the target that only its own session key opens. The key database keeps that key,
+wrapped, from before the first chunk leaves until the commit; so the next run can use those chunks instead of sending
+them again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transporter.clock import Clock
+from transporter.keys.chunk_id import ChunkIdKey
+from transporter.keys.database import KeyDatabase
+from transporter.keys.key_ring import KeyRing
+from transporter.keys.password import UserKey
+from transporter.keys.session_key import ChunkSealer, MetaKey, SessionKey
+
+
+@dataclass
+class RunKeys:
+    """What one run seals with, and every older key that its point may need."""
+
+    chunk_id_key: ChunkIdKey = field(repr=False)
+    session_key: SessionKey = field(repr=False)
+    metakey: MetaKey = field(repr=False)
+    older_session_keys: dict[bytes, SessionKey] = field(default_factory=dict, repr=False)
+    older_metakeys: dict[bytes, MetaKey] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self._data_sealer = ChunkSealer(self.session_key)
+        self._metadata_sealer = ChunkSealer(self.metakey)
+
+    def sealer(self, *, metadata: bool) -> ChunkSealer:
+        """Return the sealer for data or for metadata chunks."""
+        return self._metadata_sealer if metadata else self._data_sealer
+
+    def opens(self, key_id: bytes) -> bool:
+        """Tell whether a chunk sealed under ``key_id`` can be part of this run's point."""
+        return (
+            key_id in (self.session_key.key_id, self.metakey.key_id)
+            or key_id in self.older_session_keys
+            or key_id in self.older_metakeys
+        )
+
+    def ring(self) -> KeyRing:
+        """Return all keys of the point, own run first."""
+        return KeyRing(
+            self.chunk_id_key,
+            (self.session_key, *self.older_session_keys.values()),
+            (self.metakey, *self.older_metakeys.values()),
+        )
+
+    def add(self, ring: KeyRing) -> None:
+        """Take in the keys of an older point."""
+        self.older_session_keys.update({key.key_id: key for key in ring.session_keys})
+        self.older_metakeys.update({key.key_id: key for key in ring.meta_keys})
+
+
+def begin_run(
+    keys: KeyDatabase, user_key: UserKey, job: str, run_id: bytes, parent: KeyRing | None, clock: Clock
+) -> RunKeys:
+    """Make the keys of a run and remember them durably before anything is sealed under them.
+
+    The chunk-id key is the domain's: from the key database, else from the parent point (a rebuilt home), else new.
+    Keys of earlier runs of this job that never committed come along, so that their chunks are used.
+    """
+    if keys.domain_key(job) is None and parent is not None and parent.chunk_id_key is not None:
+        keys.put_domain_key(job, parent.chunk_id_key, user_key)
+    run = RunKeys(keys.ensure_domain_key(job, user_key), SessionKey.generate(clock), MetaKey.generate(clock))
+    for earlier in keys.runs(job):
+        run.older_session_keys[earlier.session_key.key_id] = earlier.session_key
+        run.older_metakeys[earlier.metakey.key_id] = earlier.metakey
+    if parent is not None:
+        run.add(parent)
+    keys.remember_run(job, run_id, run.session_key, run.metakey, user_key)
+    return run

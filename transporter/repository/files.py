@@ -1,0 +1,133 @@
+"""The few things the repository does to files, each in one place, so that a test can make any of them fail.
+
+Durability follows one order everywhere: write, fsync the file, link it under its name, fsync the folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from transporter.errors import DamagedData, DiskFull, JobFailed, TransporterError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def translate(error: OSError, doing: str) -> TransporterError:
+    """Return the error a user meets for an operating system's error; ``doing`` completes "cannot …"."""
+    if error.errno in _NO_ROOM:
+        return DiskFull(
+            f"no room left in the repository: cannot {doing}", "free some space; the next run goes on where this one stopped"
+        )
+    reason = error.strerror or type(error).__name__
+    if error.errno == errno.EIO:
+        return DamagedData(f"the disk of the repository fails: cannot {doing}: {reason}", "look at the disk, then run `scrub`")
+    return JobFailed(f"cannot {doing}: {reason}", "look at the repository's folder, its owner and its permissions")
+
+
+@contextmanager
+def disk_errors(doing: str) -> Iterator[None]:
+    """Turn an OSError into the error a user meets."""
+    try:
+        yield
+    except OSError as error:
+        raise translate(error, doing) from error
+
+
+def create(path: Path) -> int:
+    """Create a file that is not there yet; return its descriptor, open for reading and writing."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
+def write(fd: int, *parts: bytes | memoryview) -> None:
+    """Append all ``parts``, by as few system calls as it takes (one, unless the kernel writes short)."""
+    total = sum(len(part) for part in parts)
+    written = os.writev(fd, parts)
+    while written < total:
+        rest: list[bytes | memoryview] = []
+        skip = written
+        for part in parts:
+            if skip < len(part):
+                rest.append(memoryview(part)[skip:])
+            skip = max(0, skip - len(part))
+        step = os.writev(fd, rest)
+        if step == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written += step
+
+
+def truncate(fd: int, length: int) -> None:
+    """Cut a file and put the descriptor's position at its end."""
+    os.ftruncate(fd, length)
+    os.lseek(fd, length, os.SEEK_SET)
+
+
+def sync_data(fd: int) -> None:
+    """Return once the file's content (and the length that it needs) is on the disk."""
+    os.fdatasync(fd)
+
+
+def sync(fd: int) -> None:
+    """Return once the file is on the disk."""
+    os.fsync(fd)
+
+
+def sync_folder(path: Path) -> None:
+    """Return once the names in a folder are on the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file a second name; an atomic create that never overwrites (FileExistsError)."""
+    os.link(source, target)
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename, over what may be there."""
+    os.replace(source, target)
+
+
+def unlink(path: Path) -> None:
+    """Remove a name that may be gone already."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def make_folders(path: Path, root: Path) -> None:
+    """Create ``path`` and its parents below ``root``, each made durable in its parent."""
+    if path == root or path.is_dir():
+        return
+    make_folders(path.parent, root)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    sync_folder(path.parent)
+
+
+def publish(temporary: Path, target: Path, root: Path, content: tuple[bytes | memoryview, ...]) -> None:
+    """Write a small immutable file: whole and durable under its name, or not there at all.
+
+    Raises FileExistsError when ``target`` is there; the temporary file is gone in every case but a crash.
+    """
+    try:
+        fd = create(temporary)
+        try:
+            write(fd, *content)
+            sync(fd)
+        finally:
+            os.close(fd)
+        make_folders(target.parent, root)
+        link(temporary, target)
+        sync_folder(target.parent)
+    finally:
+        unlink(temporary)

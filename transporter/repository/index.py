@@ -1,0 +1,326 @@
+"""The index: where each chunk lies. A cache in SQLite that can be rebuilt from the packs' footers alone.
+
+One write connection under a lock; readers borrow from a small pool. WAL, so readers never wait. ``synchronous=FULL``
+costs one fsync for each pack of 64 MiB and buys that a pack, once its journal name is gone, is in the index even after a power cut.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from transporter.errors import DamagedData, DiskFull, JobFailed, TransporterError
+from transporter.repository import limits
+from transporter.repository.record import Entry
+
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS meta (repository BLOB NOT NULL, version INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS domains (no INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS keys (no INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS tenants (no INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
+    packs INTEGER NOT NULL, records INTEGER NOT NULL, bytes INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS packs (no INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE, tenant INTEGER NOT NULL,
+    records INTEGER NOT NULL, bytes INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS folders (name TEXT PRIMARY KEY, mtime_ns INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS chunks (domain INTEGER NOT NULL, chunk BLOB NOT NULL, key INTEGER NOT NULL,
+    pack INTEGER NOT NULL, offset INTEGER NOT NULL, stored INTEGER NOT NULL, plain INTEGER NOT NULL, codec INTEGER NOT NULL,
+    PRIMARY KEY (domain, chunk, key)) WITHOUT ROWID;
+"""
+INDEX_VERSION: Final = 1
+_LOCATE: Final = """
+SELECT c.chunk, k.id, p.name, c.offset, c.stored, c.plain, c.codec
+FROM chunks c JOIN keys k ON k.no = c.key JOIN packs p ON p.no = c.pack WHERE c.domain = ? AND c.chunk IN ({})
+"""
+
+
+class Location(NamedTuple):
+    """A record and the pack (its name) that holds it."""
+
+    pack: bytes
+    entry: Entry
+
+
+class PackRow(NamedTuple):
+    """A pack as the index knows it."""
+
+    name: bytes
+    tenant: str
+    records: int
+    bytes: int
+
+
+class Usage(NamedTuple):
+    """What a tenant's packs hold."""
+
+    tenant: str
+    packs: int
+    records: int
+    bytes: int
+
+
+@contextmanager
+def index_errors() -> Iterator[None]:
+    """Turn SQLite's errors into those a user meets."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise translate(error) from error
+
+
+def translate(error: sqlite3.Error) -> TransporterError:
+    """Return the error a user meets for an error of SQLite."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        return DiskFull("no room left in the repository: cannot write its index", "free some space and run it again")
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return DamagedData("the repository's index is damaged", "run `scrub --rebuild-index`; the packs are not touched")
+    return JobFailed(f"the repository's index cannot be used: {error}", "look at the folder `index` of the repository")
+
+
+class Index:
+    """The chunk index of one repository. Thread-safe."""
+
+    def __init__(self, path: Path, *, writable: bool) -> None:
+        self.path = path
+        self._writable = writable
+        self._write_lock = threading.Lock()
+        self._pool_lock = threading.Lock()
+        self._pool: list[sqlite3.Connection] = []
+        self._closed = False
+        self._keys: dict[int, bytes] = {}
+        with index_errors():
+            self._writer = self._connect() if writable else None
+            if self._writer is not None:
+                self._writer.executescript(SCHEMA)
+
+    def _connect(self, cache: int = limits.WRITER_CACHE) -> sqlite3.Connection:
+        mode = "rwc" if self._writable else "ro"
+        connection = sqlite3.connect(
+            f"{self.path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=60
+        )
+        try:
+            if self._writable:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA synchronous=FULL")
+            connection.execute(f"PRAGMA cache_size=-{cache // 1024}")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    @contextmanager
+    def reader(self) -> Iterator[sqlite3.Connection]:
+        """Borrow a read connection."""
+        with index_errors():
+            with self._pool_lock:
+                connection = self._pool.pop() if self._pool else None
+            if connection is None:
+                connection = self._connect(limits.READER_CACHE)
+            try:
+                yield connection
+            finally:
+                with self._pool_lock:
+                    keep = not self._closed and len(self._pool) < limits.READER_POOL
+                    if keep:
+                        self._pool.append(connection)
+                if not keep:
+                    connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One write transaction: all of it or nothing."""
+        if self._writer is None:
+            raise JobFailed("the repository is open for reading only", "open it for writing")
+        with index_errors(), self._write_lock:
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+                self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    # -- identity -------------------------------------------------------------------------------------------------
+
+    def belongs_to(self, repository_id: bytes) -> bool:
+        """Tell whether this is the index of that repository, in a version this program writes."""
+        with self.reader() as connection:
+            row = connection.execute("SELECT repository, version FROM meta").fetchone()
+        return row == (repository_id, INDEX_VERSION)
+
+    def claim(self, repository_id: bytes) -> None:
+        """Make an empty index that of a repository."""
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM meta")
+            connection.execute("INSERT INTO meta VALUES (?, ?)", (repository_id, INDEX_VERSION))
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    def add_pack(self, pack: PackRow, entries: Sequence[Entry], folder_mtime_ns: int | None = None) -> bool:
+        """Enter a pack and its records, in one durable transaction; False if the pack is known already.
+
+        A chunk that is stored already (same domain, id and key) keeps its first place.
+        """
+        with self.transaction() as connection:
+            tenant = self._number_of_tenant(connection, pack.tenant)
+            if connection.execute("SELECT 1 FROM packs WHERE name = ?", (pack.name,)).fetchone():
+                return False
+            number = connection.execute(
+                "INSERT INTO packs (name, tenant, records, bytes) VALUES (?, ?, ?, ?)",
+                (pack.name, tenant, pack.records, pack.bytes),
+            ).lastrowid
+            domains = {d: self._number(connection, "domains", d) for d in {e.domain for e in entries}}
+            keys = {k: self._number(connection, "keys", k) for k in {e.key_id for e in entries}}
+            connection.executemany(
+                "INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (domains[e.domain], e.chunk_id, keys[e.key_id], number, e.offset, e.stored_length, e.plain_length, e.codec)
+                    for e in sorted(entries)  # neighbours in the tree are written together
+                ],
+            )
+            connection.execute(
+                "UPDATE tenants SET packs = packs + 1, records = records + ?, bytes = bytes + ? WHERE no = ?",
+                (pack.records, pack.bytes, tenant),
+            )
+            if folder_mtime_ns is not None:
+                self._put_folder(connection, pack.name.hex()[:2], folder_mtime_ns)
+        return True
+
+    def drop_pack(self, name: bytes) -> None:
+        """Forget a pack and every chunk whose place is in it (a scan of the table: packs vanish rarely)."""
+        with self.transaction() as connection:
+            row = connection.execute("SELECT no, tenant, records, bytes FROM packs WHERE name = ?", (name,)).fetchone()
+            if row is None:
+                return
+            number, tenant, records, size = row
+            connection.execute("DELETE FROM chunks WHERE pack = ?", (number,))
+            connection.execute("DELETE FROM packs WHERE no = ?", (number,))
+            connection.execute(
+                "UPDATE tenants SET packs = packs - 1, records = records - ?, bytes = bytes - ? WHERE no = ?",
+                (records, size, tenant),
+            )
+
+    def set_folder(self, name: str, mtime_ns: int) -> None:
+        """Remember that the index agrees with a folder of packs as it was at that time."""
+        with self.transaction() as connection:
+            self._put_folder(connection, name, mtime_ns)
+
+    @staticmethod
+    def _put_folder(connection: sqlite3.Connection, name: str, mtime_ns: int) -> None:
+        connection.execute("INSERT OR REPLACE INTO folders VALUES (?, ?)", (name, mtime_ns))
+
+    @staticmethod
+    def _number(connection: sqlite3.Connection, table: str, identifier: bytes) -> int:
+        connection.execute(f"INSERT OR IGNORE INTO {table} (id) VALUES (?)", (identifier,))
+        number: int = connection.execute(f"SELECT no FROM {table} WHERE id = ?", (identifier,)).fetchone()[0]
+        return number
+
+    @staticmethod
+    def _number_of_tenant(connection: sqlite3.Connection, name: str) -> int:
+        connection.execute("INSERT OR IGNORE INTO tenants (name, packs, records, bytes) VALUES (?, 0, 0, 0)", (name,))
+        number: int = connection.execute("SELECT no FROM tenants WHERE name = ?", (name,)).fetchone()[0]
+        return number
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def keys_of(self, domain: bytes, ids: Sequence[bytes]) -> dict[bytes, tuple[bytes, ...]]:
+        """Return the key ids under which each chunk is stored; unknown chunks are left out."""
+        found: dict[bytes, tuple[bytes, ...]] = {}
+        with self.reader() as connection:
+            row = connection.execute("SELECT no FROM domains WHERE id = ?", (domain,)).fetchone()
+            if row is None:
+                return found
+            for start in range(0, len(ids), limits.LOOKUP_BATCH):
+                batch = ids[start : start + limits.LOOKUP_BATCH]
+                marks = ",".join("?" * len(batch))
+                rows = connection.execute(
+                    f"SELECT chunk, key FROM chunks WHERE domain = ? AND chunk IN ({marks})", (row[0], *batch)
+                ).fetchall()
+                for chunk, key in rows:
+                    key_id = self._key_id(connection, key)
+                    found[chunk] = (*found[chunk], key_id) if chunk in found else (key_id,)
+        return found
+
+    def _key_id(self, connection: sqlite3.Connection, number: int) -> bytes:
+        key_id = self._keys.get(number)
+        if key_id is None:
+            key_id = connection.execute("SELECT id FROM keys WHERE no = ?", (number,)).fetchone()[0]
+            if len(self._keys) >= 1024:  # one key for each run: only the recent ones are asked for again and again
+                self._keys.clear()
+            self._keys[number] = key_id
+        return key_id
+
+    def locate(self, domain: bytes, ids: Sequence[bytes]) -> list[Location]:
+        """Return every place of every chunk, in no order."""
+        places: list[Location] = []
+        with self.reader() as connection:
+            row = connection.execute("SELECT no FROM domains WHERE id = ?", (domain,)).fetchone()
+            if row is None:
+                return places
+            for start in range(0, len(ids), limits.LOOKUP_BATCH):
+                batch = ids[start : start + limits.LOOKUP_BATCH]
+                query = _LOCATE.format(",".join("?" * len(batch)))
+                for chunk, key_id, pack, offset, stored, plain, codec in connection.execute(query, (row[0], *batch)):
+                    places.append(Location(pack, Entry(domain, chunk, key_id, offset, stored, plain, codec)))
+        return places
+
+    def knows_pack(self, name: bytes) -> bool:
+        """Tell whether a pack is in the index."""
+        with self.reader() as connection:
+            return connection.execute("SELECT 1 FROM packs WHERE name = ?", (name,)).fetchone() is not None
+
+    def packs_of_folder(self, folder: str) -> list[bytes]:
+        """Return the names of the packs the index expects in a folder (two hex digits)."""
+        low = bytes.fromhex(folder)
+        with self.reader() as connection:
+            if low == b"\xff":
+                rows = connection.execute("SELECT name FROM packs WHERE name >= ?", (low,)).fetchall()
+            else:
+                rows = connection.execute("SELECT name FROM packs WHERE name >= ? AND name < ?", (low, bytes([low[0] + 1])))
+            return [name for (name,) in rows]
+
+    def folder_times(self) -> dict[str, int]:
+        """Return when each folder of packs was last known to agree with the index."""
+        with self.reader() as connection:
+            return dict(connection.execute("SELECT name, mtime_ns FROM folders").fetchall())
+
+    def usage(self, tenant: str | None = None) -> list[Usage]:
+        """Return what is stored, tenant by tenant (or for one)."""
+        where, values = ("", ()) if tenant is None else (" WHERE name = ?", (tenant,))
+        with self.reader() as connection:
+            query = f"SELECT name, packs, records, bytes FROM tenants{where} ORDER BY name"
+            return [Usage(*row) for row in connection.execute(query, values)]
+
+    def last_pack(self) -> int:
+        """Return the number of the newest pack (0: none)."""
+        with self.reader() as connection:
+            number: int = connection.execute("SELECT coalesce(max(no), 0) FROM packs").fetchone()[0]
+        return number
+
+    def count_chunks(self, last_pack: int) -> int:
+        """Return how many chunks have their place in packs up to that number (a scan)."""
+        with self.reader() as connection:
+            count: int = connection.execute("SELECT count(*) FROM chunks WHERE pack <= ?", (last_pack,)).fetchone()[0]
+        return count
+
+    def check(self) -> list[str]:
+        """Return what SQLite finds wrong with the file (nothing: [])."""
+        with self.reader() as connection:
+            lines = [str(line) for (line,) in connection.execute("PRAGMA integrity_check(10)")]
+        return [] if lines == ["ok"] else lines
+
+    def close(self) -> None:
+        """Close all connections; the last one folds the write-ahead log into the file."""
+        with self._pool_lock:
+            self._closed = True
+            pool, self._pool = self._pool, []
+        for connection in pool:
+            connection.close()
+        if self._writer is not None:
+            with self._write_lock:
+                self._writer.close()

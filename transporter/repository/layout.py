@@ -1,0 +1,77 @@
+"""Where things lie in a repository, and how names become folder names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from transporter.errors import UsageError
+from transporter.repository import limits
+
+FOLDERS: Final = ("packs", "points", "slots", "tombstones", "leases", "journal", "index")
+_PLAIN: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
+PACK_NAME: Final = re.compile(r"[0-9a-f]{64}")
+ID_NAME: Final = re.compile(r"[0-9a-f]{32}")
+
+
+def folder_name(name: str) -> str:
+    """Return ``name`` (a tenant, a job) as a folder name that can never lead out of its folder.
+
+    UTF-8, every byte but letters, digits, ``-``, ``_`` and inner dots percent-encoded.
+    """
+    try:
+        raw = name.encode()
+    except UnicodeEncodeError:
+        raise UsageError("a name has characters that are not Unicode text", "choose another name") from None
+    coded = "".join(chr(b) if b in _PLAIN and not (i == 0 and b == 0x2E) else f"%{b:02X}" for i, b in enumerate(raw))
+    if not raw or len(coded) > limits.NAME_LENGTH:
+        raise UsageError("a name is empty or too long", f"use 1 to {limits.NAME_LENGTH // 3} characters")
+    return coded
+
+
+def name_of(folder: str) -> str | None:
+    """Return the name that `folder_name` made ``folder`` of, or None if none did."""
+    try:
+        name = unquote_to_bytes(folder).decode()
+        return name if folder_name(name) == folder else None
+    except (UnicodeDecodeError, UsageError):
+        return None
+
+
+class Layout:
+    """Paths of one repository."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.format = root / "format"
+        self.packs = root / "packs"
+        self.points = root / "points"
+        self.slots = root / "slots"
+        self.journal = root / "journal"
+        self.index = root / "index" / "chunks.db"
+        self.index_seal = root / "index" / "seal"
+        self.lease = root / "leases" / "writer"
+        self.quarantine = root / "quarantine"
+
+    def pack(self, name: bytes) -> Path:
+        """Return where the pack of that hash lies."""
+        text = name.hex()
+        return self.packs / text[:2] / text
+
+    def job(self, tenant: str, job: str) -> Path:
+        """Return the folder of a job's restore points."""
+        return self.points / folder_name(tenant) / folder_name(job)
+
+    def point(self, tenant: str, job: str, point_id: bytes) -> Path:
+        """Return where a restore point lies; UsageError unless the id has 16 bytes."""
+        if len(point_id) != 16:
+            raise UsageError("a point id has 16 bytes")
+        return self.job(tenant, job) / point_id.hex()
+
+    def slot(self, point_id: bytes, slot_id: bytes) -> Path:
+        """Return where a slot lies; UsageError unless both ids have 16 bytes."""
+        if len(point_id) != 16 or len(slot_id) != 16:
+            raise UsageError("point ids and slot ids have 16 bytes")
+        return self.slots / point_id.hex() / slot_id.hex()

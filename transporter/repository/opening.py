@@ -1,0 +1,107 @@
+"""Opening the index of a repository, and sealing it with its own hash when it is closed.
+
+    index/seal: 8 magic "TPINDEX1", 32 BLAKE3 of chunks.db, 32 BLAKE3 of what precedes
+
+The seal exists only while the repository is closed and its index is small. SQLite proves nothing of its file; the seal lets
+a scrub (and the next open) find every flipped bit in it. A damaged index is made anew: it is a cache.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from dataclasses import dataclass
+from typing import Final
+
+from blake3 import blake3
+
+from transporter.errors import DamagedData
+from transporter.repository import files, limits
+from transporter.repository.index import Index
+from transporter.repository.layout import Layout
+from transporter.repository.pack_file import hash_file
+from transporter.repository.reconcile import Reconciled, rebuild, reconcile
+from transporter.repository.salvage import Salvaged, salvage
+
+_MAGIC: Final = b"TPINDEX1"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenReport:
+    """What opening for writing had to put in order."""
+
+    salvaged: Salvaged = Salvaged()
+    reconciled: Reconciled = Reconciled()
+    index_rebuilt: str = ""
+
+
+def open_index(layout: Layout, repository_id: bytes, *, writable: bool) -> tuple[Index, OpenReport]:
+    """Return the index, for writing made to agree with the packs and with all journals salvaged."""
+    if not writable:
+        return Index(layout.index, writable=False), OpenReport()
+    with files.disk_errors("open the index"):
+        reason = check_seal(layout)
+        # From here on the index may change, and an old seal would accuse it of that.
+        files.unlink(layout.index_seal)
+        files.sync_folder(layout.index.parent)
+    reconciled = Reconciled()
+    reason = reason or _unusable(layout, repository_id)
+    if reason:
+        reconciled = rebuild(layout, repository_id, layout.index)
+    index = Index(layout.index, writable=True)
+    try:
+        salvaged = salvage(layout, index, repository_id)
+        if not reason:
+            with files.disk_errors("compare the index with the packs"):
+                reconciled = reconcile(layout, index)
+    except BaseException:
+        index.close()
+        raise
+    return index, OpenReport(salvaged, reconciled, reason)
+
+
+def _unusable(layout: Layout, repository_id: bytes) -> str:
+    if not layout.index.exists():
+        return "there was no index"
+    try:
+        index = Index(layout.index, writable=True)
+        try:
+            mine = index.belongs_to(repository_id)
+        finally:
+            index.close()
+    except (DamagedData, sqlite3.Error):
+        return "the index was damaged"
+    return "" if mine else "the index was of another repository or version"
+
+
+def seal_index(layout: Layout) -> None:
+    """Write the seal of a closed index, if that is cheap."""
+    size = layout.index.stat().st_size
+    if size > limits.SEALED_INDEX or layout.index.with_name(layout.index.name + "-wal").exists():
+        return
+    content = _MAGIC + _hash(layout)
+    with files.disk_errors("seal the index"):
+        files.publish(
+            layout.journal / "seal", layout.index_seal, layout.root, (content + blake3(content).digest(),)
+        )
+
+
+def check_seal(layout: Layout) -> str:
+    """Return what a seal says against the index ("": nothing, or there is no seal)."""
+    try:
+        raw = layout.index_seal.read_bytes()
+    except FileNotFoundError:
+        return ""
+    if len(raw) != 72 or raw[:8] != _MAGIC or blake3(raw[:40]).digest() != raw[40:]:
+        return "the index's seal is damaged"
+    if not layout.index.exists() or _hash(layout) != raw[8:40]:
+        return "the index is not what it was when it was sealed"
+    return ""
+
+
+def _hash(layout: Layout) -> bytes:
+    fd = os.open(layout.index, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return hash_file(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,82 @@
+"""Reading records out of packs: one pread each, over a bounded set of open files."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from transporter.repository import limits
+from transporter.repository.errors import ChunkMissing
+from transporter.repository.index import Location
+from transporter.repository.layout import Layout
+from transporter.repository.record import HEADER_LENGTH
+
+
+@dataclass(slots=True)
+class _OpenPack:
+    fd: int
+    users: int = 0
+
+
+class PackReader:
+    """Open packs, the least recently used closed first. Thread-safe."""
+
+    def __init__(self, layout: Layout, capacity: int = limits.OPEN_PACKS) -> None:
+        self._layout = layout
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._open: OrderedDict[bytes, _OpenPack] = OrderedDict()
+
+    def read_raw(self, place: Location) -> bytes:
+        """Return header and stored bytes of a record, not yet proven. ChunkMissing if its pack is gone."""
+        with self._borrow(place) as fd:
+            return os.pread(fd, HEADER_LENGTH + place.entry.stored_length, place.entry.offset)
+
+    @contextmanager
+    def _borrow(self, place: Location) -> Iterator[int]:
+        with self._lock:
+            pack = self._open.get(place.pack)
+            if pack is None:
+                pack = self._open[place.pack] = _OpenPack(self._open_pack(place))
+            self._open.move_to_end(place.pack)
+            pack.users += 1
+            self._evict()
+        try:
+            yield pack.fd
+        finally:
+            with self._lock:
+                pack.users -= 1
+                self._evict()
+
+    def _open_pack(self, place: Location) -> int:
+        try:
+            return os.open(self._layout.pack(place.pack), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise ChunkMissing(
+                f"the pack of chunk {place.entry.chunk_id.hex()} is gone",
+                "run `scrub`; the next run of a job that still has the data heals it",
+            ) from None
+
+    def _evict(self) -> None:
+        surplus = len(self._open) - self._capacity
+        if surplus <= 0:
+            return
+        for name in [name for name, pack in self._open.items() if not pack.users][:surplus]:
+            os.close(self._open.pop(name).fd)
+
+    def forget(self, pack: bytes) -> None:
+        """Close a pack whose file is about to go (or keep it for its users until they are done)."""
+        with self._lock:
+            found = self._open.get(pack)
+            if found is not None and not found.users:
+                os.close(self._open.pop(pack).fd)
+
+    def close(self) -> None:
+        """Close all."""
+        with self._lock:
+            while self._open:
+                os.close(self._open.popitem()[1].fd)

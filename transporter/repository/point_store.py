@@ -1,0 +1,227 @@
+"""Committing, listing and reading restore points and their slots."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from transporter.clock import Clock
+from transporter.errors import DamagedData, UsageError
+from transporter.repository import files, limits, points
+from transporter.repository.errors import PointExists, PointMissing
+from transporter.repository.layout import ID_NAME, Layout, name_of
+from transporter.repository.points import PointRef
+
+_BATCH = 4096
+
+
+class PointStore:
+    """The folders ``points/`` and ``slots/``. Thread-safe."""
+
+    def __init__(self, layout: Layout, clock: Clock, repository_id: bytes) -> None:
+        self._layout = layout
+        self._clock = clock
+        self._repository_id = repository_id
+        self._lock = threading.Lock()  # counting slots and adding one
+
+    # -- points -----------------------------------------------------------------------------------------------------
+
+    def commit(
+        self,
+        target: PointRef,
+        head: bytes,
+        needs: bytes | Iterable[bytes],
+        check: Callable[[Sequence[bytes]], None],
+        charge: Callable[[int], None],
+    ) -> bytes:
+        """Make a point visible: whole, durable, in one step; return its hash. PointExists if there is one of that id."""
+        if not 0 < len(head) <= limits.HEAD_LENGTH:
+            raise UsageError(f"a point's head has {len(head)} bytes; 1 to {limits.HEAD_LENGTH} are allowed")
+        path = self._layout.point(target.tenant, target.job, target.point_id)
+        if len(target.domain) != 16:
+            raise UsageError("a domain has 16 bytes")
+        if path.exists():
+            raise _exists(target)
+        return self._commit(path, target, head, _checked(needs, check), charge)
+
+    def _commit(
+        self, path: Path, target: PointRef, head: bytes, needs: Iterator[bytes], charge: Callable[[int], None]
+    ) -> bytes:
+        stamped = self._stamp(target)
+        temporary = self._layout.journal / f"{self._clock.random_bytes(16).hex()}.point"
+        size = 0
+        tail = b""
+        try:
+            with files.disk_errors("write a restore point"):
+                fd = files.create(temporary)
+                try:
+                    for tail in points.point_parts(self._repository_id, stamped, head, needs):
+                        if tail:
+                            files.write(fd, tail)
+                        size += len(tail)
+                    charge(size)
+                    files.sync(fd)
+                finally:
+                    os.close(fd)
+                files.make_folders(path.parent, self._layout.root)
+                try:
+                    files.link(temporary, path)  # the commit: from here on the point exists
+                except FileExistsError:
+                    raise _exists(target) from None
+                files.sync_folder(path.parent)
+        finally:
+            with files.disk_errors("clean up"):
+                files.unlink(temporary)
+        return tail[-32:]
+
+    def _stamp(self, target: PointRef) -> PointRef:
+        """Date a point by our own clock, later than all of its job: a clock set back cannot reorder commits."""
+        latest = max((ref.committed_ns for ref in self.list(target.tenant, target.job, skip_damaged=True)), default=0)
+        now = max(self._clock.now_ns(), latest + 1)
+        return PointRef(target.tenant, target.job, target.point_id, target.domain, now, 0, b"")
+
+    def list(self, tenant: str, job: str | None = None, *, skip_damaged: bool = False) -> list[PointRef]:
+        """Return a tenant's points (of one job) in the order of their commits. DamagedData if an outline does not parse."""
+        found: list[PointRef] = []
+        jobs = [job] if job is not None else self.jobs(tenant)
+        for name in jobs:
+            for point_id in self.ids(tenant, name):
+                try:
+                    with self._open(tenant, name, point_id) as (_, frame, _path):
+                        found.append(frame.ref)
+                except PointMissing:
+                    continue
+                except DamagedData:
+                    if not skip_damaged:
+                        raise
+        return sorted(found, key=lambda ref: (ref.committed_ns, ref.point_id))
+
+    def tenants(self) -> list[str]:
+        """Return the tenants that have points."""
+        return _names(self._layout.points)
+
+    def jobs(self, tenant: str) -> list[str]:
+        """Return the jobs of a tenant that have points."""
+        return _names(self._layout.job(tenant, "-").parent)
+
+    def ids(self, tenant: str, job: str) -> list[bytes]:
+        """Return the ids of a job's points, in no order that matters."""
+        return [bytes.fromhex(name) for name in _listing(self._layout.job(tenant, job)) if ID_NAME.fullmatch(name)]
+
+    def size_of(self, tenant: str) -> int:
+        """Return the bytes that a tenant's points take."""
+        total = 0
+        for job in self.jobs(tenant):
+            with os.scandir(self._layout.job(tenant, job)) as entries:
+                total += sum(entry.stat().st_size for entry in entries)
+        return total
+
+    def read_head(self, tenant: str, job: str, point_id: bytes) -> bytes:
+        """Return a point's head after proving the whole object."""
+        with self._open(tenant, job, point_id) as (fd, frame, path):
+            points.prove(fd, frame, path)
+            return points.read_head(fd, frame)
+
+    def read_needs(self, tenant: str, job: str, point_id: bytes) -> Iterator[bytes]:
+        """Yield the ids of the chunks a point needs, in its order, after proving the whole object."""
+        with self._open(tenant, job, point_id) as (fd, frame, path):
+            points.prove(fd, frame, path)
+            for piece in points.iterate_needs(fd, frame, _BATCH):
+                for start in range(0, len(piece), 32):
+                    yield piece[start : start + 32]
+
+    def ref(self, tenant: str, job: str, point_id: bytes) -> PointRef:
+        """Return what is known of a point; PointMissing if there is none."""
+        with self._open(tenant, job, point_id) as (_, frame, _path):
+            return frame.ref
+
+    @contextmanager
+    def _open(self, tenant: str, job: str, point_id: bytes) -> Iterator[tuple[int, points._Frame, Path]]:
+        path = self._layout.point(tenant, job, point_id)
+        with files.disk_errors("read a restore point"):
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except (FileNotFoundError, NotADirectoryError):
+                raise PointMissing(f"job {job} has no restore point {point_id.hex()}", "`transporter points` lists them") from None
+            try:
+                frame = points.read_frame(fd, path)
+                mine = (frame.repository_id, frame.ref.tenant, frame.ref.job, frame.ref.point_id)
+                if mine != (self._repository_id, tenant, job, point_id):
+                    raise points.damaged_point(path)
+                yield fd, frame, path
+            finally:
+                os.close(fd)
+
+    # -- slots ------------------------------------------------------------------------------------------------------
+
+    def put_slot(self, point_id: bytes, slot_id: bytes, data: bytes) -> None:
+        """Store a slot durably. The same bytes again are fine; others under the same id: PointExists."""
+        if not 0 < len(data) <= limits.SLOT_LENGTH:
+            raise UsageError(f"a slot has {len(data)} bytes; 1 to {limits.SLOT_LENGTH} are allowed")
+        path = self._layout.slot(point_id, slot_id)
+        content = points.encode_slot(point_id, slot_id, data)
+        temporary = self._layout.journal / f"{self._clock.random_bytes(16).hex()}.slot"
+        with self._lock, files.disk_errors("write a slot"):
+            if len(_listing(path.parent)) >= limits.SLOTS_PER_POINT and not path.exists():
+                raise UsageError(f"a restore point has at most {limits.SLOTS_PER_POINT} slots", "remove a password first")
+            try:
+                files.publish(temporary, path, self._layout.root, (content,))
+            except FileExistsError:
+                if points.read_small(path, len(content)) != content:
+                    raise PointExists(f"slot {slot_id.hex()} is there already and differs") from None
+
+    def slots(self, point_id: bytes) -> dict[bytes, bytes]:
+        """Return the sound slots of a point; DamagedData only if there are slots and none is sound."""
+        found: dict[bytes, bytes] = {}
+        damaged: DamagedData | None = None
+        for name in _listing(self._layout.slot(point_id, bytes(16)).parent):
+            if not ID_NAME.fullmatch(name):
+                continue
+            slot_id = bytes.fromhex(name)
+            path = self._layout.slot(point_id, slot_id)
+            try:
+                found[slot_id] = points.decode_slot(points.read_small(path, 2 * limits.SLOT_LENGTH), point_id, slot_id)
+            except DamagedData as error:
+                damaged = error
+        if damaged is not None and not found:
+            raise damaged
+        return found
+
+
+def _exists(target: PointRef) -> PointExists:
+    return PointExists(f"job {target.job} has a restore point {target.point_id.hex()} already")
+
+
+def _checked(needs: bytes | Iterable[bytes], check: Callable[[Sequence[bytes]], None]) -> Iterator[bytes]:
+    """Pass whole batches of ids on, each after it was checked."""
+    for batch in _batches([needs] if isinstance(needs, bytes | bytearray | memoryview) else needs):
+        check([batch[start : start + 32] for start in range(0, len(batch), 32)])
+        yield batch
+
+
+def _batches(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    limit = 32 * _BATCH
+    kept = bytearray()
+    for piece in pieces:
+        kept += piece
+        while len(kept) >= limit:
+            yield bytes(kept[:limit])
+            del kept[:limit]
+    if len(kept) % 32:
+        raise UsageError("a needs table has whole chunk ids of 32 bytes")
+    if kept:
+        yield bytes(kept)
+
+
+def _listing(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _names(folder: Path) -> list[str]:
+    return [name for name in map(name_of, _listing(folder)) if name is not None]

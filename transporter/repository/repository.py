@@ -1,0 +1,405 @@
+"""The repository: what the rest of the program sees of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from transporter.clock import Clock
+from transporter.errors import DamagedData, TransporterError, UsageError
+from transporter.repository import files, format_file, limits
+from transporter.repository.errors import ChunkMissing, RepositoryExists, RepositoryMissing
+from transporter.repository.format_file import Format
+from transporter.repository.index import Index, Location
+from transporter.repository.layout import FOLDERS, Layout, folder_name
+from transporter.repository.lease import Lease
+from transporter.repository.opening import OpenReport, open_index, seal_index
+from transporter.repository.pack_reader import PackReader
+from transporter.repository.point_store import PointStore
+from transporter.repository.points import PointRef
+from transporter.repository.quota import QuotaBook
+from transporter.repository.reconcile import Reconciled, rebuild
+from transporter.repository.record import ChunkRecord, Entry, open_record
+from transporter.repository.salvage import Salvaged, salvage
+from transporter.repository.scrub import ScrubProgress, ScrubReport, Scrubber
+from transporter.repository.statistics import Statistics, measure
+from transporter.repository.writer import PackWriter
+
+
+class Repository:
+    """One repository on a local disk. All methods may be called from any thread.
+
+    Made by `create` or `open`; a context manager that closes. Errors of the disk arrive as `transporter.errors`.
+    """
+
+    def __init__(self, layout: Layout, clock: Clock, content: Format, index: Index, lease: Lease | None) -> None:
+        self._layout = layout
+        self._clock = clock
+        self._format = content
+        self._index = index
+        self._lease = lease
+        self._reader = PackReader(layout)
+        self._points = PointStore(layout, clock, content.id)
+        self._quota = QuotaBook(content.quota, self._used_by)
+        self._lock = threading.Lock()
+        self._writers: list[PackWriter] = []
+        self._salvage_due = False
+        self._closed = False
+        self.opened = OpenReport()
+
+    # -- making, opening, closing -----------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls, path: Path | str, *, quota: int | None = None, clock: Clock, encrypted: bool = False
+    ) -> Repository:
+        """Make a repository in a folder that is empty or not there yet, and open it. ``quota``: bytes for each tenant."""
+        layout = Layout(Path(path))
+        with files.disk_errors("create a repository"):
+            layout.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if any(layout.root.iterdir()):
+                raise RepositoryExists(f"{layout.root} is not empty", "choose an empty folder")
+            for folder in FOLDERS:
+                (layout.root / folder).mkdir(mode=0o700)
+            content = Format(
+                id=clock.random_bytes(16), created_ns=clock.now_ns(), encrypted=encrypted, quota=quota
+            )
+            # The format file goes last: a folder without it is not a repository.
+            files.publish(layout.journal / "format", layout.format, layout.root, (format_file.encode(content),))
+            files.sync_folder(layout.root.parent)
+        return cls.open(path, clock)
+
+    @classmethod
+    def open(cls, path: Path | str, clock: Clock, *, writable: bool = True) -> Repository:
+        """Open a repository; for writing, finish what a crash left (see ``opened`` for what that was).
+
+        RepositoryMissing, RepositoryBusy (another process writes), UnsupportedFormat, DamagedData.
+        ``writable=False`` takes no lock and changes nothing, so it works beside a running writer.
+        """
+        layout = Layout(Path(path))
+        content = _read_format(layout)
+        lease = None
+        if writable:
+            with files.disk_errors("open the repository"):
+                for folder in FOLDERS:
+                    files.make_folders(layout.root / folder, layout.root)
+            lease = Lease(layout.lease)
+        try:
+            index, report = open_index(layout, content.id, writable=writable)
+        except BaseException:
+            if lease is not None:
+                lease.release()
+            raise
+        repository = cls(layout, clock, content, index, lease)
+        repository.opened = report
+        return repository
+
+    def close(self) -> None:
+        """Close; writers that are still open leave their journals for salvage."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            writers = list(self._writers)
+        for writer in writers:
+            writer.abandon()
+        self._reader.close()
+        try:
+            self._index.close()
+            if self._lease is not None:
+                seal_index(self._layout)
+        finally:
+            if self._lease is not None:
+                self._lease.release()
+
+    def __enter__(self) -> Repository:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def path(self) -> Path:
+        """The repository's folder."""
+        return self._layout.root
+
+    @property
+    def repository_id(self) -> bytes:
+        """16 bytes that no other repository has."""
+        return self._format.id
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the provider seals what arrives plain."""
+        return self._format.encrypted
+
+    @property
+    def quota(self) -> int | None:
+        """Bytes that each tenant may store (None: no bound)."""
+        return self._quota.limit
+
+    def set_quota(self, quota: int | None) -> None:
+        """Set the quota for as long as the repository is open: the configuration overrides what it was created with."""
+        self._quota.limit = quota
+
+    def quota_left(self, tenant: str) -> int:
+        """Return the bytes a tenant may still store, −1 without a bound."""
+        return self._quota.left(tenant)
+
+    def _used_by(self, tenant: str) -> int:
+        usage = self._index.usage(tenant)
+        return (usage[0].bytes if usage else 0) + self._points.size_of(tenant)
+
+    # -- chunks -----------------------------------------------------------------------------------------------------
+
+    def have(self, domain: bytes, ids: Sequence[bytes]) -> list[tuple[bytes, ...]]:
+        """Return, for each id, the key ids under which the chunk is stored in ``domain`` (unknown: ()).
+
+        Counts what live writers hold, durable or not; `commit_point` sees to it that it becomes so.
+        """
+        live = self._live_keys(domain, ids)  # before the index: a chunk that is being published is in one of the two
+        known = self._index.keys_of(domain, ids)
+        if not live:
+            return [known.get(chunk_id, ()) for chunk_id in ids]
+        return [_merge(known.get(chunk_id, ()), live.get(chunk_id, ())) for chunk_id in ids]
+
+    def _live_keys(self, domain: bytes, ids: Sequence[bytes]) -> dict[bytes, tuple[bytes, ...]]:
+        merged: dict[bytes, tuple[bytes, ...]] = {}
+        for writer in self._writers_of(domain):
+            for chunk_id, keys in writer.keys_of(ids).items():
+                merged[chunk_id] = _merge(merged.get(chunk_id, ()), keys)
+        return merged
+
+    def _writers_of(self, domain: bytes) -> list[PackWriter]:
+        with self._lock:
+            return [writer for writer in self._writers if writer.domain == domain]
+
+    def read(self, domain: bytes, chunk_id: bytes, key_ids: Collection[bytes] | None = None) -> ChunkRecord:
+        """Return the proven record of a chunk stored under one of ``key_ids`` (None: any).
+
+        ChunkMissing if there is none, DamagedData if there are some and none is sound.
+        """
+        for writer in self._writers_of(domain):
+            for entry in writer.entries_of(chunk_id):
+                raw = writer.read_raw(entry) if _allowed(entry, key_ids) else None
+                if raw is not None:
+                    return open_record(raw, entry)
+        return self._read_first(chunk_id, self._index.locate(domain, [chunk_id]), key_ids)
+
+    def _read_first(
+        self, chunk_id: bytes, places: Iterable[Location], key_ids: Collection[bytes] | None
+    ) -> ChunkRecord:
+        problem: DamagedData = ChunkMissing(
+            f"chunk {chunk_id.hex()} is not in the repository", "run `scrub`; the next run of its job sends it again"
+        )
+        for place in places:
+            if not _allowed(place.entry, key_ids):
+                continue
+            try:
+                with files.disk_errors("read a chunk"):
+                    return open_record(self._reader.read_raw(place), place.entry)
+            except DamagedData as error:
+                problem = error
+        raise problem
+
+    def read_many(
+        self,
+        domain: bytes,
+        ids: Sequence[bytes],
+        key_ids: Collection[bytes] | None = None,
+        *,
+        on_problem: Callable[[bytes, DamagedData], None] | None = None,
+    ) -> Iterator[ChunkRecord]:
+        """Yield the records of distinct chunks in the order in which they lie on the disk.
+
+        A chunk that is missing or damaged raises, or is handed to ``on_problem`` and left out. Hold ≤ 4096 ids a call.
+        """
+        places: dict[bytes, list[Location]] = {chunk_id: [] for chunk_id in ids}
+        for place in self._index.locate(domain, list(places)):
+            if _allowed(place.entry, key_ids):
+                places[place.entry.chunk_id].append(place)
+        for chunk_id, found in sorted(places.items(), key=_where):
+            try:
+                record = self._read_first(chunk_id, found, key_ids) if found else self.read(domain, chunk_id, key_ids)
+            except DamagedData as error:
+                if on_problem is None:
+                    raise
+                on_problem(chunk_id, error)
+                continue
+            yield record
+
+    def writer(self, domain: bytes, tenant: str) -> PackWriter:
+        """Return a new writer of packs for one tenant and dedup domain. Several may be open at once."""
+        if len(domain) != 16:
+            raise UsageError("a domain has 16 bytes")
+        folder_name(tenant)
+        self._need_writable()
+        if self._salvage_due:
+            self.salvage()
+        writer = PackWriter(
+            self._layout,
+            self._index,
+            self._quota,
+            repository_id=self.repository_id,
+            domain=domain,
+            tenant=tenant,
+            new_name=lambda: self._clock.random_bytes(16).hex(),
+            on_close=self._forget_writer,
+        )
+        with self._lock:
+            self._writers.append(writer)
+        return writer
+
+    def _forget_writer(self, writer: PackWriter) -> None:
+        with self._lock:
+            self._writers.remove(writer)
+            self._salvage_due = True
+
+    def salvage(self) -> Salvaged:
+        """Turn journals that no live writer holds into packs."""
+        self._need_writable()
+        with self._lock:
+            self._salvage_due = False
+            in_use = {name for writer in self._writers for name in writer.journals()}
+        return salvage(self._layout, self._index, self.repository_id, in_use)
+
+    def _need_writable(self) -> None:
+        if self._lease is None:
+            raise UsageError("the repository is open for reading only", "open it for writing")
+
+    # -- restore points ---------------------------------------------------------------------------------------------
+
+    def put_slot(self, point_id: bytes, slot_id: bytes, data: bytes) -> None:
+        """Store a slot durably; before the point itself. The same bytes again are fine, others: PointExists."""
+        self._need_writable()
+        self._points.put_slot(point_id, slot_id, data)
+
+    def slots(self, point_id: bytes) -> dict[bytes, bytes]:
+        """Return the sound slots of a point by their ids; DamagedData only if there are some and none is sound."""
+        return self._points.slots(point_id)
+
+    def commit_point(
+        self,
+        tenant: str,
+        job: str,
+        point_id: bytes,
+        head: bytes,
+        needs: bytes | Iterable[bytes],
+        *,
+        domain: bytes,
+        key_ids: Collection[bytes] | None = None,
+    ) -> bytes:
+        """Make a restore point visible, in one atomic step and as the last one; return its hash (32 bytes).
+
+        ``needs`` are ids of chunks in ``domain`` (whole ids, in pieces of any size): every one must be stored, under one of
+        ``key_ids`` (None: any), or ChunkMissing names how many are not. Packs of live writers that hold needed chunks are published first.
+        """
+        self._need_writable()
+        target = PointRef(tenant, job, point_id, domain, 0, 0, b"")
+        return self._points.commit(
+            target,
+            head,
+            needs,
+            lambda ids: self._check_stored(domain, ids, key_ids),
+            lambda size: self._quota.charge(tenant, size),
+        )
+
+    def _check_stored(self, domain: bytes, ids: Sequence[bytes], key_ids: Collection[bytes] | None) -> None:
+        missing = self._not_indexed(domain, ids, key_ids)
+        failure: TransporterError | None = None
+        if missing:
+            for writer in self._writers_of(domain):
+                try:
+                    if writer.keys_of(missing):
+                        writer.publish()
+                except TransporterError as error:
+                    failure = error
+            missing = self._not_indexed(domain, missing, key_ids)
+        if missing:
+            raise failure or ChunkMissing(
+                f"{len(missing)} chunks that the restore point needs are not stored, the first is {missing[0].hex()}",
+                "run the job again",
+            )
+
+    def _not_indexed(
+        self, domain: bytes, ids: Sequence[bytes], key_ids: Collection[bytes] | None
+    ) -> list[bytes]:
+        known = self._index.keys_of(domain, ids)
+        if key_ids is None:
+            return [chunk_id for chunk_id in ids if chunk_id not in known]
+        return [chunk_id for chunk_id in ids if not any(key in key_ids for key in known.get(chunk_id, ()))]
+
+    def points(self, tenant: str, job: str | None = None) -> list[PointRef]:
+        """Return a tenant's restore points (of one job), in the order of their commits; damaged ones are left to `scrub`."""
+        return self._points.list(tenant, job, skip_damaged=True)
+
+    def point(self, tenant: str, job: str, point_id: bytes) -> PointRef:
+        """Return what is known of one point, its hash among it; PointMissing if there is none."""
+        return self._points.ref(tenant, job, point_id)
+
+    def point_hash(self, tenant: str, job: str, point_id: bytes) -> bytes:
+        """Return a point's hash (32 bytes)."""
+        return self.point(tenant, job, point_id).hash
+
+    def read_head(self, tenant: str, job: str, point_id: bytes) -> bytes:
+        """Return a point's head after proving the whole object."""
+        return self._points.read_head(tenant, job, point_id)
+
+    def read_needs(self, tenant: str, job: str, point_id: bytes) -> Iterator[bytes]:
+        """Yield the ids of the chunks a point needs, in its order, after proving the whole object."""
+        return self._points.read_needs(tenant, job, point_id)
+
+    # -- care -------------------------------------------------------------------------------------------------------
+
+    def scrub(
+        self, on_progress: Callable[[ScrubProgress], None] | None = None, sample: float | None = None
+    ) -> ScrubReport:
+        """Prove every byte (or those of a random share of the packs, 0 < ``sample`` ≤ 1). Changes nothing, needs no key."""
+        scrubber = Scrubber(self._layout, self._index, self._points, self.repository_id, self._clock)
+        return scrubber.run(on_progress, sample)
+
+    def rebuild_index(self) -> Reconciled:
+        """Make the index anew from the packs. No writer may be open."""
+        self._need_writable()
+        with self._lock:
+            if self._writers:
+                raise UsageError("the index cannot be rebuilt while a job writes", "wait for the jobs to end")
+            fresh = self._layout.index.with_name("rebuild.db")
+            report = rebuild(self._layout, self.repository_id, fresh)
+            self._index.close()
+            with files.disk_errors("replace the index"):
+                for suffix in ("-wal", "-shm"):
+                    files.unlink(self._layout.index.with_name(self._layout.index.name + suffix))
+                files.replace(fresh, self._layout.index)
+                files.sync_folder(fresh.parent)
+            self._index = Index(self._layout.index, writable=True)
+        return report
+
+    def statistics(self) -> Statistics:
+        """Return sizes and counts, tenant by tenant, and the room that is left."""
+        return measure(self._layout, self._index, self._points)
+
+
+def _read_format(layout: Layout) -> Format:
+    try:
+        with open(layout.format, "rb") as file:
+            raw = file.read(1 << 20)
+    except (FileNotFoundError, NotADirectoryError):
+        raise RepositoryMissing(f"there is no repository in {layout.root}", "create it with `transporter repository add`") from None
+    except OSError as error:
+        raise files.translate(error, "read the repository's format file") from error
+    return format_file.decode(raw)
+
+
+def _merge(first: tuple[bytes, ...], second: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    return tuple(dict.fromkeys(first + second)) if first and second else first or second
+
+
+def _allowed(entry: Entry, key_ids: Collection[bytes] | None) -> bool:
+    return key_ids is None or entry.key_id in key_ids
+
+
+def _where(item: tuple[bytes, list[Location]]) -> tuple[bytes, int]:
+    places = item[1]
+    return (places[0].pack, places[0].entry.offset) if places else (b"", 0)

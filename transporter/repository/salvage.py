@@ -1,0 +1,104 @@
+"""What a crash left in ``journal/``: whole records become packs, the rest goes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from transporter.errors import DamagedData
+from transporter.repository import files, pack_file
+from transporter.repository.index import Index, PackRow
+from transporter.repository.layout import Layout
+from transporter.repository.record import HEADER_LENGTH, Entry
+from transporter.repository.writer import publish_pack
+
+
+@dataclass(frozen=True, slots=True)
+class Salvaged:
+    """What `salvage` did: packs made, records saved, bytes of torn ends that went, files set aside."""
+
+    packs: int = 0
+    records: int = 0
+    bytes_dropped: int = 0
+    set_aside: int = 0
+
+    def __add__(self, other: Salvaged) -> Salvaged:
+        return Salvaged(
+            self.packs + other.packs,
+            self.records + other.records,
+            self.bytes_dropped + other.bytes_dropped,
+            self.set_aside + other.set_aside,
+        )
+
+
+def salvage(layout: Layout, index: Index, repository_id: bytes, in_use: Collection[str] = ()) -> Salvaged:
+    """Finish every journal file that no live writer holds. Only the holder of the lease may call this."""
+    total = Salvaged()
+    with files.disk_errors("salvage the journal"):
+        for path in sorted(layout.journal.iterdir()):
+            if path.name in in_use:
+                continue
+            if path.suffix == ".pack":
+                total += _salvage_pack(layout, index, repository_id, path)
+            elif path.suffix in (".point", ".slot", ".quarantine"):
+                files.unlink(path)  # never linked under its name, so nobody was told of it
+    return total
+
+
+def _salvage_pack(layout: Layout, index: Index, repository_id: bytes, path: Path) -> Salvaged:
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        try:
+            header = pack_file.read_header(fd)
+        except DamagedData:
+            header = None
+        if header is None or header.repository_id != repository_id:
+            return _set_aside(layout, path, size)
+        entries, end = whole_records(fd, header.length)
+        if not entries:
+            files.unlink(path)
+            return Salvaged(bytes_dropped=size)
+        footer = pack_file.encode_footer(entries)
+        complete = size == end + len(footer) and os.pread(fd, len(footer), end) == footer
+        if not complete and os.fstat(fd).st_nlink > 1:
+            # Published already, and damaged since: packs are never changed; scrub will name it.
+            files.unlink(path)
+            return Salvaged()
+        if not complete:
+            files.truncate(fd, end)
+            files.write(fd, footer)
+            files.sync(fd)
+        name = pack_file.hash_file(fd)
+    finally:
+        os.close(fd)
+    publish_pack(layout, index, path, PackRow(name, header.tenant, len(entries), end + len(footer)), entries)
+    return Salvaged(1, len(entries), 0 if complete else size - end)
+
+
+def whole_records(fd: int, start: int) -> tuple[list[Entry], int]:
+    """Return the records up to the first that is not whole, and the offset behind the last of them."""
+    entries: list[Entry] = []
+    end = start
+    for entry, whole in pack_file.walk_records(fd, start):
+        if not whole:
+            break
+        entries.append(entry)
+        end = entry.offset + HEADER_LENGTH + entry.stored_length
+    return entries, end
+
+
+def _set_aside(layout: Layout, path: Path, size: int) -> Salvaged:
+    """Deal with a journal file whose first bytes are not a header of ours.
+
+    Torn while it was begun: it holds nothing. Longer: acknowledged records may be in it, so it is kept for a person to look at.
+    """
+    if size < 1024:
+        files.unlink(path)
+        return Salvaged(bytes_dropped=size)
+    files.make_folders(layout.quarantine, layout.root)
+    files.replace(path, layout.quarantine / path.name)
+    files.sync_folder(layout.quarantine)
+    return Salvaged(set_aside=1)

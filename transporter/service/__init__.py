@@ -1,0 +1,1 @@
+"""The serving side of a session: the target's half of every job."""

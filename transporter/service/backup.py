@@ -1,0 +1,142 @@
+"""A backup session, the target's half: answers HAVE, writes what comes, and commits one restore point."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import trio
+from blake3 import blake3
+
+from pipeline.run import open_tasks
+from protocol.control import Received
+from protocol.messages import (
+    Chunk,
+    Commit,
+    CommitPlain,
+    Committed,
+    Fin,
+    Flush,
+    Flushed,
+    Have,
+    HaveReply,
+    Needs,
+    PutSlot,
+    SlotStored,
+    Stop,
+    Stopped,
+    Stored,
+)
+from transporter.errors import RefusedByPeer
+from transporter.link.data_link import DataLink
+from transporter.repository import PackWriter
+from transporter.service.committing import CommitRequest, commit_in_thread
+from transporter.service.sealing import TargetSealing
+from transporter.service.session import ServiceSession
+from transporter.service.writing import ChunkWriter
+
+# The list of needed chunks waits here for its commit: 32 bytes a chunk, 4 million chunks (4 TB) at most.
+NEEDS_AT_MOST = 128 << 20
+
+
+class BackupService:
+    """Serves one backup session from Started to its end."""
+
+    def __init__(self, session: ServiceSession, sealing: TargetSealing, writer: PackWriter) -> None:
+        self._session = session
+        self._sealing = sealing
+        self._writer = writer
+        self._provider = session.provider
+        self._store = session.repository.store
+        self._needs = bytearray()
+        self._slots: list[tuple[bytes, bytes]] = []
+        self._chunks = ChunkWriter(writer, sealing.to_record, self._acknowledge, session.provider.writes)
+
+    async def run(self, channels: trio.MemoryReceiveChannel[DataLink]) -> None:
+        """Serve until Stop or until the link is gone. What has arrived by then is kept."""
+        try:
+            async with open_tasks() as nursery:
+                nursery.start_soon(self._accept, channels, nursery)
+                nursery.start_soon(self._chunks.write)
+                nursery.start_soon(self._chunks.sync)
+                await self._converse()
+                nursery.cancel_scope.cancel()
+        finally:
+            # What was received is worth keeping: the next session or run finds it and does not send it again.
+            with trio.CancelScope(shield=True):
+                await self._provider.writes.run(self._chunks.drain)
+
+    async def _accept(self, channels: trio.MemoryReceiveChannel[DataLink], nursery: trio.Nursery) -> None:
+        async for channel in channels:
+            nursery.start_soon(self._receive, channel)
+
+    async def _receive(self, channel: DataLink) -> None:
+        while True:
+            event = await channel.receive()
+            if isinstance(event.message, Fin):
+                await channel.finish()
+                return
+            if not isinstance(event.message, Chunk):
+                raise RefusedByPeer("an unexpected message on a data channel", "update the transporter")
+            await self._chunks.put(event.message, event.payload)
+
+    async def _acknowledge(self, ids: bytes) -> None:
+        await self._session.link.send(Stored(chunks=ids))
+
+    # --- the conversation -------------------------------------------------------------------------------------
+
+    async def _converse(self) -> None:
+        answers: dict[type, Callable[[Received], Awaitable[None]]] = {
+            Have: self._have, Needs: self._note_needs, PutSlot: self._put_slot, Flush: self._flush,
+            Commit: self._commit, CommitPlain: self._commit,
+        }  # fmt: skip
+        while True:
+            received = await self._session.link.receive()
+            if isinstance(received.message, Stop):
+                await self._session.link.send(Stopped())
+                return
+            answer = answers.get(type(received.message)) or self._session.general(received)
+            await answer(received)
+
+    async def _have(self, received: Received) -> None:
+        message = received.message
+        assert isinstance(message, Have)
+        ids = [message.ids[at : at + 32] for at in range(0, len(message.ids), 32)]
+        found = await self._provider.lookups.run(self._store.have, self._session.domain, ids)
+        # A reply names each key id once and each chunk by a byte; a session meets few keys.
+        marks: dict[bytes, int] = {}
+        known = bytearray()
+        for key_ids in found:
+            usable = self._sealing.choose(key_ids)
+            known.append(0 if usable is None else marks.setdefault(usable, len(marks) + 1))
+        await self._session.link.send(HaveReply(batch=message.batch, known=bytes(known), key_ids=list(marks)))
+
+    async def _note_needs(self, received: Received) -> None:
+        assert isinstance(received.message, Needs)
+        if len(self._needs) + len(received.message.ids) > NEEDS_AT_MOST:
+            raise RefusedByPeer("a restore point names too many chunks", "split the job")
+        self._needs += received.message.ids
+
+    async def _put_slot(self, received: Received) -> None:
+        message = received.message
+        assert isinstance(message, PutSlot)
+        if message.point != self._session.start.resume:
+            raise RefusedByPeer("a slot of another restore point", "update the transporter")
+        self._slots.append((message.slot, bytes(received.payload)))
+
+    async def _flush(self, _received: Received) -> None:
+        await self._provider.writes.run(self._writer.seal)
+        await self._session.link.send(Flushed())
+
+    async def _commit(self, received: Received) -> None:
+        """Packs, then slots, then the point: the write order of docs/repository-format.md."""
+        needs, self._needs = bytes(self._needs), bytearray()
+        slots, self._slots = self._slots, []
+        request = CommitRequest(
+            self._session, self._sealing, bytes(received.payload), needs, blake3(needs).digest(), slots,
+            sealed=isinstance(received.message, Commit),
+        )  # fmt: skip
+        point_hash = await self._provider.writes.run(commit_in_thread, request, self._writer)
+        await self._session.link.send(Committed(point=self._session.start.resume, hash=point_hash))
+
+
+__all__ = ["BackupService", "SlotStored"]

@@ -1,0 +1,80 @@
+"""Commit on the target: packs, then slots, then the point; each step durable before the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from transporter.errors import JobFailed, RefusedByPeer
+from transporter.points.assemble import Place, decode_facts
+from transporter.repository import ChunkMissing, PackWriter, PointExists
+from transporter.repository.point_head import decode_head
+
+if TYPE_CHECKING:
+    from transporter.service.sealing import TargetSealing
+    from transporter.service.session import ServiceSession
+
+
+class MissingChunks(JobFailed):
+    """The point names chunks that the repository does not hold (any more)."""
+
+    code = "missing-chunks"
+
+
+@dataclass(frozen=True)
+class CommitRequest:
+    """All that a commit needs. ``payload``: a sealed head, or facts for this end to put together."""
+
+    session: ServiceSession
+    sealing: TargetSealing
+    payload: bytes = field(repr=False)
+    needs: bytes = field(repr=False)
+    needs_hash: bytes
+    slots: list[tuple[bytes, bytes]] = field(repr=False)
+    sealed: bool
+
+
+def commit_in_thread(request: CommitRequest, writer: PackWriter) -> bytes:
+    """Commit and return the point's hash. The same point again (its answer was lost on the way) is answered again."""
+    session = request.session
+    store = session.repository.store
+    point_id = session.start.resume
+    refs = store.points(session.tenant, session.start.job)
+    for ref in refs:
+        if ref.point_id == point_id:
+            return ref.hash
+    writer.seal()
+    head, slots = _head_and_slots(request, refs[-1].point_id if refs else b"", refs[-1].hash if refs else b"")
+    for slot_id, slot in slots:
+        store.put_slot(point_id, slot_id, slot)
+    try:
+        point_hash = store.commit_point(session.tenant, session.start.job, point_id, head, request.needs)
+    except ChunkMissing as error:
+        raise MissingChunks(
+            "the restore point names chunks that the repository does not hold any more", "the job reads everything again"
+        ) from error
+    except PointExists:
+        return store.points(session.tenant, session.start.job)[-1].hash
+    request.sealing.committed()
+    return point_hash
+
+
+def _head_and_slots(request: CommitRequest, parent: bytes, parent_hash: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    session = request.session
+    start = session.start
+    if request.sealed:
+        head = decode_head(request.payload)
+        mine = (session.tenant, start.job, start.resume, start.zone, session.domain)
+        if (head.tenant, head.job, head.point_id, head.zone, head.domain) != mine or not request.slots:
+            raise RefusedByPeer("the restore point does not belong to this session", "update the transporter")
+        if head.parent != parent or head.needs_hash != request.needs_hash:
+            raise RefusedByPeer("the restore point does not continue its chain", "run the job again")
+        return request.payload, request.slots
+    facts = decode_facts(request.payload)
+    if facts.needs_hash != request.needs_hash:
+        raise RefusedByPeer("the list of chunks is not the one that was announced", "run the job again")
+    place = Place(
+        tenant=session.tenant, job=start.job, repository_id=session.repository.store.repository_id, point_id=start.resume,
+        domain=session.domain, zone=start.zone, parent=parent, parent_hash=parent_hash,
+    )  # fmt: skip
+    return request.sealing.assemble(place, facts)

@@ -1,0 +1,84 @@
+"""One peer's control connection, from its first request to its last."""
+
+from __future__ import annotations
+
+import trio
+
+from protocol.control import Received
+from protocol.messages import GetPoint, ListPoints, Pair, Paired, Refused, Start, StatusReply, StatusRequest
+from transporter.catalog import Peer
+from transporter.errors import IdentityRefused, RefusedByPeer, TransporterError
+from transporter.events import EventBus
+from transporter.link.broken import LinkBroken
+from transporter.link.control_link import ControlLink
+from transporter.link.pairing import answer_pairing
+from transporter.service.answers import answer_get_point, answer_list_points
+from transporter.service.provider import Provider
+from transporter.service.starting import serve_session
+
+# A peer that asks for nothing may stay (its heartbeat is cheap), but an unpaired one has only this long to pair.
+PAIRING_SECONDS = 20.0
+
+
+async def serve_peer(provider: Provider, link: ControlLink, bus: EventBus) -> None:
+    """Answer one peer until its connection ends. An error is told to the peer, then raised for the log."""
+    try:
+        with trio.fail_after(PAIRING_SECONDS) as deadline:
+            peer = provider.catalog.peer_by_pin(link.peer_pin)
+            if peer is None:
+                peer = await _pair(provider, link)
+            deadline.deadline = float("inf")
+            while True:
+                await _answer(provider, link, peer, await link.receive(), bus)
+    except TransporterError as error:
+        await _refuse(link, error)
+        raise
+    except trio.TooSlowError:
+        raise IdentityRefused("an unknown node connected and did not pair", "nothing to do here") from None
+
+
+async def _refuse(link: ControlLink, error: TransporterError) -> None:
+    with trio.move_on_after(2) as scope:
+        scope.shield = True
+        try:
+            await link.send(Refused(code=error.code, what=error.what[:1000], remedy=error.remedy[:1000]))
+        except (LinkBroken, TransporterError):
+            return
+
+
+async def _pair(provider: Provider, link: ControlLink) -> Peer:
+    received = await link.receive()
+    if not isinstance(received.message, Pair):
+        raise IdentityRefused("this node is not known here", "pair first: `invite` here, `join` there")
+    peer = await answer_pairing(link, received.message, provider.catalog, provider.clock)
+    await _tell_paired(provider, link, peer)
+    return peer
+
+
+async def _tell_paired(provider: Provider, link: ControlLink, peer: Peer) -> None:
+    name = provider.config.node.name
+    await link.send(Paired(name=name, repositories=list(peer.rights), tenant=peer.tenant))
+
+
+async def _answer(provider: Provider, link: ControlLink, peer: Peer, received: Received, bus: EventBus) -> None:
+    message = received.message
+    # Rights may have changed while the connection was idle.
+    peer = provider.catalog.peer_by_pin(link.peer_pin) or peer
+    try:
+        if isinstance(message, Pair):
+            # A known node that was invited to one more repository.
+            await _tell_paired(provider, link, await answer_pairing(link, message, provider.catalog, provider.clock))
+        elif isinstance(message, ListPoints):
+            await answer_list_points(provider, link, peer, message)
+        elif isinstance(message, GetPoint):
+            await answer_get_point(provider, link, peer, message)
+        elif isinstance(message, StatusRequest):
+            await link.send(StatusReply(), b"\x80")
+        elif isinstance(message, Start):
+            await serve_session(provider, link, peer, message, bus)
+        else:
+            raise RefusedByPeer(f"{type(message).__name__} does not fit here", "update the transporter")
+    except TransporterError as error:
+        if isinstance(message, Start | Pair):
+            raise
+        await _refuse(link, error)

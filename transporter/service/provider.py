@@ -1,0 +1,91 @@
+"""What a daemon lends to its tenants: repositories, keys, and the sessions that are open.
+
+A tenant is an authenticated identity, never a field of a message.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import trio
+
+from pipeline.workers import Lane
+from transporter.catalog import Catalog, Peer
+from transporter.clock import Clock
+from transporter.config import Config, RepositoryConfig
+from transporter.errors import JobBusy, RefusedByPeer
+from transporter.home import Home
+from transporter.keys.database import KeyDatabase
+from transporter.link.identity import Identity
+from transporter.repository import Repository
+
+if TYPE_CHECKING:
+    from transporter.service.session import ServiceSession
+
+# A session that lost its link closes its pack first; the next one of the same job waits for that.
+HAND_OVER_SECONDS = 40.0
+
+
+def domain_of(tenant: str, job: str) -> bytes:
+    """Return the dedup domain of a job, 16 bytes: one for each tenant and job, never shared between tenants."""
+    text = b"".join(len(part).to_bytes(4, "big") + part for part in (tenant.encode(), job.encode()))
+    return hashlib.blake2b(text, digest_size=16, person=b"transporter/dom1").digest()
+
+
+@dataclass(frozen=True)
+class OpenRepository:
+    """A repository in use by this daemon."""
+
+    name: str
+    store: Repository
+    config: RepositoryConfig
+
+
+@dataclass
+class Provider:
+    """One for each daemon."""
+
+    home: Home
+    config: Config
+    identity: Identity
+    catalog: Catalog
+    keys: KeyDatabase
+    clock: Clock
+    repositories: dict[str, OpenRepository] = field(default_factory=dict)
+    sessions: dict[bytes, ServiceSession] = field(default_factory=dict)
+    # One lane for look-ups and one for writes: a slow fsync must not hold up a HAVE.
+    lookups: Lane = field(default_factory=lambda: Lane(2))
+    writes: Lane = field(default_factory=lambda: Lane(4))
+
+    def repository(self, peer: Peer, name: str) -> OpenRepository:
+        """Return the repository ``name`` if this tenant may use it. Raises RefusedByPeer.
+
+        A tenant learns the same from a repository that is not there as from one that is not its own.
+        """
+        if name not in peer.rights or name not in self.repositories:
+            raise RefusedByPeer(
+                f"this node may not use a repository {name!r} here", "ask the provider for an invitation to it"
+            )
+        return self.repositories[name]
+
+    async def claim(self, session: ServiceSession) -> None:
+        """Make ``session`` the only one of its tenant and job; a predecessor that is ending is waited for.
+
+        A session of the same run is replaced: its link is gone, whether or not this end has noticed. Raises JobBusy
+        when another run of the job goes on.
+        """
+        for other in list(self.sessions.values()):
+            if other.same_job(session):
+                if other.start.resume == session.start.resume:
+                    other.replace()
+                with trio.move_on_after(HAND_OVER_SECONDS):
+                    await other.ended.wait()
+                if not other.ended.is_set():
+                    raise JobBusy("another run of this job is under way", "wait until it has ended")
+        self.sessions[session.session_id] = session
+
+    def release(self, session: ServiceSession) -> None:
+        """Forget a session."""
+        self.sessions.pop(session.session_id, None)

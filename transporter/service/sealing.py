@@ -1,0 +1,131 @@
+"""What the target does to a chunk between the wire and its packs: nothing, or sealing, by trust zone.
+
+Three implementations of one shape; which one a session gets is decided once, from this node's own configuration and
+the zone that the initiator asked for. No stage asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pipeline.trust_zone import Stage, Zone, backup_target
+from protocol.messages import METADATA, Chunk
+from transporter.clock import Clock
+from transporter.errors import RefusedByPeer
+from transporter.keys.chunk_id import ChunkIdKey
+from transporter.keys.key_ring import KeyRing
+from transporter.keys.password import UserKey
+from transporter.points.assemble import Place, PointFacts, assemble_plain, assemble_sealed
+from transporter.points.run_keys import RunKeys
+from transporter.repository import PLAIN_KEY, ChunkRecord
+
+PLAIN_FORM = 0
+SEALED_FORM = 1
+_KEY_ID = slice(1, 33)
+_SEALED_HEADER = 41
+
+
+class TargetSealing(Protocol):
+    """How this end stores what it receives."""
+
+    def to_record(self, header: Chunk, stored: memoryview) -> ChunkRecord:
+        """Return the record of a chunk that came over the wire. Runs in a thread."""
+
+    def choose(self, key_ids: Sequence[bytes]) -> bytes | None:
+        """Of the forms in which a chunk is stored, return the key id of one that this job's point can use."""
+
+    def assemble(self, place: Place, facts: PointFacts) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+        """Return (head, slots) of the point, where this end puts it together."""
+
+    def committed(self) -> None:
+        """The point is visible."""
+
+
+def _form(stored: memoryview, wanted: int) -> None:
+    if len(stored) == 0 or stored[0] != wanted:
+        raise RefusedByPeer("a chunk came in a form that its zone does not allow", "update the transporter")
+
+
+class SealedAtSource:
+    """Zone ``source``: sealed before it came; this end is blind."""
+
+    def to_record(self, header: Chunk, stored: memoryview) -> ChunkRecord:
+        """Store it as it is; the key id stands in the sealed chunk's header."""
+        _form(stored, SEALED_FORM)
+        if len(stored) < _SEALED_HEADER:
+            raise RefusedByPeer("a sealed chunk is cut short", "update the transporter")
+        return ChunkRecord(header.id, bytes(stored[_KEY_ID]), header.codec, header.plain_length, stored)
+
+    def choose(self, key_ids: Sequence[bytes]) -> bytes | None:
+        """Any: the source knows which keys it holds."""
+        return key_ids[-1] if key_ids else None
+
+    def assemble(self, place: Place, facts: PointFacts) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+        """Never: the source puts the point together."""
+        raise RefusedByPeer("a sealed job commits a sealed point", "update the transporter")
+
+    def committed(self) -> None:
+        """Nothing is remembered here."""
+
+
+@dataclass(frozen=True)
+class SealedHere:
+    """Zone ``target``, or ``none`` in a repository encrypted at rest."""
+
+    keys: RunKeys = field(repr=False)
+    user_key: UserKey = field(repr=False)
+    clock: Clock
+    forget: object = field(repr=False)
+
+    def to_record(self, header: Chunk, stored: memoryview) -> ChunkRecord:
+        """Seal the chunk with this run's key."""
+        _form(stored, PLAIN_FORM)
+        sealer = self.keys.sealer(metadata=bool(header.flags & METADATA))
+        sealed = sealer.seal(header.id, header.codec, header.plain_length, stored[1:])
+        return ChunkRecord(header.id, sealer.key_id, header.codec, header.plain_length, sealed)
+
+    def choose(self, key_ids: Sequence[bytes]) -> bytes | None:
+        """One whose key is at hand."""
+        return next((key_id for key_id in key_ids if self.keys.opens(key_id)), None)
+
+    def assemble(self, place: Place, facts: PointFacts) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+        """Seal the point."""
+        head, slots, _storage_key = assemble_sealed(place, facts, self.keys, self.user_key, self.clock)
+        return head, slots
+
+    def committed(self) -> None:
+        """The ring of the point holds the run's keys now."""
+        self.forget()  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class Unsealed:
+    """Zone ``none`` in a plain repository."""
+
+    chunk_id_key: ChunkIdKey = field(repr=False)
+
+    def to_record(self, header: Chunk, stored: memoryview) -> ChunkRecord:
+        """Store it as it is."""
+        _form(stored, PLAIN_FORM)
+        return ChunkRecord(header.id, PLAIN_KEY, header.codec, header.plain_length, stored)
+
+    def choose(self, key_ids: Sequence[bytes]) -> bytes | None:
+        """Only a plain one: a sealed form of the chunk belongs to a time when the job was sealed."""
+        return PLAIN_KEY if PLAIN_KEY in key_ids else None
+
+    def assemble(self, place: Place, facts: PointFacts) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+        """Put the point together; there is nothing to seal."""
+        return assemble_plain(place, facts, self.chunk_id_key), []
+
+    def committed(self) -> None:
+        """Nothing is remembered here."""
+
+
+def seals_here(zone: Zone, *, encrypt_at_rest: bool) -> bool:
+    """Tell whether this end seals, from the order of its stages."""
+    return Stage.ENCRYPT in backup_target(zone, encrypt_at_rest=encrypt_at_rest)
+
+
+__all__ = ["KeyRing", "SealedAtSource", "SealedHere", "TargetSealing", "Unsealed", "seals_here"]

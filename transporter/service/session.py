@@ -1,0 +1,116 @@
+"""One session as the provider sees it: Key A made, Key B received, data channels attached, and then the work."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from protocol.channel_keys import binding
+from protocol.control import Received
+from protocol.data import DataChannel, Preface
+from protocol.messages import GetPoint, ListPoints, Ready, Start
+from transporter.catalog import Peer
+from transporter.errors import RefusedByPeer
+from transporter.link.carrier import Carrier
+from transporter.link.control_link import ControlLink
+from transporter.link.data_link import DataLink
+from transporter.service.answers import answer_get_point, answer_list_points
+from transporter.service.provider import OpenRepository, Provider, domain_of
+
+KEY_LENGTH = 32
+SESSION_ID_LENGTH = 16
+
+
+@dataclass(eq=False)
+class ServiceSession:
+    """Identity, keys and channels of one session. What travels is the business of backup.py and recovery.py."""
+
+    provider: Provider
+    link: ControlLink
+    peer: Peer
+    start: Start
+    repository: OpenRepository
+    session_id: bytes
+    key_a: bytes | None = field(repr=False)
+    key_b: bytes | None = field(default=None, repr=False)
+    channels: trio.abc.SendChannel[DataLink] | None = None
+    ended: trio.Event = field(default_factory=trio.Event)
+    _scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    _arrived: set[int] = field(default_factory=set)
+    _open: list[DataLink] = field(default_factory=list)
+
+    @property
+    def tenant(self) -> str:
+        """Whose session this is: from the authenticated identity."""
+        return self.peer.tenant
+
+    @property
+    def domain(self) -> bytes:
+        """The dedup domain of this tenant and job."""
+        return domain_of(self.tenant, self.start.job)
+
+    def same_job(self, other: ServiceSession) -> bool:
+        """Tell whether both write to the same job of the same tenant."""
+        return (
+            self.start.purpose == other.start.purpose == "backup"
+            and self.tenant == other.tenant
+            and self.start.job == other.start.job
+            and self.repository is other.repository
+        )
+
+    def public(self) -> dict[str, str | int]:
+        """Return what ``status`` shows of the session."""
+        moved = sum(channel.bytes_received + channel.bytes_sent for channel in self._open)
+        return {
+            "peer": self.peer.name, "purpose": self.start.purpose, "job": self.start.job,
+            "repository": self.repository.name, "bytes": moved, "streams": len(self._open),
+        }  # fmt: skip
+
+    def replace(self) -> None:
+        """Stop: the same run came back over a new link."""
+        self._scope.cancel()
+
+    @property
+    def scope(self) -> trio.CancelScope:
+        """Cancelled when the session is replaced."""
+        return self._scope
+
+    def close_channels(self) -> None:
+        """No further data channels; those that are open are closed."""
+        if self.channels is not None:
+            self.channels.close()
+        self.channels = None
+        for data_link in self._open:
+            data_link.closed.set()
+
+    def general(self, received: Received) -> Callable[[Received], Awaitable[None]]:
+        """Return the answer to a question that fits any session. Raises RefusedByPeer for anything else."""
+        message = received.message
+        if isinstance(message, GetPoint):
+            return lambda _received: answer_get_point(self.provider, self.link, self.peer, message)
+        if isinstance(message, ListPoints):
+            return lambda _received: answer_list_points(self.provider, self.link, self.peer, message)
+        raise RefusedByPeer(f"{type(message).__name__} does not fit in this session", "update the transporter")
+
+    async def attach(self, preface: Preface, carrier: Carrier) -> DataLink:
+        """Take in a data channel that named this session; returns when it is handed over.
+
+        Channel 0 comes first, under Key A, and brings Key B; Key A is forgotten then. Raises RefusedByPeer.
+        """
+        number = preface.channel
+        key = self.key_a if number == 0 else self.key_b
+        if key is None or number in self._arrived or self.channels is None:
+            raise RefusedByPeer("a data channel came out of turn", "nothing to do here")
+        self._arrived.add(number)
+        bound = binding(self.link.peer_pin, self.provider.identity.pin, self.link.exporter)
+        channel = DataChannel.accept(preface, input_key=key, binding=bound)
+        data_link = DataLink(channel, carrier, self.link.peer_name)
+        key_b = await data_link.open_as_acceptor()
+        if number == 0:
+            self.key_b, self.key_a = key_b, None
+            await self.link.send(Ready())
+        self._open.append(data_link)
+        await self.channels.send(data_link)
+        return data_link

@@ -1,0 +1,147 @@
+"""From Start to a running session: who may, with which keys, and then the work until it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from pipeline.trust_zone import Zone
+from protocol.control import Received
+from protocol.messages import Refused, Start, Started
+from transporter.catalog import Peer
+from transporter.errors import NoKey, RefusedByPeer, TransporterError
+from transporter.events import EventBus
+from transporter.keys.chunk_id import ChunkIdKey
+from transporter.keys.key_ring import KeyRing
+from transporter.link.control_link import ControlLink
+from transporter.link.data_link import DataLink
+from transporter.points.assemble import OpenedPoint, Place, find_in, open_point
+from transporter.points.run_keys import begin_run
+from transporter.repository import PLAIN_KEY, PointRef
+from transporter.repository.point_head import PointHead
+from transporter.service.backup import BackupService
+from transporter.service.provider import OpenRepository, Provider
+from transporter.service.recovery import RecoveryService, as_stored, opened_here
+from transporter.service.sealing import SealedAtSource, SealedHere, TargetSealing, Unsealed, seals_here
+from transporter.service.session import KEY_LENGTH, SESSION_ID_LENGTH, ServiceSession
+
+Serve = Callable[[trio.MemoryReceiveChannel[DataLink]], Awaitable[None]]
+MAX_CHANNELS = 32
+
+
+async def serve_session(provider: Provider, link: ControlLink, peer: Peer, start: Start, _bus: EventBus) -> None:
+    """Serve one session. What goes wrong is told to the initiator by the caller."""
+    repository = provider.repository(peer, start.repository)
+    session = ServiceSession(
+        provider, link, peer, start, repository,
+        provider.clock.random_bytes(SESSION_ID_LENGTH), provider.clock.random_bytes(KEY_LENGTH),
+    )  # fmt: skip
+    await provider.claim(session)
+    try:
+        with session.scope:
+            await (_backup if start.purpose == "backup" else _recovery)(session)
+        if session.scope.cancelled_caught:
+            raise RefusedByPeer("the session was replaced: its run came back over a new link", "nothing to do")
+    finally:
+        provider.release(session)
+        session.ended.set()
+
+
+async def _work(session: ServiceSession, started: Started, serve: Serve) -> None:
+    send, receive = trio.open_memory_channel[DataLink](MAX_CHANNELS)
+    session.channels = send
+    await session.link.send(started)
+    try:
+        await serve(receive)
+    finally:
+        session.close_channels()
+
+
+# --- backup ---------------------------------------------------------------------------------------------------
+
+
+async def _backup(session: ServiceSession) -> None:
+    provider, start = session.provider, session.start
+    if not start.resume:
+        raise RefusedByPeer("a backup must name its run", "update the transporter there")
+    store = session.repository.store
+    refs = await provider.lookups.run(store.points, session.tenant, start.job)
+    parent = refs[-1] if refs else None
+    sealing, chunk_id_key = await provider.lookups.run(_target_sealing, session, parent)
+    writer = await provider.writes.run(store.writer, session.domain, session.tenant)
+    service = BackupService(session, sealing, writer)
+    started = Started(
+        session=session.session_id, key_a=session.key_a or b"", domain=session.domain, chunk_id_key=chunk_id_key,
+        parent=parent.point_id if parent else b"", parent_hash=parent.hash if parent else b"",
+        repository_id=store.repository_id, tenant=session.tenant,
+    )  # fmt: skip
+    await _work(session, started, service.run)
+
+
+def _target_sealing(session: ServiceSession, parent: PointRef | None) -> tuple[TargetSealing, bytes]:
+    provider, start = session.provider, session.start
+    zone = Zone(start.zone)
+    if zone is Zone.SOURCE:
+        return SealedAtSource(), b""
+    label = f"{session.tenant}/{start.job}"
+    at_rest = session.repository.config.encrypt_at_rest
+    if not seals_here(zone, encrypt_at_rest=bool(at_rest)):
+        chunk_id_key = provider.keys.ensure_plain_domain_key(label)
+        return Unsealed(chunk_id_key), chunk_id_key.secret
+    user_key = provider.keys.user_key(start.password if zone is Zone.TARGET else at_rest)
+    ring = _ring_of(session, parent)
+    keys = begin_run(provider.keys, user_key, label, start.resume, ring, provider.clock)
+    sealing = SealedHere(keys, user_key, provider.clock, lambda: provider.keys.forget_runs(label))
+    return sealing, keys.chunk_id_key.secret
+
+
+def _ring_of(session: ServiceSession, parent: PointRef | None) -> KeyRing | None:
+    if parent is None:
+        return None
+    try:
+        return open_here(session, parent.point_id).ring
+    except (NoKey, TransporterError):
+        # Its chunks cannot be used; the point itself stays what it is.
+        return None
+
+
+# --- recovery -------------------------------------------------------------------------------------------------
+
+
+async def _recovery(session: ServiceSession) -> None:
+    provider, start = session.provider, session.start
+    store = session.repository.store
+    if Zone(start.zone) is Zone.SOURCE:
+        service = RecoveryService(session, None, as_stored)
+        chunk_id_key = b""
+    else:
+        point = await provider.lookups.run(open_here, session, start.point)
+        chunk_id_key = point.chunk_id_key.secret
+        if point.ring is None:
+            service = RecoveryService(session, frozenset({PLAIN_KEY}), as_stored)
+        else:
+            service = RecoveryService(session, point.opener.key_ids, opened_here(point))
+    started = Started(
+        session=session.session_id, key_a=session.key_a or b"", domain=session.domain, chunk_id_key=chunk_id_key,
+        repository_id=store.repository_id, tenant=session.tenant,
+    )  # fmt: skip
+    await _work(session, started, service.run)
+
+
+def open_here(session: ServiceSession, point_id: bytes) -> OpenedPoint:
+    """Open a point with this node's own key database. Raises NoKey, RefusedByPeer for a point sealed at the source."""
+    store: OpenRepository = session.repository
+    job = session.start.job
+    head = store.store.read_head(session.tenant, job, point_id)
+    slots = list(store.store.slots(point_id).values())
+
+    def place_of(head: PointHead) -> Place:
+        if head.zone != session.start.zone:
+            raise RefusedByPeer("the restore point was made in another trust zone", "name the zone that `points` shows")
+        return Place(session.tenant, job, store.store.repository_id, point_id, session.domain, head.zone)
+
+    return open_point(head, slots, place_of, find_in(session.provider.keys.find_by_salt))
+
+
+__all__ = ["ChunkIdKey", "Received", "Refused", "serve_session"]

@@ -1,0 +1,99 @@
+"""Backup, the target's half: stored chunks in, records in packs, acknowledgements back."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from pipeline.channel import ByteChannel
+from pipeline.workers import Lane
+from protocol.messages import Chunk as ChunkHeader
+from transporter.repository import ChunkRecord, PackWriter
+
+# Enough to keep the disk busy while the next chunks arrive, little enough to lose in a crash.
+QUEUE_BYTES = 8 << 20
+QUEUE_ITEMS = 256
+# A sync for each few MiB: its cost disappears beside the writing, and the source may forget the chunks sooner.
+SYNC_BYTES = 8 << 20
+BATCH_BYTES = 4 << 20
+ACKNOWLEDGE_AT_MOST = 1024
+
+
+@dataclass(slots=True)
+class Incoming:
+    """A chunk as it came: its header and its stored bytes."""
+
+    header: ChunkHeader
+    stored: memoryview = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        """Bytes held in memory."""
+        return len(self.stored)
+
+
+class ChunkWriter:
+    """Writes what arrives and acknowledges what is durable. ``to_record`` seals where the zone says so."""
+
+    def __init__(
+        self,
+        writer: PackWriter,
+        to_record: Callable[[ChunkHeader, memoryview], ChunkRecord],
+        acknowledge: Callable[[bytes], Awaitable[None]],
+        lane: Lane,
+    ) -> None:
+        self._writer = writer
+        self._to_record = to_record
+        self._acknowledge = acknowledge
+        self._lane = lane
+        self._unsynced = 0
+        self._written = trio.Event()
+        self._idle = trio.Event()
+        self._idle.set()
+        self.incoming: ByteChannel[Incoming] = ByteChannel("incoming", QUEUE_ITEMS, QUEUE_BYTES, lambda item: item.size)
+
+    async def put(self, header: ChunkHeader, stored: memoryview) -> None:
+        """Queue one chunk; waits while the disk is behind."""
+        await self.incoming.send(Incoming(header, stored))
+
+    async def write(self) -> None:
+        """Write until cancelled. One batch is one hop into a thread."""
+        async for first in self.incoming:
+            batch, size = [first], first.size
+            while size < BATCH_BYTES:
+                try:
+                    item = self.incoming.receive_nowait()
+                except trio.WouldBlock:
+                    break
+                batch.append(item)
+                size += item.size
+            await self._lane.run(self._write_batch, batch)
+            self._unsynced += size
+            if self._unsynced >= SYNC_BYTES or not self.incoming.statistics().items:
+                self._written.set()
+
+    def _write_batch(self, batch: list[Incoming]) -> None:
+        for item in batch:
+            self._writer.append(self._to_record(item.header, item.stored))
+
+    async def sync(self) -> None:
+        """Make durable and acknowledge, beside the writing, until cancelled."""
+        while True:
+            await self._written.wait()
+            self._written = trio.Event()
+            self._unsynced = 0
+            ids = await self._lane.run(self._writer.sync)
+            for at in range(0, len(ids), ACKNOWLEDGE_AT_MOST):
+                await self._acknowledge(b"".join(ids[at : at + ACKNOWLEDGE_AT_MOST]))
+
+    def drain(self) -> None:
+        """Write what is queued and close the packs, so that all of it is durable and visible. In a thread."""
+        while True:
+            try:
+                item = self.incoming.receive_nowait()
+            except trio.WouldBlock:
+                break
+            self._writer.append(self._to_record(item.header, item.stored))
+        self._writer.close()

@@ -1,0 +1,69 @@
+"""Follows entries in path order down and up the folders, and refuses whatever no scanner would have made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transporter.errors import DamagedData
+from transporter.workloads.entry import MAX_PATH, Entry, path_key
+from transporter.workloads.patterns import Patterns
+from transporter.workloads.restore_names import check_name, output_names
+from transporter.workloads.restored import StagedFolder
+
+
+class Step:
+    """A folder entry the walk is in. ``folder`` is made when something in it is wanted; ``name`` is its name there."""
+
+    __slots__ = ("entry", "folder", "included", "name", "prefix")
+
+    def __init__(self, entry: Entry, name: bytes, included: bool) -> None:
+        self.entry = entry
+        self.name = name
+        self.prefix = entry.path + b"/" if entry.path else b""
+        self.included = included
+        self.folder: StagedFolder | None = None
+
+
+class Walk:
+    """Checks order and parents of entries; ``steps`` are the folders from a root down to the present one."""
+
+    def __init__(self, roots: Sequence[bytes], include: Sequence[str | bytes]) -> None:
+        self._names = output_names(sorted(set(roots), key=path_key))
+        self._include = Patterns(include)
+        self._everything = not self._include
+        self._root = b""
+        self._last: bytes | None = None
+        self.single = len(self._names) == 1
+        self.steps: list[Step] = []
+
+    def left(self, entry: Entry) -> list[Step]:
+        """Check that ``entry`` comes after the one before; returns the folders it leaves, innermost first."""
+        key = path_key(entry.path)
+        if (self._last is not None and key <= self._last) or len(key) > MAX_PATH:
+            raise DamagedData(f"The manifest is out of order at {entry.path[:200]!r}.")
+        self._last = key
+        steps, gone = self.steps, []
+        while steps and not entry.path.startswith(steps[-1].prefix):
+            gone.append(steps.pop())
+        return gone
+
+    def enter(self, entry: Entry) -> tuple[bytes, bool]:
+        """Return the checked name of ``entry`` in its folder, and whether it is to be restored.
+
+        The name is ``b""`` for a folder that is the only root: its contents go to the output itself.
+        """
+        path = entry.path
+        if self.steps:
+            parent = self.steps[-1]
+            name = path[len(parent.prefix) :]
+            check_name(name)
+            return name, parent.included or self._wanted(path)
+        root_name = self._names.get(path)
+        if root_name is None:
+            raise DamagedData(f"The manifest holds {path[:200]!r} without the folder it is in.")
+        self._root = path
+        name = b"" if self.single and entry.kind == "d" else root_name
+        return name, self._wanted(path)
+
+    def _wanted(self, path: bytes) -> bool:
+        return self._everything or self._include.match(path, self._root)

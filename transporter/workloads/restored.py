@@ -1,0 +1,64 @@
+"""What the writer and the job pass to each other: groups of pieces, and the files and folders being put together."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from transporter.workloads.entry import Entry
+from transporter.workloads.folders import Folder
+
+LARGE_PIECE = 256 << 10
+"""Bytes from which on a piece may be written by any thread at any time: the copy then outweighs the lock."""
+MAX_GROUP_PIECES = 4096
+"""Pieces of one group: a chunk of 4 MiB may hold that many small files; more make the unit of work too long."""
+
+
+class StagedFolder(Folder):
+    """A folder in the staging folder. ``open_children`` counts what must be done before its metadata can be set."""
+
+    __slots__ = ("entry", "open_children", "parent_folder")
+
+    def __init__(self, parent: StagedFolder | None, name: bytes, entry: Entry | None, fd: int = -1) -> None:
+        super().__init__(parent, name, fd)
+        self.parent_folder = parent
+        self.entry = entry
+        self.open_children = 1  # the plan itself, until it has left the folder
+
+
+class RestoredFile:
+    """A file whose content is being written. ``left`` counts bytes planned and not written yet."""
+
+    __slots__ = ("busy", "complete", "done", "entry", "failed", "fd", "folder", "left", "name", "sparse")
+
+    def __init__(self, folder: StagedFolder, name: bytes, entry: Entry) -> None:
+        self.folder = folder
+        self.name = name
+        self.entry = entry
+        self.fd = -1
+        self.left = 0
+        self.busy = 0  # threads that are writing to ``fd`` right now: it must not be closed under them
+        self.sparse = False
+        self.complete = False  # every piece has been planned
+        self.done = False  # content and metadata are in place
+        self.failed = False
+
+
+class Piece(NamedTuple):
+    """``length`` bytes at ``chunk_offset`` of the chunk go to ``file_offset`` of the file."""
+
+    file: RestoredFile
+    file_offset: int
+    chunk_offset: int
+    length: int
+
+
+class Group(NamedTuple):
+    """Consecutive pieces out of one chunk, in path order."""
+
+    chunk_id: bytes
+    pieces: list[Piece]
+
+    @property
+    def large(self) -> bool:
+        """Whether any thread may write this group, out of order and beside others."""
+        return all(piece.length >= LARGE_PIECE for piece in self.pieces)

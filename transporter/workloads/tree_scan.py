@@ -1,0 +1,504 @@
+"""Reading file trees: entries in path order, and the contents of files as one stream.
+
+One thread, on purpose: reading small files is nothing but short system calls, and threads that do those fight for the
+interpreter lock (measured: two readers are four times slower than one).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from transporter.errors import UsageError
+from transporter.workloads import xattrs
+from transporter.workloads.entry import CONTINUATION, MAX_PATH, MAX_XATTRS, MORE, UNTRUSTED, Entry, Kind, path_key
+from transporter.workloads.folders import Folder, FolderCache
+from transporter.workloads.notes import Note, NoteCode
+from transporter.workloads.owners import OwnerNames
+from transporter.workloads.patterns import Patterns
+from transporter.workloads.pending import Pending
+from transporter.workloads.previous import Previous
+from transporter.workloads.scan_file import FileReading, data_ranges, holes_between
+
+O_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+O_NOATIME: Final = getattr(os, "O_NOATIME", 0)
+S_IFMT: Final = 0o170000
+S_IFREG: Final = stat.S_IFREG
+KINDS: Final[dict[int, Kind]] = {
+    stat.S_IFREG: "f",
+    stat.S_IFDIR: "d",
+    stat.S_IFLNK: "l",
+    stat.S_IFIFO: "p",
+    stat.S_IFCHR: "c",
+    stat.S_IFBLK: "b",
+}
+CLOCK_REALTIME_COARSE: Final = 5
+"""Linux: the very clock that stamps ctimes. A change made after we looked gets a time not before this one's."""
+
+Hook = Callable[[str, bytes], None]
+
+
+def coarse_now_ns() -> int:
+    """Return the time a file changed right now would get, or a little earlier; nanoseconds since 1970."""
+    try:
+        return time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
+    except OSError:
+        return time.time_ns() - 20_000_000
+
+
+class _Frame:
+    """A folder whose names are being visited."""
+
+    __slots__ = ("dev", "folder", "names", "prefix", "seen_ns")
+
+    def __init__(self, folder: Folder, prefix: bytes, dev: int, names: Iterator[bytes], seen_ns: int) -> None:
+        self.folder = folder
+        self.prefix = prefix
+        self.dev = dev
+        self.names = names
+        self.seen_ns = seen_ns
+
+
+class TreeScanner:
+    """Scans roots in path order. One thread at a time; every method may raise nothing but ``UsageError`` on bad roots.
+
+    What cannot be read is noted and skipped; the rest goes on. Entries without content come out as they are met;
+    those of files come out when the first byte is read, with the range of the stream that holds their content.
+
+    ``previous`` are the entries of the run before, in path order: what is unchanged (device, inode, size, mtime and
+    ctime) keeps its extents and is not read. ``max_entries`` makes ``fill`` return early, possibly with 0 bytes
+    before the end, once so many entries wait to be taken: use it, with ``finished``, to keep memory bounded.
+    ``hook`` is called as ``hook(stage, path)`` with stage ``"open"`` or ``"read"``: a seam for tests.
+    """
+
+    def __init__(
+        self,
+        roots: Sequence[bytes | str],
+        previous: Iterator[Entry] | None = None,
+        *,
+        exclude: Sequence[str | bytes] = (),
+        one_file_system: bool = False,
+        max_entries: int = 0,
+        hook: Hook | None = None,
+    ) -> None:
+        self._absolute_roots = _normalised(roots)
+        self.roots = [root.lstrip(b"/") for root in self._absolute_roots]
+        """The roots as stored in entries, in path order, none beneath another."""
+        self.finished = False
+        self.files = 0
+        self.files_unchanged = 0
+        self.folders = 0
+        self.others = 0
+        self.bytes_read = 0
+        self.bytes_total = 0
+        self._previous = Previous(previous)
+        self._exclude = Patterns(exclude)
+        self._one_file_system = one_file_system
+        self._max_entries = max_entries
+        self._hook = hook
+        self._cache = FolderCache()
+        self._owners = OwnerNames()
+        self._root = b""
+        self._waiting_roots = iter(self._absolute_roots)
+        self._frames: list[_Frame] = []
+        self._reading: FileReading | None = None
+        self._links: dict[tuple[int, int], tuple[bytes, int]] = {}
+        self._entries: list[Pending] = []
+        self._notes: list[Note] = []
+        self._euid = os.geteuid()
+
+    # -- what a job calls
+
+    def fill(self, buffer: memoryview) -> int:
+        """Fill ``buffer`` with content; returns the bytes put in, 0 at the end of everything."""
+        filled = 0
+        room = len(buffer)
+        while filled < room and not (self._max_entries and len(self._entries) >= self._max_entries):
+            if self._reading is not None:
+                filled += self._read_on(buffer[filled:])
+            elif self._frames:
+                filled = self._walk(buffer, filled)
+            elif not self._next_root():
+                self.finished = True
+                break
+        self.bytes_read += filled
+        return filled
+
+    def take_entries(self) -> list[Pending]:
+        """Return the entries met since the last call, in path order."""
+        taken, self._entries = self._entries, []
+        return taken
+
+    def take_notes(self) -> list[Note]:
+        """Return the notes made since the last call."""
+        taken, self._notes = self._notes, []
+        return taken
+
+    def close(self) -> None:
+        """Close every descriptor; the scanner is of no use afterwards."""
+        if self._reading is not None:
+            os.close(self._reading.fd)
+            self._reading = None
+        self._frames.clear()
+        self._cache.close_all()
+        self.finished = True
+
+    # -- folders
+
+    def _next_root(self) -> bool:
+        root = next(self._waiting_roots, None)
+        if root is None:
+            return False
+        self._root = root.lstrip(b"/")
+        seen_ns = coarse_now_ns()
+        try:
+            state = os.stat(root)
+            if stat.S_ISDIR(state.st_mode):
+                self._enter(Folder(None, root), -1, self._root, state, seen_ns)
+            else:
+                parent, _, name = root.rpartition(b"/")
+                prefix = parent.lstrip(b"/") + b"/" if parent else b""
+                self._frames.append(_Frame(Folder(None, parent or b"/"), prefix, state.st_dev, iter((name,)), seen_ns))
+        except OSError as error:
+            self._lost(self._root, error, gone_is_gap=True)
+        return True
+
+    def _enter(self, folder: Folder, parent_fd: int, path: bytes, state: os.stat_result, seen_ns: int) -> None:
+        """Put out a folder's entry, list it, and make it the one being visited."""
+        self.folders += 1
+        folder.dev, folder.inode = state.st_dev, state.st_ino
+        entry = self._previous.find(path)
+        kept = entry is not None and self._unchanged(entry, "d", state)
+        if self._one_file_system and self._frames and state.st_dev != self._frames[-1].dev:
+            attributes = {} if kept else self._attributes(xattrs.link_path(parent_fd, folder.name), path)
+            names: list[bytes] | None = None
+        else:
+            try:
+                fd = self._cache.fd(folder)
+                names = [os.fsencode(name) for name in os.listdir(fd)]
+                attributes = {} if kept else self._attributes(fd, path)
+            except OSError as error:
+                self._cache.close(folder)
+                self._lost(path, error, gone_is_gap=folder.parent is None)
+                if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+                    return
+                names, attributes = None, {}
+        if entry is None or not kept:
+            entry = self._entry(path, "d", state, seen_ns, attributes)
+        self._emit(entry)
+        if names is None:
+            return
+        if len(path) + 256 > MAX_PATH:
+            self._note("unreadable", path, f"the path is longer than {MAX_PATH} bytes", gap=True)
+            return
+        names.sort()
+        prefix = path + b"/" if path else b""
+        self._frames.append(_Frame(folder, prefix, state.st_dev, iter(names), seen_ns))
+
+    def _walk(self, buffer: memoryview, filled: int) -> int:
+        """Visit names of the innermost folder until it ends, or something else has to be done first."""
+        frame = self._frames[-1]
+        try:
+            fd = self._cache.fd(frame.folder)
+        except OSError as error:
+            self._lost(frame.prefix.rstrip(b"/"), error, gone_is_gap=True)
+            self._frames.pop()
+            return filled
+        frame.seen_ns = seen_ns = coarse_now_ns()
+        prefix = frame.prefix
+        excluding = bool(self._exclude)
+        room = len(buffer)
+        most = self._max_entries or 1 << 60
+        entries = self._entries
+        for name in frame.names:
+            path = prefix + name
+            if excluding and self._exclude.match(path, self._root):
+                continue
+            try:
+                state = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            except OSError as error:
+                self._lost(path, error)
+                continue
+            if state.st_mode & S_IFMT == stat.S_IFDIR:
+                self._enter(Folder(frame.folder, name), fd, path, state, seen_ns)
+                return filled
+            filled = self._visit(fd, name, path, state, seen_ns, buffer, filled)
+            if self._reading is not None or filled == room or len(entries) >= most:
+                return filled
+        self._frames.pop()
+        self._cache.close(frame.folder)
+        return filled
+
+    # -- everything but folders
+
+    def _visit(
+        self, fd: int, name: bytes, path: bytes, state: os.stat_result, seen_ns: int, buffer: memoryview, filled: int
+    ) -> int:
+        """Put out the entry of one name; returns how full the buffer is now."""
+        form = state.st_mode & S_IFMT
+        kind = KINDS.get(form)
+        if kind is None:
+            self._skip_unknown(form, path)
+            return filled
+        previous = self._previous.find(path)
+        if state.st_nlink > 1 and self._link(fd, name, path, kind, state, seen_ns, previous):
+            return filled
+        if previous is not None and not previous.link and self._unchanged(previous, kind, state):
+            self._keep(previous, state)
+            return filled
+        if kind != "f":
+            self._special(fd, name, path, kind, state, seen_ns)
+            return filled
+        size = state.st_size
+        if 0 < size <= len(buffer) - filled and state.st_blocks * 512 >= size:
+            return self._read_small(fd, name, path, state, seen_ns, buffer, filled)
+        self._open_large(fd, name, path, state, seen_ns, filled)
+        return filled
+
+    def _unchanged(self, entry: Entry, kind: Kind, state: os.stat_result) -> bool:
+        return (
+            entry.inode == state.st_ino
+            and entry.ctime_ns == state.st_ctime_ns
+            and entry.mtime_ns == state.st_mtime_ns
+            and (entry.size == state.st_size or kind == "d")
+            and entry.kind == kind
+            and entry.dev == state.st_dev
+            and not entry.flags & (UNTRUSTED | CONTINUATION)
+            and entry.mode == state.st_mode & 0o7777
+            and entry.user == self._owners.user(state.st_uid)
+            and entry.group == self._owners.group(state.st_gid)
+        )
+
+    def _keep(self, entry: Entry, state: os.stat_result) -> None:
+        """Put out an unchanged entry as it was, with all its records."""
+        self._emit(entry, state)
+        if entry.kind == "f":
+            self.files += 1
+            self.files_unchanged += 1
+            self.bytes_total += state.st_size
+        else:
+            self.others += 1
+        if entry.flags & MORE:
+            for record in self._previous.rest_of(entry):
+                self._emit(record)
+
+    def _link(
+        self,
+        fd: int,
+        name: bytes,
+        path: bytes,
+        kind: Kind,
+        state: os.stat_result,
+        seen_ns: int,
+        previous: Entry | None,
+    ) -> bool:
+        """Put out a further name of a file that has been met already; says whether it is one."""
+        key = (state.st_dev, state.st_ino)
+        first = self._links.get(key)
+        if first is None:
+            return False
+        first_path, left = first
+        if left <= 1:
+            del self._links[key]
+        else:
+            self._links[key] = (first_path, left - 1)
+        if previous is not None and previous.link == first_path and self._unchanged(previous, kind, state):
+            entry = previous
+        else:
+            entry = self._entry(path, kind, state, seen_ns, xattrs.NONE)
+            entry.link = first_path
+        self._emit(entry)
+        if kind == "f":
+            self.files += 1
+            self.files_unchanged += entry is previous
+        else:
+            self.others += 1
+        return True
+
+    def _special(self, fd: int, name: bytes, path: bytes, kind: Kind, state: os.stat_result, seen_ns: int) -> None:
+        """Put out a symbolic link, a fifo or a device."""
+        try:
+            target = os.readlink(name, dir_fd=fd) if kind == "l" else b""
+        except OSError as error:
+            self._lost(path, error)
+            return
+        entry = self._entry(path, kind, state, seen_ns, self._attributes(xattrs.link_path(fd, name), path))
+        entry.target = target
+        entry.rdev = state.st_rdev if kind in "cb" else 0
+        self.others += 1
+        self._emit(entry, state)
+
+    def _open(self, fd: int, name: bytes, state: os.stat_result) -> int:
+        if self._euid in {0, state.st_uid}:
+            try:
+                return os.open(name, O_READ | O_NOATIME, dir_fd=fd)
+            except PermissionError:
+                pass  # O_NOATIME is the owner's privilege: a root without it, or another owner by now
+        return os.open(name, O_READ, dir_fd=fd)
+
+    def _read_small(
+        self, fd: int, name: bytes, path: bytes, state: os.stat_result, seen_ns: int, buffer: memoryview, filled: int
+    ) -> int:
+        """Read a file that fits the buffer in one go. Should it change meanwhile, read it again the careful way."""
+        size = state.st_size
+        if self._hook is not None:
+            self._hook("open", path)
+        try:
+            file = self._open(fd, name, state)
+            try:
+                if self._hook is not None:
+                    self._hook("read", path)
+                got = os.readv(file, (buffer[filled : filled + size],))
+                after = os.fstat(file)
+                names = xattrs.listed(file)
+                attributes = self._attributes(file, path, names) if names else xattrs.NONE
+            finally:
+                os.close(file)
+        except OSError as error:
+            self._lost(path, error)
+            return filled
+        if (
+            got != size
+            or after.st_ctime_ns != state.st_ctime_ns
+            or after.st_mtime_ns != state.st_mtime_ns
+            or after.st_ino != state.st_ino
+        ):
+            self._open_large(fd, name, path, after, seen_ns, filled)
+            return filled
+        self.files += 1
+        self.bytes_total += size
+        start = self.bytes_read + filled
+        self._emit(self._entry(path, "f", state, seen_ns, attributes), state, start, start + size)
+        return filled + size
+
+    def _open_large(self, fd: int, name: bytes, path: bytes, state: os.stat_result, seen_ns: int, filled: int) -> None:
+        """Put out the entry of a file that ``_read_on`` will read, over several buffers if need be."""
+        if self._hook is not None:
+            self._hook("open", path)
+        try:
+            file = self._open(fd, name, state)
+        except OSError as error:
+            self._lost(path, error)
+            return
+        try:
+            state = os.fstat(file)
+            if not stat.S_ISREG(state.st_mode):
+                raise FileNotFoundError(errno.ENOENT, "replaced by something else while being read")
+            size = state.st_size
+            ranges = data_ranges(file, size) if state.st_blocks * 512 < size else None
+            attributes = self._attributes(file, path)
+        except OSError as error:
+            os.close(file)
+            self._lost(path, error)
+            return
+        start = self.bytes_read + filled
+        data = size if ranges is None else sum(ranges[1::2])
+        pending = Pending(
+            self._entry(path, "f", state, seen_ns, attributes),
+            start,
+            start + data,
+            None if ranges is None else holes_between(ranges, size),
+        )
+        self.files += 1
+        self.bytes_total += size
+        self._entries.append(pending)
+        if state.st_nlink > 1:
+            self._links[(state.st_dev, state.st_ino)] = (path, state.st_nlink - 1)
+        self._reading = FileReading(file, state, pending, ranges)
+
+    def _read_on(self, view: memoryview) -> int:
+        reading = self._reading
+        assert reading is not None
+        path = reading.pending.entry.path
+        if self._hook is not None:
+            self._hook("read", path)
+        count = reading.fill(view)
+        if reading.done:
+            self._reading = None
+            reading.close()
+            if reading.error is not None:
+                self._note("unreadable", path, f"reading stopped: {reading.error.strerror}", gap=True)
+            elif reading.pending.flags:
+                self._note("changed", path, "changed while it was read", gap=False)
+        return count
+
+    # -- small things
+
+    def _entry(
+        self, path: bytes, kind: Kind, state: os.stat_result, seen_ns: int, attributes: dict[bytes, bytes]
+    ) -> Entry:
+        uid, gid, changed_ns = state.st_uid, state.st_gid, state.st_ctime_ns
+        return Entry(
+            path,
+            kind,
+            0 if changed_ns < seen_ns else UNTRUSTED,
+            0 if kind == "d" else state.st_size,
+            state.st_mtime_ns,
+            changed_ns,
+            state.st_dev,
+            state.st_ino,
+            state.st_mode & 0o7777,
+            uid,
+            gid,
+            self._owners.user(uid),
+            self._owners.group(gid),
+            b"",
+            1 if kind == "d" else state.st_nlink,
+            b"",
+            b"",
+            0,
+            attributes,
+        )
+
+    def _emit(self, entry: Entry, state: os.stat_result | None = None, start: int = 0, end: int = 0) -> None:
+        self._entries.append(Pending(entry, start, end))
+        if state is not None and state.st_nlink > 1:
+            self._links[(state.st_dev, state.st_ino)] = (entry.path, state.st_nlink - 1)
+
+    def _attributes(self, target: int | bytes, path: bytes, names: list[str] | None = None) -> dict[bytes, bytes]:
+        names = xattrs.listed(target) if names is None else names
+        if not names:
+            return xattrs.NONE
+        found = xattrs.read(target, names)
+        if sum(map(len, found.values())) + sum(map(len, found)) > MAX_XATTRS:
+            self._note("xattrs-dropped", path, f"more than {MAX_XATTRS} bytes of extended attributes", gap=True)
+            return xattrs.NONE
+        return found
+
+    def _lost(self, path: bytes, error: OSError, gone_is_gap: bool = False) -> None:
+        """Note what could not be read; that something vanished meanwhile is no gap, since it is gone anyway."""
+        gone = error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
+        if gone and not gone_is_gap:
+            self._note("vanished", path, "vanished while the tree was read", gap=False)
+        else:
+            self._note("unreadable", path, error.strerror or str(error), gap=True)
+
+    def _skip_unknown(self, form: int, path: bytes) -> None:
+        if form == stat.S_IFSOCK:
+            self._note("socket-skipped", path, "a socket: skipped, it has no content", gap=False)
+        else:
+            self._note("unknown-kind", path, f"a file of an unknown kind ({form:o})", gap=True)
+
+    def _note(self, code: NoteCode, path: bytes, text: str, *, gap: bool) -> None:
+        self._notes.append(Note(code, path, text, gap))
+
+
+def _normalised(roots: Sequence[bytes | str]) -> list[bytes]:
+    """Return absolute roots in path order, without those that lie beneath another."""
+    absolute = []
+    for root in roots:
+        path = os.path.abspath(os.fsencode(root))
+        if not os.path.lexists(path):
+            raise UsageError(f"{os.fsdecode(path)!r} does not exist.", "Name folders or files that exist.")
+        absolute.append(b"/" + path.lstrip(b"/"))
+    kept: list[bytes] = []
+    for path in sorted(set(absolute), key=path_key):
+        if not kept or not (path + b"/").startswith(kept[-1].rstrip(b"/") + b"/"):
+            kept.append(path)
+    if not kept:
+        raise UsageError("Nothing to read was named.", "Name at least one folder or file.")
+    return kept
