@@ -29,16 +29,14 @@ def free_port() -> int:
         return port
 
 
-def wait_for_port(port: int, process: subprocess.Popen[bytes], seconds: float = 20.0) -> None:
-    """Return once something listens on the loopback port; `BenchError` when the process ends or time is up."""
+def wait_for_line(log: Path, text: bytes, process: subprocess.Popen[bytes], seconds: float = 20.0) -> None:
+    """Return once a daemon has written `text` to its log; `BenchError` when it ends before or time is up."""
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+    while process.poll() is None and time.monotonic() < deadline:
+        if text in log.read_bytes():
             return
         time.sleep(0.02)
-    raise BenchError("a daemon of the bench does not listen; its log is in the work folder (--keep)")
+    raise BenchError(f"a daemon does not start: {log.read_bytes()[-2000:].decode(errors='replace').strip()}")
 
 
 @dataclasses.dataclass(slots=True)
@@ -155,7 +153,7 @@ def ssh_server(folder: Path, cipher: str | None = None) -> Iterator[SshServer]:
     server_config, client_config, usage_log = _write_configuration(folder, port, cipher)
     command = [program, "-D", "-e", "-f", str(server_config)]
     with _privilege_separation(), background(command, folder / "log") as process:
-        wait_for_port(port, process)
+        wait_for_line(folder / "log", b"Server listening on", process)
         server = SshServer(process.pid, client_config, usage_log)
         subprocess.run([*server.client(), "true"], check=True, stdin=subprocess.DEVNULL)
         yield server

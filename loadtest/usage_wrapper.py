@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 
@@ -19,8 +20,11 @@ def run(log: str, arguments: list[str]) -> int:
     """Run the command, append its usage to `log`, return the status a shell would show (0-255)."""
     if not arguments:
         arguments = ["/bin/sh", "-c", os.environ.get("SSH_ORIGINAL_COMMAND", "true")]
+    ignored = (signal.SIGINT, signal.SIGTERM)  # the command ends by them; this process stays to reap it
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
     started = time.monotonic()
-    pid = os.posix_spawnp(arguments[0], arguments, os.environ)
+    pid = os.posix_spawnp(arguments[0], arguments, os.environ, setsigdef=ignored)
     _, status, usage = os.wait4(pid, 0)
     line = {
         "command": os.path.basename(arguments[0]),

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from ..corpus import Corpora
 from ..measure import BenchError, DaemonMeter, Finished, Usage, background, disk_usage, run
-from ..ssh import SshServer, free_port, wait_for_port
+from ..ssh import SshServer, free_port, wait_for_line
 from .base import Peer, Result
 
 PASSWORD = "office"
@@ -47,9 +47,10 @@ class Transporter(Peer):
     def _call(self, home: str, *arguments: str) -> str:
         return run(self._line(home, *arguments)).output.strip()
 
-    def _serve(self, home: str, port: int) -> None:
-        process = self._stack.enter_context(background(self._line(home, "serve"), self.folder / f"log-{home}"))
-        wait_for_port(port, process)
+    def _serve(self, home: str) -> None:
+        log = self.folder / f"log-{home}"
+        process = self._stack.enter_context(background(self._line(home, "serve"), log))
+        wait_for_line(log, b"ready", process)
         self._daemons[home] = process.pid
 
     def __enter__(self) -> Transporter:
@@ -65,10 +66,10 @@ class Transporter(Peer):
             keeper = {"source": "A", "target": "B"}.get(self.mode)
             if keeper:
                 self._call(keeper, "password", "add", PASSWORD, "--from-file", str(password))
-            self._serve("B", ports["B"])
+            self._serve("B")
             self._call("A", "join", self._call("B", "--quiet", "invite", "--repository", "main"))
             if self.in_daemon:
-                self._serve("A", ports["A"])
+                self._serve("A")
         except BaseException:
             self._stack.close()
             raise

@@ -117,8 +117,9 @@ def _make_or_adopt(place: Path, settings: RepositoryConfig) -> bool:
     from transporter.repository import Repository, RepositoryExists
 
     encrypted = bool(settings.encrypt_at_rest)
+    quota = None if settings.quota is None else int(settings.quota)
     try:
-        Repository.create(place, quota=settings.quota, clock=SystemClock(), encrypted=encrypted).close()
+        Repository.create(place, quota=quota, clock=SystemClock(), encrypted=encrypted).close()
     except RepositoryExists:
         if not (place / "format").exists():
             raise
@@ -128,7 +129,7 @@ def _make_or_adopt(place: Path, settings: RepositoryConfig) -> bool:
         if repository.encrypted != encrypted:
             state = "sealed at rest" if repository.encrypted else "not sealed at rest"
             raise ConfigError(f"the repository in {place} is {state}", "say so: --encrypt-at-rest PASSWORD_NAME")
-        repository.set_quota(settings.quota)
+        repository.set_quota(quota)
     return False
 
 

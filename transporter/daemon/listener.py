@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import structlog
 import trio
 
 from protocol.data import Preface
@@ -13,12 +14,11 @@ from transporter.link.carrier import SocketCarrier
 from transporter.link.control_link import control_server
 from transporter.link.listen import HalfOpen, dispatch
 from transporter.link.tls import TlsStream
-from transporter.logs import get_logger
 from transporter.service.peer import serve_peer
 from transporter.service.provider import Provider
 
 ATTACH_SECONDS = 10.0
-log = get_logger(__name__)
+log = structlog.get_logger()
 
 
 class Front:

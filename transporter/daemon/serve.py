@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import structlog
 import trio
 
 from pipeline.run import open_tasks
@@ -28,11 +29,10 @@ from transporter.keys.database import KeyDatabase
 from transporter.link.address import parse_address
 from transporter.link.identity import load_identity
 from transporter.link.listen import bound_address, open_listeners
-from transporter.logs import get_logger
 from transporter.repository import Repository
 from transporter.service.provider import OpenRepository, Provider
 
-log = get_logger(__name__)
+log = structlog.get_logger()
 
 
 async def serve(home: Home, *, ready: Callable[[str], None], clock: Clock | None = None) -> None:

@@ -25,7 +25,7 @@ MANIFEST_AHEAD = 8
 KEPT_BYTES = 16 << 20
 
 
-@dataclass
+@dataclass(eq=False)
 class Wanted:
     """A chunk that was asked for. ``users`` hold it; ``plain`` or ``error`` is there once ``ready``."""
 

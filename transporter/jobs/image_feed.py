@@ -8,7 +8,7 @@ from pipeline.chunk import Chunk, Unit
 from transporter.jobs.manifest_stream import ManifestStream
 from transporter.jobs.needs import Needs
 from transporter.workloads.cached_manifest import CacheWriter
-from transporter.workloads.image import ImageReader
+from transporter.workloads.image import Block, ImageManifest, ImageReader
 from transporter.workloads.notes import Note
 
 
@@ -23,6 +23,7 @@ class ImageFeed:
     ) -> None:
         self._reader = ImageReader(path)
         self._manifest = ManifestStream(id_of, needs, cache, self._reader.roots)
+        self._records = ImageManifest(self._reader.entry())
         self._id_of = id_of
 
     @property
@@ -41,8 +42,8 @@ class ImageFeed:
         return self._manifest.chunks
 
     def take_notes(self) -> list[Note]:
-        """An image that cannot be read fails the job."""
-        return []
+        """Return a note when the image changed while it was read; one that cannot be read fails the job."""
+        return self._reader.take_notes() if self._reader.finished else []
 
     def keep_manifest(self) -> None:
         """Make this manifest the one that the next run compares with."""
@@ -53,12 +54,23 @@ class ImageFeed:
         self._reader.close()
         self._manifest.close()
 
-    def fill(self, block: memoryview) -> tuple[int, list[tuple[int, int, int]], bool]:
+    def fill(self, block: memoryview) -> tuple[int, list[Block], bool]:
         """Fill a block with image blocks that hold data; their places travel beside them."""
         blocks = self._reader.next_blocks(block)
-        length = sum(size for _offset, size, _at in blocks)
-        return length, blocks, not blocks
+        length = blocks[-1].at + blocks[-1].length if blocks else 0
+        return length, blocks, self._reader.finished
 
     def cut(self, unit: Unit) -> list[Chunk]:
         """Return one chunk for each block of the image."""
-        raise NotImplementedError
+        chunks = [self._chunk(unit, block) for block in unit.pending]
+        if unit.last:
+            self._records.finish()
+        for entry in self._records.take_ready():
+            self._manifest.add(entry)
+        return chunks + self._manifest.take(last=unit.last)
+
+    def _chunk(self, unit: Unit, block: Block) -> Chunk:
+        data = unit.buffer.block[block.at : block.at + block.length]
+        chunk_id = self._id_of(data)
+        self._records.add(chunk_id, block.offset, block.length)
+        return Chunk(chunk_id, block.length, data, buffer=unit.buffer)

@@ -31,7 +31,7 @@ class PointRow(msgspec.Struct, frozen=True):
     encrypted: bool
     parent: bytes = b""
     workload: str = "tree"
-    bytes: int = 0
+    size: int = msgspec.field(default=0, name="bytes")
     files: int = 0
     skipped: int = 0
 
@@ -40,7 +40,7 @@ class PointRow(msgspec.Struct, frozen=True):
         created = datetime.datetime.fromtimestamp(self.created_ns / 1e9, datetime.UTC)
         return {
             "point": self.point.hex(), "job": self.job, "kind": self.kind, "created": created.isoformat(),
-            "zone": self.zone, "encrypted": self.encrypted, "bytes": self.bytes, "files": self.files,
+            "zone": self.zone, "encrypted": self.encrypted, "bytes": self.size, "files": self.files,
             "skipped": self.skipped, "parent": self.parent.hex(), "workload": self.workload,
         }  # fmt: skip
 

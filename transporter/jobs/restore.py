@@ -61,7 +61,7 @@ async def run_restore(context: JobContext, order: RestoreOrder) -> JobFinished:
     return JobFinished(
         job=order.job, operation="restore", point=point, kind=row.kind, zone=row.zone,
         bytes_received=recovery.link.bytes_received, bytes_sent=recovery.link.bytes_sent,
-        bytes_written=writer.bytes_written if writer else 0, bytes_total=row.bytes, files=writer.files if writer else 0,
+        bytes_written=writer.bytes_written if writer else 0, bytes_total=row.size, files=writer.files if writer else 0,
         chunks=recovery.content.chunks, seconds=round(context.clock.monotonic() - began, 3),
         streams=recovery.link.streams, redials=recovery.redials[0],
     )  # fmt: skip
@@ -173,7 +173,7 @@ class _Restore:
         return RestoreProgress(
             job=self._order.job, point=self._recovery.row.point.hex(),
             bytes_written=writer.bytes_written if writer else 0, bytes_received=self._recovery.link.bytes_received,
-            files=writer.files if writer else 0, bytes_total=self._recovery.row.bytes, files_total=self._recovery.row.files,
+            files=writer.files if writer else 0, bytes_total=self._recovery.row.size, files_total=self._recovery.row.files,
         )  # fmt: skip
 
     async def _publish_progress(self) -> None:

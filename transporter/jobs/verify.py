@@ -58,7 +58,7 @@ async def run_verify(context: JobContext, order: VerifyOrder) -> JobFinished:
     return JobFinished(
         job=order.job, operation="verify", point=point, kind=row.kind, zone=row.zone,
         bytes_received=recovery.link.bytes_received, bytes_sent=recovery.link.bytes_sent,
-        bytes_total=row.bytes, files=verify.files, chunks=recovery.content.chunks + recovery.metadata.chunks,
+        bytes_total=row.size, files=verify.files, chunks=recovery.content.chunks + recovery.metadata.chunks,
         seconds=round(context.clock.monotonic() - began, 3), streams=recovery.link.streams, redials=recovery.redials[0],
     )  # fmt: skip
 
@@ -117,6 +117,6 @@ class _Verify:
             self._context.bus.publish(
                 VerifyProgress(
                     job=self._order.job, point=self._recovery.row.point.hex(), chunks=self._recovery.content.chunks,
-                    bytes_verified=self._recovery.content.bytes_plain, bytes_total=self._recovery.row.bytes,
+                    bytes_verified=self._recovery.content.bytes_plain, bytes_total=self._recovery.row.size,
                 )  # fmt: skip
             )

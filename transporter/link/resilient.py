@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 15.0
+# A session that lasts this long was a good one: the next loss starts the count anew.
+STEADY_SECONDS = 10.0
 # Chunks that are out and not yet durable at the other end: memory here, and what a crash there can cost.
 UNACKNOWLEDGED_BYTES = 32 << 20
 
@@ -64,6 +66,7 @@ class ResilientLink:
         self._bytes_sent_before = 0
         self._bytes_received_before = 0
         self.streams = 0
+        self._up_since: float | None = None
 
     # --- for the job ----------------------------------------------------------------------------------------
 
@@ -185,9 +188,10 @@ class ResilientLink:
                 if self.sessions == 0:
                     raise self._first_failure(error) from error
                 now = trio.current_time()
-                if self._had_session:
-                    lost_at, pause = now, FIRST_PAUSE
-                elif lost_at is not None and now - lost_at > self._redial_for:
+                if self._up_since is not None and now - self._up_since > STEADY_SECONDS:
+                    lost_at, pause = None, FIRST_PAUSE
+                lost_at = now if lost_at is None else lost_at
+                if now - lost_at > self._redial_for:
                     raise LinkLost(
                         f"the link was lost and did not come back for {self._redial_for:.0f} s: {error}",
                         "run the job again when the peer is reachable; it sends only what is missing there",
@@ -204,10 +208,10 @@ class ResilientLink:
         return error
 
     async def _one_session(self) -> None:
-        self._had_session = False
+        self._up_since = None
         try:
             async with self._connect(self._handlers) as session:
-                self._had_session = True
+                self._up_since = trio.current_time()
                 self.sessions += 1
                 self.streams = max(self.streams, session.streams)
                 await self._offer_again(session)
@@ -238,8 +242,6 @@ class ResilientLink:
                     self._stored(chunk.chunk_id)
         for chunk_id in list(self._asked):
             await session.ask_for([chunk_id])
-
-    _had_session = False
 
 
 __all__ = ["Connect", "IdentityRefused", "ResilientLink"]

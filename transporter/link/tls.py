@@ -135,7 +135,11 @@ class TlsStream(trio.abc.Stream):
         view = memoryview(data)
         async with self._sending:
             while view:
-                view = view[self._tls.send(view[: 1 << 20]) :]
+                try:
+                    sent = self._tls.send(view[: 1 << 20])
+                except SSL.Error as error:
+                    raise trio.BrokenResourceError(f"TLS is over: {error}") from None
+                view = view[sent:]
                 await self._flush()
 
     async def wait_send_all_might_not_block(self) -> None:

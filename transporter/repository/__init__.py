@@ -1,4 +1,4 @@
-"""The repository: packs, journal, index and restore points on a local disk. Holds opaque bytes and key ids, never a key."""
+"""The repository: packs, journal, index and restore points on a local disk. Opaque bytes and key ids, never a key."""
 
 from __future__ import annotations
 

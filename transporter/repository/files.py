@@ -20,11 +20,14 @@ def translate(error: OSError, doing: str) -> TransporterError:
     """Return the error a user meets for an operating system's error; ``doing`` completes "cannot …"."""
     if error.errno in _NO_ROOM:
         return DiskFull(
-            f"no room left in the repository: cannot {doing}", "free some space; the next run goes on where this one stopped"
+            f"no room left in the repository: cannot {doing}",
+            "free some space; the next run goes on where this one stopped",
         )
     reason = error.strerror or type(error).__name__
     if error.errno == errno.EIO:
-        return DamagedData(f"the disk of the repository fails: cannot {doing}: {reason}", "look at the disk, then run `scrub`")
+        return DamagedData(
+            f"the disk of the repository fails: cannot {doing}: {reason}", "look at the disk, then run `scrub`"
+        )
     return JobFailed(f"cannot {doing}: {reason}", "look at the repository's folder, its owner and its permissions")
 
 

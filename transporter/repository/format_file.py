@@ -1,11 +1,11 @@
-"""The file ``format``: what a program must understand before it touches the rest.
+r"""The file ``format``: what a program must understand before it touches the rest.
 
-    offset  bytes
-         0      8   magic "TPREPO\\r\\n" (damaged by transfers that "repair" line ends)
-         8      4   format version, big endian
-        12      4   length n of the body
-        16      n   body: msgpack map (id, created_ns, features, encrypted, quota)
-      16+n     32   BLAKE3 of what precedes
+offset  bytes
+     0      8   magic "TPREPO\r\n" (damaged by transfers that "repair" line ends)
+     8      4   format version, big endian
+    12      4   length n of the body
+    16      n   body: msgpack map (id, created_ns, features, encrypted, quota)
+  16+n     32   BLAKE3 of what precedes
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _LONGEST: Final = 64 * 1024
 class Format(msgspec.Struct, frozen=True, kw_only=True):
     """What the format file says.
 
-    ``quota`` is in bytes for each tenant (None: no bound); ``encrypted`` marks a repository whose provider seals what arrives plain.
+    ``quota`` is in bytes for each tenant (None: no bound); ``encrypted`` marks a repository whose provider seals what
+    arrives plain.
     """
 
     id: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
@@ -47,7 +48,9 @@ def encode(content: Format) -> bytes:
 
 def decode(raw: bytes) -> Format:
     """Return what a format file says; UnsupportedFormat for a future version or feature, DamagedData if damaged."""
-    damaged = DamagedData("the repository's format file is damaged", "restore the file `format` from a copy of the repository")
+    damaged = DamagedData(
+        "the repository's format file is damaged", "restore the file `format` from a copy of the repository"
+    )
     if len(raw) < _FIXED.size or len(raw) > _LONGEST:
         raise damaged
     magic, version, length = _FIXED.unpack_from(raw)
@@ -64,6 +67,7 @@ def decode(raw: bytes) -> Format:
         raise damaged from None
     if unknown := sorted(set(content.features) - KNOWN_FEATURES):
         raise UnsupportedFormat(
-            f"the repository uses features this version does not know: {', '.join(unknown)}", "use a newer version of transporter"
+            f"the repository uses features this version does not know: {', '.join(unknown)}",
+            "use a newer version of transporter",
         )
     return content

@@ -1,7 +1,8 @@
 """The index: where each chunk lies. A cache in SQLite that can be rebuilt from the packs' footers alone.
 
 One write connection under a lock; readers borrow from a small pool. WAL, so readers never wait. ``synchronous=FULL``
-costs one fsync for each pack of 64 MiB and buys that a pack, once its journal name is gone, is in the index even after a power cut.
+costs one fsync for each pack of 64 MiB and buys that a pack, once its journal name is gone, is in the index even
+after a power cut.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ CREATE TABLE IF NOT EXISTS packs (no INTEGER PRIMARY KEY, name BLOB NOT NULL UNI
     records INTEGER NOT NULL, bytes INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS folders (name TEXT PRIMARY KEY, mtime_ns INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS chunks (domain INTEGER NOT NULL, chunk BLOB NOT NULL, key INTEGER NOT NULL,
-    pack INTEGER NOT NULL, offset INTEGER NOT NULL, stored INTEGER NOT NULL, plain INTEGER NOT NULL, codec INTEGER NOT NULL,
+    pack INTEGER NOT NULL, offset INTEGER NOT NULL, stored INTEGER NOT NULL, plain INTEGER NOT NULL,
+    codec INTEGER NOT NULL,
     PRIMARY KEY (domain, chunk, key)) WITHOUT ROWID;
 """
 INDEX_VERSION: Final = 1
@@ -77,7 +79,9 @@ def translate(error: sqlite3.Error) -> TransporterError:
     if code == sqlite3.SQLITE_FULL:
         return DiskFull("no room left in the repository: cannot write its index", "free some space and run it again")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return DamagedData("the repository's index is damaged", "run `scrub --rebuild-index`; the packs are not touched")
+        return DamagedData(
+            "the repository's index is damaged", "run `scrub --rebuild-index`; the packs are not touched"
+        )
     return JobFailed(f"the repository's index cannot be used: {error}", "look at the folder `index` of the repository")
 
 
@@ -100,7 +104,11 @@ class Index:
     def _connect(self, cache: int = limits.WRITER_CACHE) -> sqlite3.Connection:
         mode = "rwc" if self._writable else "ro"
         connection = sqlite3.connect(
-            f"{self.path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, check_same_thread=False, timeout=60
+            f"{self.path.absolute().as_uri()}?mode={mode}",
+            uri=True,
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=60,
         )
         try:
             if self._writable:
@@ -151,7 +159,7 @@ class Index:
         """Tell whether this is the index of that repository, in a version this program writes."""
         with self.reader() as connection:
             row = connection.execute("SELECT repository, version FROM meta").fetchone()
-        return row == (repository_id, INDEX_VERSION)
+        return bool(row == (repository_id, INDEX_VERSION))
 
     def claim(self, repository_id: bytes) -> None:
         """Make an empty index that of a repository."""
@@ -179,7 +187,16 @@ class Index:
             connection.executemany(
                 "INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (domains[e.domain], e.chunk_id, keys[e.key_id], number, e.offset, e.stored_length, e.plain_length, e.codec)
+                    (
+                        domains[e.domain],
+                        e.chunk_id,
+                        keys[e.key_id],
+                        number,
+                        e.offset,
+                        e.stored_length,
+                        e.plain_length,
+                        e.codec,
+                    )
                     for e in sorted(entries)  # neighbours in the tree are written together
                 ],
             )
@@ -272,7 +289,8 @@ class Index:
     def knows_pack(self, name: bytes) -> bool:
         """Tell whether a pack is in the index."""
         with self.reader() as connection:
-            return connection.execute("SELECT 1 FROM packs WHERE name = ?", (name,)).fetchone() is not None
+            found = connection.execute("SELECT 1 FROM packs WHERE name = ?", (name,)).fetchone()
+        return found is not None
 
     def packs_of_folder(self, folder: str) -> list[bytes]:
         """Return the names of the packs the index expects in a folder (two hex digits)."""
@@ -281,7 +299,9 @@ class Index:
             if low == b"\xff":
                 rows = connection.execute("SELECT name FROM packs WHERE name >= ?", (low,)).fetchall()
             else:
-                rows = connection.execute("SELECT name FROM packs WHERE name >= ? AND name < ?", (low, bytes([low[0] + 1])))
+                rows = connection.execute(
+                    "SELECT name FROM packs WHERE name >= ? AND name < ?", (low, bytes([low[0] + 1]))
+                )
             return [name for (name,) in rows]
 
     def folder_times(self) -> dict[str, int]:

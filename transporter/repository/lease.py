@@ -1,4 +1,4 @@
-"""One process writes a repository at a time: an advisory lock that the kernel drops with its holder, however that dies."""
+"""One process writes a repository at a time: a lock that the kernel drops with its holder, however that dies."""
 
 from __future__ import annotations
 

@@ -2,15 +2,15 @@
 
     index/seal: 8 magic "TPINDEX1", 32 BLAKE3 of chunks.db, 32 BLAKE3 of what precedes
 
-The seal exists only while the repository is closed and its index is small. SQLite proves nothing of its file; the seal lets
-a scrub (and the next open) find every flipped bit in it. A damaged index is made anew: it is a cache.
+The seal exists only while the repository is closed and its index is small. SQLite proves nothing of its file; the seal
+lets a scrub (and the next open) find every flipped bit in it. A damaged index is made anew: it is a cache.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from blake3 import blake3
@@ -30,8 +30,8 @@ _MAGIC: Final = b"TPINDEX1"
 class OpenReport:
     """What opening for writing had to put in order."""
 
-    salvaged: Salvaged = Salvaged()
-    reconciled: Reconciled = Reconciled()
+    salvaged: Salvaged = field(default_factory=Salvaged)
+    reconciled: Reconciled = field(default_factory=Reconciled)
     index_rebuilt: str = ""
 
 
@@ -81,9 +81,7 @@ def seal_index(layout: Layout) -> None:
         return
     content = _MAGIC + _hash(layout)
     with files.disk_errors("seal the index"):
-        files.publish(
-            layout.journal / "seal", layout.index_seal, layout.root, (content + blake3(content).digest(),)
-        )
+        files.publish(layout.journal / "seal", layout.index_seal, layout.root, (content + blake3(content).digest(),))
 
 
 def check_seal(layout: Layout) -> str:

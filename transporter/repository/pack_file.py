@@ -43,6 +43,7 @@ _ENTRY: Final = struct.Struct(">16s32s32sQIIB")
 _TRAILER: Final = struct.Struct(">Q32s8s")
 ENTRY_LENGTH: Final = _ENTRY.size
 TRAILER_LENGTH: Final = _TRAILER.size
+LONGEST_HEADER: Final = _HEADER.size + limits.NAME_LENGTH + 32
 _LONGEST_FOOTER: Final = _COUNT.size + limits.PACK_RECORDS * _ENTRY.size
 
 
@@ -64,11 +65,15 @@ def encode_header(repository_id: bytes, tenant: str) -> bytes:
 
 def read_header(fd: int) -> PackHeader:
     """Return the header of an open pack; DamagedData if it is not one."""
-    raw = os.pread(fd, _HEADER.size + limits.NAME_LENGTH + 32, 0)
+    raw = os.pread(fd, LONGEST_HEADER, 0)
     if len(raw) >= _HEADER.size:
         magic, repository_id, name_length = _HEADER.unpack_from(raw)
         end = _HEADER.size + name_length
-        if magic == HEADER_MAGIC and name_length <= limits.NAME_LENGTH and blake3(raw[:end]).digest() == raw[end : end + 32]:
+        if (
+            magic == HEADER_MAGIC
+            and name_length <= limits.NAME_LENGTH
+            and blake3(raw[:end]).digest() == raw[end : end + 32]
+        ):
             return PackHeader(repository_id, raw[_HEADER.size : end].decode(), end + 32)
     raise DamagedData("the header of a pack is damaged", "run `scrub`")
 
@@ -99,7 +104,9 @@ def _parse_footer(footer: bytes) -> list[Entry]:
         raise DamagedData("the footer of a pack does not fit its length", "run `scrub`")
     return [
         Entry(domain, chunk_id, key_id, offset, stored, plain, codec)
-        for domain, chunk_id, key_id, offset, stored, plain, codec in _ENTRY.iter_unpack(memoryview(footer)[_COUNT.size :])
+        for domain, chunk_id, key_id, offset, stored, plain, codec in _ENTRY.iter_unpack(
+            memoryview(footer)[_COUNT.size :]
+        )
     ]
 
 

@@ -37,7 +37,7 @@ class PointStore:
         check: Callable[[Sequence[bytes]], None],
         charge: Callable[[int], None],
     ) -> bytes:
-        """Make a point visible: whole, durable, in one step; return its hash. PointExists if there is one of that id."""
+        """Make a point visible: whole, durable, in one step; return its hash. PointExists if its id is taken."""
         if not 0 < len(head) <= limits.HEAD_LENGTH:
             raise UsageError(f"a point's head has {len(head)} bytes; 1 to {limits.HEAD_LENGTH} are allowed")
         path = self._layout.point(target.tenant, target.job, target.point_id)
@@ -79,12 +79,12 @@ class PointStore:
 
     def _stamp(self, target: PointRef) -> PointRef:
         """Date a point by our own clock, later than all of its job: a clock set back cannot reorder commits."""
-        latest = max((ref.committed_ns for ref in self.list(target.tenant, target.job, skip_damaged=True)), default=0)
+        latest = max((ref.committed_ns for ref in self.listed(target.tenant, target.job, skip_damaged=True)), default=0)
         now = max(self._clock.now_ns(), latest + 1)
         return PointRef(target.tenant, target.job, target.point_id, target.domain, now, 0, b"")
 
-    def list(self, tenant: str, job: str | None = None, *, skip_damaged: bool = False) -> list[PointRef]:
-        """Return a tenant's points (of one job) in the order of their commits. DamagedData if an outline does not parse."""
+    def listed(self, tenant: str, job: str | None = None, *, skip_damaged: bool = False) -> list[PointRef]:
+        """Return a tenant's points (of one job) in the order of their commits."""
         found: list[PointRef] = []
         jobs = [job] if job is not None else self.jobs(tenant)
         for name in jobs:
@@ -145,7 +145,9 @@ class PointStore:
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except (FileNotFoundError, NotADirectoryError):
-                raise PointMissing(f"job {job} has no restore point {point_id.hex()}", "`transporter points` lists them") from None
+                raise PointMissing(
+                    f"job {job} has no restore point {point_id.hex()}", "`transporter points` lists them"
+                ) from None
             try:
                 frame = points.read_frame(fd, path)
                 mine = (frame.repository_id, frame.ref.tenant, frame.ref.job, frame.ref.point_id)
@@ -166,7 +168,9 @@ class PointStore:
         temporary = self._layout.journal / f"{self._clock.random_bytes(16).hex()}.slot"
         with self._lock, files.disk_errors("write a slot"):
             if len(_listing(path.parent)) >= limits.SLOTS_PER_POINT and not path.exists():
-                raise UsageError(f"a restore point has at most {limits.SLOTS_PER_POINT} slots", "remove a password first")
+                raise UsageError(
+                    f"a restore point has at most {limits.SLOTS_PER_POINT} slots", "remove a password first"
+                )
             try:
                 files.publish(temporary, path, self._layout.root, (content,))
             except FileExistsError:

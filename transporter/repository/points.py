@@ -1,27 +1,27 @@
 """Restore points and slots on disk: small immutable objects that prove themselves.
 
-    point: offset  bytes
-                0      8   magic "TPPOINT1"
-                8     16   repository id
-               24     16   point id
-               40     16   dedup domain of the chunks it needs
-               56      8   time of commit, ns since 1970 by the provider's clock, big endian
-               64      2   length t of the tenant's name
-               66      2   length j of the job's name
-               68      4   length h of the head
-               72    t+j   tenant, job (UTF-8)
-                       h   head (opaque here; `point_head` knows it)
-                    32×n   needs: the ids of all chunks, data and manifest, that the point needs
-                       8   n, big endian
-                      32   BLAKE3 of all that precedes: the point's hash
+point: offset  bytes
+            0      8   magic "TPPOINT1"
+            8     16   repository id
+           24     16   point id
+           40     16   dedup domain of the chunks it needs
+           56      8   time of commit, ns since 1970 by the provider's clock, big endian
+           64      2   length t of the tenant's name
+           66      2   length j of the job's name
+           68      4   length h of the head
+           72    t+j   tenant, job (UTF-8)
+                   h   head (opaque here; `point_head` knows it)
+                32×n   needs: the ids of all chunks, data and manifest, that the point needs
+                   8   n, big endian
+                  32   BLAKE3 of all that precedes: the point's hash
 
-    slot:  offset  bytes
-                0      8   magic "TPSLOT01"
-                8     16   point id
-               24     16   slot id
-               40      4   length n
-               44      n   slot (opaque here)
-             44+n     32   BLAKE3 of what precedes
+slot:  offset  bytes
+            0      8   magic "TPSLOT01"
+            8     16   point id
+           24     16   slot id
+           40      4   length n
+           44      n   slot (opaque here)
+         44+n     32   BLAKE3 of what precedes
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _TAIL: Final = struct.Struct(">Q32s")
 
 @dataclass(frozen=True, slots=True)
 class PointRef:
-    """What the repository itself knows of a restore point; ``hash`` is what the next point of the job names as its parent's."""
+    """What the repository itself knows of a restore point; the job's next point names ``hash`` as its parent's."""
 
     tenant: str
     job: str
@@ -71,13 +71,13 @@ class _Frame:
 
 def damaged_point(path: Path) -> DamagedData:
     """Return the error for a point object that does not prove itself."""
-    return DamagedData(f"the restore point {path.name} is damaged", "use an older restore point; run `scrub` to see what else is")
+    return DamagedData(
+        f"the restore point {path.name} is damaged", "use an older restore point; run `scrub` to see what else is"
+    )
 
 
-def point_parts(
-    repository_id: bytes, ref: PointRef, head: bytes, needs: Iterable[bytes]
-) -> Iterator[bytes]:
-    """Yield the bytes of a point object in order, piece by piece; the last 32 are its hash. ``needs`` comes in whole ids."""
+def point_parts(repository_id: bytes, ref: PointRef, head: bytes, needs: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the bytes of a point object, piece by piece; the last 32 are its hash. ``needs`` comes in whole ids."""
     tenant, job = ref.tenant.encode(), ref.job.encode()
     fixed = _POINT.pack(
         POINT_MAGIC, repository_id, ref.point_id, ref.domain, ref.committed_ns, len(tenant), len(job), len(head)
@@ -157,7 +157,9 @@ def decode_slot(raw: bytes, point_id: bytes, slot_id: bytes) -> bytes:
     if fits and _SLOT.unpack_from(raw) == (SLOT_MAGIC, point_id, slot_id, len(raw) - _SLOT.size - 32):
         if blake3(raw[:-32]).digest() == raw[-32:]:
             return raw[_SLOT.size : -32]
-    raise DamagedData(f"slot {slot_id.hex()} of restore point {point_id.hex()} is damaged", "open the point with another password")
+    raise DamagedData(
+        f"slot {slot_id.hex()} of restore point {point_id.hex()} is damaged", "open the point with another password"
+    )
 
 
 def read_small(path: Path, bound: int) -> bytes:

@@ -1,7 +1,8 @@
 """Making the index agree with the packs: cheaply at open, wholly by rebuilding.
 
-The index remembers the modification time of each of the 256 folders of packs as it was when it last agreed with the folder.
-At open only folders with another time are listed. (A pack whose publication a crash interrupted is found through its journal file.)
+The index remembers the modification time of each of the 256 folders of packs as it was when it last agreed with the
+folder. At open only folders with another time are listed. (A pack whose publication a crash interrupted is found through
+its journal file.)
 """
 
 from __future__ import annotations

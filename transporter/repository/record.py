@@ -1,16 +1,16 @@
 """A record: one stored chunk with everything that is needed to find it, prove it and salvage it.
 
-    offset  bytes
-         0      4   magic "REC1"
-         4      1   codec (0 as is, 1 lz4 block, 2 zstd)
-         5      3   zero
-         8      4   plain length, big endian
-        12      4   stored length n, big endian
-        16     16   dedup domain
-        32     32   chunk id
-        64     32   key id (zero bytes: plain form)
-        96     32   BLAKE3 of bytes 0 … 95 and of the stored chunk
-       128      n   stored chunk
+offset  bytes
+     0      4   magic "REC1"
+     4      1   codec (0 as is, 1 lz4 block, 2 zstd)
+     5      3   zero
+     8      4   plain length, big endian
+    12      4   stored length n, big endian
+    16     16   dedup domain
+    32     32   chunk id
+    64     32   key id (zero bytes: plain form)
+    96     32   BLAKE3 of bytes 0 … 95 and of the stored chunk
+   128      n   stored chunk
 """
 
 from __future__ import annotations
@@ -95,6 +95,4 @@ def open_record(raw: bytes, expected: Entry) -> ChunkRecord:
             f"the record of chunk {expected.chunk_id.hex()} is damaged",
             "run `scrub`; the next run of a job that still has the data heals it",
         )
-    return ChunkRecord(
-        found.chunk_id, found.key_id, found.codec, found.plain_length, memoryview(raw)[HEADER_LENGTH:]
-    )
+    return ChunkRecord(found.chunk_id, found.key_id, found.codec, found.plain_length, memoryview(raw)[HEADER_LENGTH:])

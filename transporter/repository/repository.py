@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transporter.clock import Clock
 from transporter.errors import DamagedData, TransporterError, UsageError
-from transporter.repository import files, format_file, limits
+from transporter.repository import files, format_file
 from transporter.repository.errors import ChunkMissing, RepositoryExists, RepositoryMissing
 from transporter.repository.format_file import Format
 from transporter.repository.index import Index, Location
@@ -16,13 +16,14 @@ from transporter.repository.layout import FOLDERS, Layout, folder_name
 from transporter.repository.lease import Lease
 from transporter.repository.opening import OpenReport, open_index, seal_index
 from transporter.repository.pack_reader import PackReader
+from transporter.repository.point_head import decode_head
 from transporter.repository.point_store import PointStore
 from transporter.repository.points import PointRef
 from transporter.repository.quota import QuotaBook
 from transporter.repository.reconcile import Reconciled, rebuild
 from transporter.repository.record import ChunkRecord, Entry, open_record
 from transporter.repository.salvage import Salvaged, salvage
-from transporter.repository.scrub import ScrubProgress, ScrubReport, Scrubber
+from transporter.repository.scrub import Scrubber, ScrubProgress, ScrubReport
 from transporter.repository.statistics import Statistics, measure
 from transporter.repository.writer import PackWriter
 
@@ -51,10 +52,8 @@ class Repository:
     # -- making, opening, closing -----------------------------------------------------------------------------------
 
     @classmethod
-    def create(
-        cls, path: Path | str, *, quota: int | None = None, clock: Clock, encrypted: bool = False
-    ) -> Repository:
-        """Make a repository in a folder that is empty or not there yet, and open it. ``quota``: bytes for each tenant."""
+    def create(cls, path: Path | str, *, quota: int | None = None, clock: Clock, encrypted: bool = False) -> Repository:
+        """Make a repository in a folder that is empty or not there yet, and open it. ``quota``: bytes per tenant."""
         layout = Layout(Path(path))
         with files.disk_errors("create a repository"):
             layout.root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -62,9 +61,7 @@ class Repository:
                 raise RepositoryExists(f"{layout.root} is not empty", "choose an empty folder")
             for folder in FOLDERS:
                 (layout.root / folder).mkdir(mode=0o700)
-            content = Format(
-                id=clock.random_bytes(16), created_ns=clock.now_ns(), encrypted=encrypted, quota=quota
-            )
+            content = Format(id=clock.random_bytes(16), created_ns=clock.now_ns(), encrypted=encrypted, quota=quota)
             # The format file goes last: a folder without it is not a repository.
             files.publish(layout.journal / "format", layout.format, layout.root, (format_file.encode(content),))
             files.sync_folder(layout.root.parent)
@@ -287,15 +284,18 @@ class Repository:
         head: bytes,
         needs: bytes | Iterable[bytes],
         *,
-        domain: bytes,
+        domain: bytes | None = None,
         key_ids: Collection[bytes] | None = None,
     ) -> bytes:
         """Make a restore point visible, in one atomic step and as the last one; return its hash (32 bytes).
 
-        ``needs`` are ids of chunks in ``domain`` (whole ids, in pieces of any size): every one must be stored, under one of
-        ``key_ids`` (None: any), or ChunkMissing names how many are not. Packs of live writers that hold needed chunks are published first.
+        ``needs`` are ids of chunks in ``domain`` (None: as the head says), in pieces of any size: every one must be
+        stored, under one of ``key_ids`` (None: any), or ChunkMissing names how many are not. Packs of live writers that
+        hold needed chunks are published first.
         """
         self._need_writable()
+        if domain is None:
+            domain = decode_head(head).domain
         target = PointRef(tenant, job, point_id, domain, 0, 0, b"")
         return self._points.commit(
             target,
@@ -322,17 +322,15 @@ class Repository:
                 "run the job again",
             )
 
-    def _not_indexed(
-        self, domain: bytes, ids: Sequence[bytes], key_ids: Collection[bytes] | None
-    ) -> list[bytes]:
+    def _not_indexed(self, domain: bytes, ids: Sequence[bytes], key_ids: Collection[bytes] | None) -> list[bytes]:
         known = self._index.keys_of(domain, ids)
         if key_ids is None:
             return [chunk_id for chunk_id in ids if chunk_id not in known]
         return [chunk_id for chunk_id in ids if not any(key in key_ids for key in known.get(chunk_id, ()))]
 
     def points(self, tenant: str, job: str | None = None) -> list[PointRef]:
-        """Return a tenant's restore points (of one job), in the order of their commits; damaged ones are left to `scrub`."""
-        return self._points.list(tenant, job, skip_damaged=True)
+        """Return a tenant's restore points (of one job) in the order of their commits; `scrub` names damaged ones."""
+        return self._points.listed(tenant, job, skip_damaged=True)
 
     def point(self, tenant: str, job: str, point_id: bytes) -> PointRef:
         """Return what is known of one point, its hash among it; PointMissing if there is none."""
@@ -355,7 +353,7 @@ class Repository:
     def scrub(
         self, on_progress: Callable[[ScrubProgress], None] | None = None, sample: float | None = None
     ) -> ScrubReport:
-        """Prove every byte (or those of a random share of the packs, 0 < ``sample`` ≤ 1). Changes nothing, needs no key."""
+        """Prove every byte (``sample``: of a random share of the packs, 0 … 1). Changes nothing, needs no key."""
         scrubber = Scrubber(self._layout, self._index, self._points, self.repository_id, self._clock)
         return scrubber.run(on_progress, sample)
 
@@ -386,7 +384,9 @@ def _read_format(layout: Layout) -> Format:
         with open(layout.format, "rb") as file:
             raw = file.read(1 << 20)
     except (FileNotFoundError, NotADirectoryError):
-        raise RepositoryMissing(f"there is no repository in {layout.root}", "create it with `transporter repository add`") from None
+        raise RepositoryMissing(
+            f"there is no repository in {layout.root}", "create it with `transporter repository add`"
+        ) from None
     except OSError as error:
         raise files.translate(error, "read the repository's format file") from error
     return format_file.decode(raw)

@@ -93,9 +93,10 @@ def whole_records(fd: int, start: int) -> tuple[list[Entry], int]:
 def _set_aside(layout: Layout, path: Path, size: int) -> Salvaged:
     """Deal with a journal file whose first bytes are not a header of ours.
 
-    Torn while it was begun: it holds nothing. Longer: acknowledged records may be in it, so it is kept for a person to look at.
+    Torn while it was begun: it holds nothing. Longer: acknowledged records may be in it, so it is kept for a person to
+    look at.
     """
-    if size < 1024:
+    if size <= pack_file.LONGEST_HEADER:
         files.unlink(path)
         return Salvaged(bytes_dropped=size)
     files.make_folders(layout.quarantine, layout.root)

@@ -1,6 +1,6 @@
 """Writing packs: sequential appends to a journal file, acknowledgement after fdatasync, publication of full packs.
 
-    journal/<random>.pack ── footer, fsync ──▶ link as packs/ab/<hash>, fsync folder ──▶ index transaction ──▶ unlink journal name
+    journal/<random>.pack ─ footer, fsync ─▶ link as packs/ab/<hash>, fsync folder ─▶ index ─▶ unlink journal name
 
 The journal name goes last, so a crash at any step leaves it behind, and the next `open` finds it and finishes the work.
 """
@@ -52,7 +52,8 @@ class _Pack:
 class PackWriter:
     """Stores records of one dedup domain for one tenant.
 
-    One thread appends; `sync`, `seal` and the look-ups may run beside it in others: no lock that `append` needs is held while the disk is waited for.
+    One thread appends; `sync`, `seal` and the look-ups may run beside it in others: no lock that `append` needs is held
+    while the disk is waited for.
     """
 
     def __init__(
@@ -182,7 +183,7 @@ class PackWriter:
                 files.sync_folder(self._layout.journal)
                 pack.name_durable = True
         except OSError as error:
-            # After a failed fsync nobody knows which pages are on the disk: nothing of this pack is acknowledged by us any more.
+            # After a failed fsync nobody knows which pages are on the disk: nothing is acknowledged any more.
             self._failure = files.translate(error, "make chunks durable")
             raise self._failure from error
 
@@ -218,7 +219,7 @@ class PackWriter:
                 pack = self._full[0]
             self._finish(pack)
             with self._lock:
-                # Only now: have() asks the writers first and the index after, so a chunk is in at least one of them at any time.
+                # Only now: have() asks the writers first and the index after, so a chunk is always in one of them.
                 self._full.remove(pack)
                 self._durable += pack.waiting
             os.close(pack.fd)
@@ -231,7 +232,9 @@ class PackWriter:
             files.sync(pack.fd)
             name = pack.hasher.copy().update(footer).digest()
             size = pack.length + len(footer)
-            publish_pack(self._layout, self._index, pack.path, PackRow(name, self.tenant, len(pack.entries), size), pack.entries)
+            publish_pack(
+                self._layout, self._index, pack.path, PackRow(name, self.tenant, len(pack.entries), size), pack.entries
+            )
         except OSError as error:
             raise files.translate(error, "publish a pack") from error
 
@@ -263,7 +266,7 @@ class PackWriter:
     # -- the end ----------------------------------------------------------------------------------------------------
 
     def close(self) -> list[bytes]:
-        """Publish everything and end; return ids like `sync`. What cannot be published stays in the journal, for salvage."""
+        """Publish everything and end; return ids like `sync`. What cannot be published stays in the journal."""
         if self._closed:
             return []
         try:
@@ -293,7 +296,7 @@ class PackWriter:
 
 
 def publish_pack(layout: Layout, index: Index, journal: Path, row: PackRow, entries: list[Entry]) -> None:
-    """Give a finished and fsynced journal file its name, enter it in the index, then drop the journal name. Idempotent."""
+    """Give a finished, fsynced journal file its name, enter it in the index, drop the journal name. Idempotent."""
     target = layout.pack(row.name)
     files.make_folders(target.parent, layout.root)
     try:

@@ -48,7 +48,7 @@ def commit_in_thread(request: CommitRequest, writer: PackWriter) -> bytes:
     for slot_id, slot in slots:
         store.put_slot(point_id, slot_id, slot)
     try:
-        point_hash = store.commit_point(session.tenant, session.start.job, point_id, head, request.needs)
+        point_hash = store.commit_point(session.tenant, session.start.job, point_id, head, request.needs, domain=session.domain)
     except ChunkMissing as error:
         raise MissingChunks(
             "the restore point names chunks that the repository does not hold any more", "the job reads everything again"

@@ -7,7 +7,7 @@ import trio
 from protocol.control import Received
 from protocol.messages import GetPoint, ListPoints, Pair, Paired, Refused, Start, StatusReply, StatusRequest
 from transporter.catalog import Peer
-from transporter.errors import IdentityRefused, RefusedByPeer, TransporterError
+from transporter.errors import IdentityRefused, JobFailed, RefusedByPeer, TransporterError
 from transporter.events import EventBus
 from transporter.link.broken import LinkBroken
 from transporter.link.control_link import ControlLink
@@ -33,8 +33,14 @@ async def serve_peer(provider: Provider, link: ControlLink, bus: EventBus) -> No
     except TransporterError as error:
         await _refuse(link, error)
         raise
-    except trio.TooSlowError:
+    except (LinkBroken, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
+        if not isinstance(error, trio.TooSlowError):
+            raise
         raise IdentityRefused("an unknown node connected and did not pair", "nothing to do here") from None
+    except Exception:
+        # A fault of this end: the peer must not take it for a broken line and dial for ever.
+        await _refuse(link, JobFailed("the peer met an internal error", "see the log of the daemon there"))
+        raise
 
 
 async def _refuse(link: ControlLink, error: TransporterError) -> None:

@@ -22,7 +22,7 @@ from transporter.workloads.notes import Note
 from transporter.workloads.owners import OwnerNames
 
 BLOCK_LENGTH = 1 << 20
-"""Bytes of a block: aligned, so that a change within an image touches one chunk and the same data finds itself again."""
+"""Bytes of a block: aligned, so that a change touches one chunk and equal data finds itself again."""
 _ZEROS = bytes(64 << 10)
 
 

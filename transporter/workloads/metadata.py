@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from contextlib import suppress
 
 from transporter.workloads import xattrs
 from transporter.workloads.entry import Entry
@@ -43,7 +44,7 @@ class Metadata:
     def to_new_file(self, fd: int, entry: Entry) -> None:
         """Finish a file that was created with ``creation_mode``."""
         mode = entry.mode
-        if entry.xattrs or mode & (self._umask | 0o7000) or not self._owned(entry):
+        if entry.xattrs or mode & (self._umask | 0o7000) or self._wanted(entry) != (self._uid, self._gid):
             self.to_descriptor(fd, entry)
         else:
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
@@ -56,6 +57,18 @@ class Metadata:
         self._try(entry, os.fchmod, fd, mode)
         self._try(entry, os.utime, fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
+    def to_existing(self, fd: int, entry: Entry) -> None:
+        """Put everything on a folder that we may not have made: also take away what is not the entry's."""
+        now = os.fstat(fd)
+        for name in xattrs.listed(fd):
+            if os.fsencode(name) not in entry.xattrs:
+                with suppress(OSError):
+                    os.removexattr(fd, name)
+        uid, gid = self._wanted(entry)
+        if (uid, gid) == (self._uid, self._gid) and (now.st_uid, now.st_gid) != (uid, gid):
+            self._try(entry, os.chown, fd, uid, gid)
+        self.to_descriptor(fd, entry)
+
     def to_name(self, folder_fd: int, name: bytes, entry: Entry) -> None:
         """Put everything on a symbolic link, fifo or device that we have just created in our own folder."""
         mode = self._owner(name, folder_fd, entry)
@@ -66,13 +79,12 @@ class Metadata:
         times = (entry.mtime_ns, entry.mtime_ns)
         self._try(entry, os.utime, name, ns=times, dir_fd=folder_fd, follow_symlinks=False)
 
-    def _owned(self, entry: Entry) -> bool:
-        ids = self._ids
-        return ids.uid(entry.user, entry.uid) == self._uid and ids.gid(entry.group, entry.gid) == self._gid
+    def _wanted(self, entry: Entry) -> tuple[int, int]:
+        return self._ids.uid(entry.user, entry.uid), self._ids.gid(entry.group, entry.gid)
 
     def _owner(self, target: int | bytes, folder_fd: int | None, entry: Entry) -> int:
         """Set owner and group; returns the mode that is safe to set after it."""
-        uid, gid = self._ids.uid(entry.user, entry.uid), self._ids.gid(entry.group, entry.gid)
+        uid, gid = self._wanted(entry)
         if uid == self._uid and gid == self._gid:
             return entry.mode
         try:

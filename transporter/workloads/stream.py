@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import time
 
 from transporter.errors import JobFailed
@@ -15,10 +16,11 @@ class StreamReader:
     """Reads a descriptor to its end. Same shape as ``TreeScanner``: fill, take_entries, take_notes.
 
     ``name`` is the path under which the content is stored and restored. The entry comes out with the first byte,
-    its length is known at the end: the last record's ``size`` counts.
+    its length is known at the end: the last record's ``size`` counts. When nothing comes for ``wait_seconds``,
+    ``fill`` returns what it has, possibly nothing: ask ``finished``, so that a silent stream can be given up.
     """
 
-    def __init__(self, fd: int, name: bytes | str) -> None:
+    def __init__(self, fd: int, name: bytes | str, *, wait_seconds: float = 0.25) -> None:
         path = os.fsencode(name).strip(b"/")
         self.roots = [path]
         self.finished = False
@@ -28,6 +30,9 @@ class StreamReader:
         self.others = 0
         self.bytes_read = 0
         self._fd = fd
+        self._wait_ms = int(wait_seconds * 1000)
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
         now = time.time_ns()
         entry = Entry(path, "f", UNTRUSTED, 0, now, now, mode=0o600, uid=os.geteuid(), gid=os.getegid())
         self._pending = Pending(entry, 0, OPEN_END)
@@ -39,13 +44,15 @@ class StreamReader:
         return self.bytes_read
 
     def fill(self, buffer: memoryview) -> int:
-        """Fill ``buffer`` from the stream; fewer bytes than it holds only at the end, 0 after the end.
+        """Fill ``buffer`` from the stream; fewer bytes than it holds at the end, or when the stream is silent.
 
         Raises ``JobFailed`` when reading fails: half a stream is no backup of it.
         """
         filled = 0
         while filled < len(buffer) and not self.finished:
             try:
+                if not self._poll.poll(self._wait_ms):
+                    break
                 got = os.readv(self._fd, (buffer[filled:],))
             except OSError as error:
                 raise JobFailed(

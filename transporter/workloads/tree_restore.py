@@ -127,7 +127,7 @@ class TreeWriter:
         Publisher(self._staging, self._stage).publish()
         self._staging.clear()
         if top is not None and (self._staging.created or not self._partial):
-            self._stage.metadata.to_descriptor(self._staging.output_fd, top)
+            self._stage.metadata.to_existing(self._staging.output_fd, top)
         self._published = True
         self._staging.close()
 
