@@ -65,7 +65,8 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return _INTERRUPTED
-    print(report.verdict_table(verdicts))
+    if verdicts:
+        print(report.verdict_table(verdicts))
     return int(any(verdict.reached is False for verdict in verdicts))
 
 

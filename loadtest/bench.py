@@ -44,9 +44,9 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def named(name: str, text: str, everyone: Sequence[type[Peer]]) -> bool:
-    """Tell whether `text` selects `name`: it is the name, or its beginning where no name is equal to it."""
-    return name == text or (name.startswith(text) and all(peer.name != text for peer in everyone))
+def named(name: str, text: str) -> bool:
+    """Tell whether `text` selects the contender `name`: by its beginning; those run on request by the whole of it."""
+    return name == text or (name.startswith(text) and all(peer.name != name for peer in ON_REQUEST))
 
 
 def choose(options: Options) -> tuple[list[type[Peer]], dict[str, list[str]]]:
@@ -54,7 +54,7 @@ def choose(options: Options) -> tuple[list[type[Peer]], dict[str, list[str]]]:
     everyone = [*CONTENDERS, *ON_REQUEST]
     wanted = list(CONTENDERS)
     if options.only:
-        wanted = [peer for peer in everyone if any(named(peer.name, text, everyone) for text in options.only)]
+        wanted = [peer for peer in everyone if any(named(peer.name, text) for text in options.only)]
     if not wanted:
         raise BenchError(f"no contender is called so; there are: {', '.join(peer.name for peer in everyone)}")
     missing = {peer.name: lacking for peer in wanted if (lacking := missing_programs(peer))}

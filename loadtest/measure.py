@@ -118,10 +118,11 @@ def run(
             finally:
                 end_group(process)
         ended = time.monotonic()
+        flush = 0.0
         if settle is not None and status in good:
             sync_file_system(settle)
-        seconds = time.monotonic() - started
-        flush = started + seconds - ended
+            flush = time.monotonic() - ended
+        seconds = ended + flush - started
         if status not in good:
             errors.seek(0)
             tail = errors.read()[-2000:].decode(errors="replace").strip()

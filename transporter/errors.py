@@ -4,6 +4,7 @@ TransporterError
 ├── JobFailed            exit 1   the job failed; nothing half-visible is left
 │   ├── JobBusy                   another run of the same job is under way
 │   ├── DiskFull                  no room at one of the ends
+│   ├── MissingChunks             the repository lost chunks that the point names; the job reads all again
 │   └── LinkLost                  the link broke and could not be redialled in time
 ├── UsageError           exit 2   the command line cannot be carried out as typed
 ├── ConfigError          exit 3   the configuration is wrong (file, line and column are named)
@@ -63,6 +64,12 @@ class DiskFull(JobFailed):
     """No room left at one of the ends."""
 
     code = "disk-full"
+
+
+class MissingChunks(JobFailed):
+    """The point names chunks that the repository does not hold (any more)."""
+
+    code = "missing-chunks"
 
 
 class LinkLost(JobFailed):

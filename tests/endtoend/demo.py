@@ -258,10 +258,11 @@ def files_in(places: tuple[Path, ...]) -> Iterator[Path]:
 
 def row(step: str, job: dict[str, object]) -> list[str]:
     """Return a line of the table from a job's last event."""
-    numbers = {name: float(str(job.get(name, 0))) for name in ("bytes_read", "bytes_new", "seconds", "files")}
+    numbers = {name: float(str(job.get(name, 0))) for name in ("bytes_new", "seconds", "files")}
     moved = float(str(job.get("bytes_sent" if job["operation"] == "backup" else "bytes_received", 0)))
-    worked = numbers["bytes_read"] or float(str(job.get("bytes_written", 0)))
-    rate = f"{worked / 1e6 / numbers['seconds']:,.0f} MB/s" if numbers["seconds"] else ""
+    whole = {"backup": "bytes_read", "restore": "bytes_written"}.get(str(job["operation"]), "bytes_total")
+    worked = float(str(job.get(whole, 0)))
+    rate = f"{worked / 1e6 / numbers['seconds']:,.0f} MB/s" if worked > 1e7 else ""
     sizes = [f"{size / 1e6:,.1f} MB" for size in (worked, numbers["bytes_new"], moved)]
     return [step, f"{numbers['files']:,.0f} files", *sizes, f"{numbers['seconds']:.2f} s", rate]
 

@@ -31,6 +31,12 @@ def restore(
     source: Annotated[
         str, typer.Option("--from", metavar="PEER/REPOSITORY", help="Where to look, for a job this home does not know.")
     ] = "",
+    zone: Annotated[
+        str,
+        typer.Option(
+            metavar="ZONE", help="source, target or none: what the point must be. Default: as configured, else source."
+        ),
+    ] = "",
     password_file: Annotated[
         str, typer.Option(metavar="FILE", help="The point's password, when this home does not hold it.")
     ] = "",
@@ -50,6 +56,7 @@ def restore(
         include=include or [],
         overwrite=overwrite,
         source=source,
+        zone=zone,
         password=read_password(file=Path(password_file), env="", ask="", twice=False) if password_file else b"",
     )
     return run_unlocking(terminal, home, request)

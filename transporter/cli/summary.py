@@ -18,8 +18,8 @@ def summary(job: JobFinished) -> str:
             ]
         case "verify":
             lines = [
-                f"point {job.point} is sound: {job.chunks:,} chunks, {show_size(job.bytes_read)} opened"
-                f" in {show_duration(job.seconds)}"
+                f"point {job.point}: {job.chunks:,} chunks opened and found sound, {show_size(job.bytes_received)}"
+                f" received in {show_duration(job.seconds)}"
             ]
         case _:
             lines = [f"{job.operation} {job.job}: done in {show_duration(job.seconds)}"]

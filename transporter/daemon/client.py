@@ -46,7 +46,9 @@ def ask_daemon(sock: socket.socket, request: JobRequest, bus: EventBus) -> JobOu
             length = int.from_bytes(head, "big")
             body = stream.read(length) if len(head) == LENGTH_BYTES and length <= ANSWER_AT_MOST else b""
             if not body or len(body) < length:
-                raise JobFailed("the daemon of this home ended", "start it again; the next run goes on where this one stopped")
+                raise JobFailed(
+                    "the daemon of this home ended", "start it again; the next run goes on where this one stopped"
+                )
             message = msgspec.msgpack.decode(body)
             if "outcome" in message:
                 return msgspec.convert(message["outcome"], JobOutcome)

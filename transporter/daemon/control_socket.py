@@ -38,9 +38,11 @@ async def serve_control_socket(home: Home, status: StatusSource, on_job: Callabl
     os.chmod(home.control_socket, 0o600)
     sock.listen(16)
     try:
-        await trio.serve_listeners(
-            lambda stream: _serve_one(home, stream, status, on_job), [trio.SocketListener(sock)]
-        )
+
+        async def take(stream: trio.SocketStream) -> None:
+            await _serve_one(home, stream, status, on_job)
+
+        await trio.serve_listeners(take, [trio.SocketListener(sock)])
     finally:
         home.control_socket.unlink(missing_ok=True)
 
@@ -58,9 +60,12 @@ async def _serve_one(
 
 
 async def _run(
-    home: Home, request: JobRequest, stream: trio.SocketStream, status: StatusSource,
+    home: Home,
+    request: JobRequest,
+    stream: trio.SocketStream,
+    status: StatusSource,
     on_job: Callable[[JobRequest, EventBus], Any],
-) -> None:  # fmt: skip
+) -> None:
     bus = EventBus()
     send, receive = trio.open_memory_channel[Event](EVENTS_WAITING)
 

@@ -34,7 +34,9 @@ from transporter.link.identity import load_identity
 StatusSource = Callable[[], dict[str, Any]]
 
 
-async def execute(home: Home, request: JobRequest, bus: EventBus, status: StatusSource, clock: Clock | None = None) -> JobOutcome:
+async def execute(
+    home: Home, request: JobRequest, bus: EventBus, status: StatusSource, clock: Clock | None = None
+) -> JobOutcome:
     """Run ``request`` to its end. Errors become a JobFailed event and an exit status; nothing is raised but cancellation."""
     clock = clock or SystemClock()
     try:
@@ -43,14 +45,20 @@ async def execute(home: Home, request: JobRequest, bus: EventBus, status: Status
         bus.publish(_failed(request, error))
         return JobOutcome(exit_status=error.exit_status)
     except OSError as error:
-        failure = JobFailed(f"the operating system refused: {error.strerror or error}", "see the log; then run it again")
+        failure = JobFailed(
+            f"the operating system refused: {error.strerror or error}", "see the log; then run it again"
+        )
         bus.publish(_failed(request, failure))
         return JobOutcome(exit_status=failure.exit_status)
 
 
 def _failed(request: JobRequest, error: TransporterError) -> JobFailedEvent:
     return JobFailedEvent(
-        job=getattr(request, "job", ""), code=error.code, exit_status=error.exit_status, what=error.what, remedy=error.remedy
+        job=getattr(request, "job", ""),
+        code=error.code,
+        exit_status=error.exit_status,
+        what=error.what,
+        remedy=error.remedy,
     )
 
 
@@ -110,11 +118,17 @@ def _work(
         return "backup", lambda: run_backup(context, name)
     if isinstance(request, RestoreRequest):
         order = RestoreOrder(
-            request.job, request.point, request.output, list(request.include), request.overwrite, request.source,
+            request.job,
+            request.point,
+            request.output,
+            list(request.include),
+            request.overwrite,
+            request.source,
             request.password,
-        )  # fmt: skip
+            request.zone,
+        )
         return "restore", lambda: run_restore(context, order)
-    check = VerifyOrder(request.job, request.point, request.sample, request.source, request.password)
+    check = VerifyOrder(request.job, request.point, request.sample, request.source, request.password, request.zone)
     return "verify", lambda: run_verify(context, check)
 
 

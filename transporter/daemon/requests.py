@@ -20,8 +20,10 @@ class _Unlocking(_Request, frozen=True, kw_only=True):
     """A request that opens sealed data.
 
     ``password`` is for a home whose key database does not hold the point's password: as typed, used once, never
-    stored, never shown.
+    stored, never shown. ``zone``: the trust zone that the point must be of, where the configuration does not say it.
     """
+
+    zone: str = ""
 
     password: bytes = b""
 

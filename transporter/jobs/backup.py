@@ -18,7 +18,7 @@ from pipeline.trust_zone import Zone, backup_source
 from pipeline.workers import Lane, ordered_window, processors
 from protocol.messages import Start, Started
 from transporter.config import JobConfig
-from transporter.errors import JobFailed
+from transporter.errors import JobFailed, MissingChunks
 from transporter.events import (
     FileNote,
     FileSkipped,
@@ -74,14 +74,23 @@ class BackupRun:
     run_id: bytes
     counters: Counters = field(default_factory=Counters)
 
+    @property
+    def label(self) -> str:
+        """What the key database calls the job's domain: two targets of one job share neither ids nor keys."""
+        return f"{self.job.to}/{self.name}"
+
     async def run(self) -> JobFinished:
         """Do it. Raises the error that ended it; nothing half-visible is left then."""
         began = self.context.clock.monotonic()
         self.context.bus.publish(
             JobStarted(
-                job=self.name, operation="backup", peer=self.job.peer, repository=self.job.repository,
-                zone=self.job.encrypt, point=self.run_id.hex(),
-            )  # fmt: skip
+                job=self.name,
+                operation="backup",
+                peer=self.job.peer,
+                repository=self.job.repository,
+                zone=self.job.encrypt,
+                point=self.run_id.hex(),
+            )
         )
         link = self._link()
         async with open_tasks() as nursery:
@@ -111,9 +120,15 @@ class BackupRun:
     def _link(self) -> ResilientLink:
         peer = self.context.peer(self.job.peer)
         start = Start(
-            purpose="backup", job=self.name, repository=self.job.repository, zone=self.job.encrypt,
-            password=self.job.password if self.job.encrypt == Zone.TARGET else "", point=b"", resume=self.run_id, kind="",
-        )  # fmt: skip
+            purpose="backup",
+            job=self.name,
+            repository=self.job.repository,
+            zone=self.job.encrypt,
+            password=self.job.password if Zone(self.job.encrypt) is Zone.TARGET else "",
+            point=b"",
+            resume=self.run_id,
+            kind="",
+        )
         streams = min(STREAMS, self.context.config.limits.max_streams)
 
         def notify(what: str, reason: str) -> None:
@@ -131,10 +146,10 @@ class BackupRun:
         )
 
     def _keys(self, parent: Parent) -> RunKeys | None:
-        if self.job.encrypt != Zone.SOURCE:
+        if Zone(self.job.encrypt) is not Zone.SOURCE:
             return None
         user_key = self.context.keys.user_key(self.job.password)
-        return begin_run(self.context.keys, user_key, self.name, self.run_id, parent.ring, self.context.clock)
+        return begin_run(self.context.keys, user_key, self.label, self.run_id, parent.ring, self.context.clock)
 
     @staticmethod
     def _chunk_id_key(keys: RunKeys | None, started: Started) -> bytes:
@@ -221,21 +236,38 @@ class BackupRun:
             await trio.sleep(PROGRESS_SECONDS)
             self.context.bus.publish(
                 Progress(
-                    job=self.name, bytes_read=self.counters.bytes_read, bytes_new=self.counters.bytes_new,
-                    bytes_sent=link.bytes_sent, files=feed.files, files_unchanged=feed.files_unchanged,
+                    job=self.name,
+                    bytes_read=self.counters.bytes_read,
+                    bytes_new=self.counters.bytes_new,
+                    bytes_sent=link.bytes_sent,
+                    files=feed.files,
+                    files_unchanged=feed.files_unchanged,
                     bytes_total=feed.bytes_expected,
-                )  # fmt: skip
+                )
             )
 
     def _finished(self, link: ResilientLink, feed: Feed, kind: str, seconds: float) -> JobFinished:
         counters = self.counters
         return JobFinished(
-            job=self.name, operation="backup", point=self.run_id.hex(), kind=kind, zone=self.job.encrypt,
-            bytes_read=counters.bytes_read, bytes_new=counters.bytes_new, bytes_sent=link.bytes_sent,
-            bytes_received=link.bytes_received, bytes_total=feed.bytes_total, files=feed.files,
-            files_unchanged=feed.files_unchanged, files_skipped=counters.files_skipped, chunks=counters.chunks,
-            chunks_new=counters.chunks_new, seconds=round(seconds, 3), streams=link.streams, redials=counters.redials,
-        )  # fmt: skip
+            job=self.name,
+            operation="backup",
+            point=self.run_id.hex(),
+            kind=kind,
+            zone=self.job.encrypt,
+            bytes_read=counters.bytes_read,
+            bytes_new=counters.bytes_new,
+            bytes_sent=link.bytes_sent,
+            bytes_received=link.bytes_received,
+            bytes_total=feed.bytes_total,
+            files=feed.files,
+            files_unchanged=feed.files_unchanged,
+            files_skipped=counters.files_skipped,
+            chunks=counters.chunks,
+            chunks_new=counters.chunks_new,
+            seconds=round(seconds, 3),
+            streams=link.streams,
+            redials=counters.redials,
+        )
 
 
 def _size(chunks: list[Chunk]) -> int:
@@ -251,7 +283,14 @@ async def run_backup(context: JobContext, name: str) -> JobFinished:
     """Run the job ``name`` of this home once. Raises every error of ``transporter.errors`` that a job can meet."""
     job = context.config.job(name)
     with job_lock(context.home, name):
-        return await BackupRun(context, name, job, context.clock.random_bytes(POINT_ID_LENGTH)).run()
+        try:
+            return await _one_run(context, name, job)
+        except MissingChunks:
+            # Files that were taken for unchanged lie in chunks that the target lost: read everything, and so heal it.
+            context.catalog.forget_last_point(name)
+            context.bus.publish(Note(text="the target lost chunks; every file is read again", job=name))
+            return await _one_run(context, name, job)
 
 
-__all__ = ["BackupRun", "Note", "run_backup"]
+async def _one_run(context: JobContext, name: str, job: JobConfig) -> JobFinished:
+    return await BackupRun(context, name, job, context.clock.random_bytes(POINT_ID_LENGTH)).run()

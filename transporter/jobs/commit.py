@@ -14,7 +14,7 @@ from transporter.catalog import LastPoint
 from transporter.config import JobConfig
 from transporter.jobs.context import JobContext
 from transporter.jobs.feed import Feed
-from transporter.jobs.needs import Needs
+from transporter.jobs.needs import ID_LENGTH, Needs
 from transporter.jobs.parent import Parent
 from transporter.link.resilient import ResilientLink
 from transporter.points.assemble import Place, PointFacts, assemble_sealed, encode_facts
@@ -38,13 +38,18 @@ class Commit:
 async def commit_point(commit: Commit, link: ResilientLink, feed: Feed, needs: Needs, skipped: int) -> None:
     """Commit the point and remember it. Safe to be repeated after a lost link: the same point commits once."""
     facts = PointFacts(
-        kind=commit.kind, created_ns=commit.context.clock.now_ns(), workload=commit.job.workload,
-        manifest=feed.manifest_chunks, needs_hash=needs.digest(),
+        kind=commit.kind,
+        created_ns=commit.context.clock.now_ns(),
+        workload=commit.job.workload,
+        manifest=feed.manifest_chunks,
+        needs_hash=needs.digest(),
         statistics={"bytes": feed.bytes_total, "files": feed.files, "skipped": skipped},
-    )  # fmt: skip
+    )
     before: list[tuple[Message, bytes]] = [(NeedsMessage(ids=part), b"") for part in needs.parts()]
     ask: Message
-    if commit.job.encrypt == Zone.SOURCE:
+    if commit.keys is not None and commit.keys.crowded:
+        await _trim_keys(commit.keys, link, needs)
+    if Zone(commit.job.encrypt) is Zone.SOURCE:
         head, slots = await trio.to_thread.run_sync(_sealed, commit, facts)
         before += [(PutSlot(point=commit.run_id, slot=slot_id), slot) for slot_id, slot in slots]
         ask, payload = messages.Commit(point=commit.run_id), head
@@ -54,14 +59,32 @@ async def commit_point(commit: Commit, link: ResilientLink, feed: Feed, needs: N
     await trio.to_thread.run_sync(_remember, commit, feed, committed.hash)
 
 
+async def _trim_keys(keys: RunKeys, link: ResilientLink, needs: Needs) -> None:
+    """Let go of the keys of old runs none of whose chunks this point needs."""
+    used: set[bytes] = set()
+    for part in needs.parts():
+        ids = [part[at : at + ID_LENGTH] for at in range(0, len(part), ID_LENGTH)]
+        for key_id in await link.have(ids):
+            if key_id is None or not keys.opens(key_id):
+                return
+            used.add(key_id)
+    keys.keep_only(used)
+
+
 def _sealed(commit: Commit, facts: PointFacts) -> tuple[bytes, list[tuple[bytes, bytes]]]:
     if commit.keys is None:
         raise ValueError("a point of zone source is sealed with the keys of its run")
     started, context = commit.started, commit.context
     place = Place(
-        tenant=started.tenant, job=commit.name, repository_id=started.repository_id, point_id=commit.run_id,
-        domain=started.domain, zone=commit.job.encrypt, parent=commit.parent.point, parent_hash=commit.parent.point_hash,
-    )  # fmt: skip
+        tenant=started.tenant,
+        job=commit.name,
+        repository_id=started.repository_id,
+        point_id=commit.run_id,
+        domain=started.domain,
+        zone=commit.job.encrypt,
+        parent=commit.parent.point,
+        parent_hash=commit.parent.point_hash,
+    )
     user_key = context.keys.user_key(commit.job.password)
     head, slots, storage_key = assemble_sealed(place, facts, commit.keys, user_key, context.clock)
     context.keys.put_storage_key(commit.run_id, storage_key, user_key)
@@ -73,9 +96,14 @@ def _remember(commit: Commit, feed: Feed, point_hash: bytes) -> None:
     feed.keep_manifest()
     context.catalog.put_last_point(
         LastPoint(
-            commit.name, commit.job.to, commit.run_id, point_hash, commit.started.domain,
-            context.home.manifest_path(commit.name), context.clock.now_ns(),
-        )  # fmt: skip
+            commit.name,
+            commit.job.to,
+            commit.run_id,
+            point_hash,
+            commit.started.domain,
+            context.home.manifest_path(commit.name),
+            context.clock.now_ns(),
+        )
     )
     if commit.keys is not None:
-        context.keys.forget_runs(commit.name)
+        context.keys.forget_runs(f"{commit.job.to}/{commit.name}")

@@ -20,7 +20,9 @@ PENDING_AT_MOST = 20_000
 class ContentFeed:
     """``fill`` runs in the reader's thread, ``cut`` in the cutter's: they share nothing but units."""
 
-    def __init__(self, scanner: TreeScanner | StreamReader, manifest: ManifestStream, id_of: Callable[[memoryview], bytes]) -> None:
+    def __init__(
+        self, scanner: TreeScanner | StreamReader, manifest: ManifestStream, id_of: Callable[[memoryview], bytes]
+    ) -> None:
         self._scanner = scanner
         self._manifest = manifest
         self._id_of = id_of

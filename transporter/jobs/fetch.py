@@ -39,7 +39,9 @@ class Wanted:
 class ChunkFetcher:
     """Asks, opens, checks, keeps. ``on_chunk`` is called by the link for every chunk that arrives."""
 
-    def __init__(self, opener: ChunkOpener, chunk_id_key: ChunkIdKey, ahead: int = AHEAD, kept: int = KEPT_BYTES) -> None:
+    def __init__(
+        self, opener: ChunkOpener, chunk_id_key: ChunkIdKey, ahead: int = AHEAD, kept: int = KEPT_BYTES
+    ) -> None:
         self._opener = opener
         self._chunk_id_key = chunk_id_key
         self._wanted: OrderedDict[bytes, Wanted] = OrderedDict()

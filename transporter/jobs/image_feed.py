@@ -18,9 +18,7 @@ class ImageFeed:
     files = 1
     files_unchanged = 0
 
-    def __init__(
-        self, path: bytes, id_of: Callable[[memoryview], bytes], needs: Needs, cache: CacheWriter
-    ) -> None:
+    def __init__(self, path: bytes, id_of: Callable[[memoryview], bytes], needs: Needs, cache: CacheWriter) -> None:
         self._reader = ImageReader(path)
         self._manifest = ManifestStream(id_of, needs, cache, self._reader.roots)
         self._records = ImageManifest(self._reader.entry())

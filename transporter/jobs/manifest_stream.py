@@ -43,7 +43,9 @@ class ManifestStream:
     ``cache`` takes the same entries for the next run to compare with; it counts only after ``keep``.
     """
 
-    def __init__(self, id_of: Callable[[memoryview], bytes], needs: Needs, cache: CacheWriter, roots: Sequence[bytes]) -> None:
+    def __init__(
+        self, id_of: Callable[[memoryview], bytes], needs: Needs, cache: CacheWriter, roots: Sequence[bytes]
+    ) -> None:
         self._id_of = id_of
         self._needs = needs
         self._encoder = ManifestEncoder()

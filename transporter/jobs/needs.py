@@ -20,7 +20,7 @@ class Needs:
 
     def __init__(self, folder: Path) -> None:
         # Closed by close(): the list lives as long as the run.
-        self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY, dir=folder)  # noqa: SIM115
+        self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY, dir=str(folder))  # noqa: SIM115
         self._recent: dict[bytes, None] = {}
         self._last = b""
         self._hash = blake3()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+
 from pipeline.trust_zone import Zone
 from protocol.messages import GetPoint, PointHead, Started
 from transporter.config import JobConfig
@@ -35,10 +36,12 @@ async def find_parent(context: JobContext, name: str, job: JobConfig, link: Resi
     ours = last is not None and last.point == started.parent and last.destination == job.to
     if last is not None and last.destination == job.to and not ours:
         context.bus.publish(
-            Note(text="the target's newest point is not the one this node committed last; files are read again", job=name)
+            Note(
+                text="the target's newest point is not the one this node committed last; files are read again", job=name
+            )
         )
     point_hash = last.point_hash if ours and last is not None else started.parent_hash
-    if job.encrypt != Zone.SOURCE:
+    if Zone(job.encrypt) is not Zone.SOURCE:
         return Parent(started.parent, point_hash, None, ours)
     ring = await _open_ring(context, name, job, link, started)
     if ring is None:
@@ -53,9 +56,13 @@ async def _open_ring(
     question = GetPoint(repository=job.repository, job=name, point=started.parent)
     answer, head = await link.request(question, b"", PointHead)
     place = Place(
-        tenant=started.tenant, job=name, repository_id=started.repository_id, point_id=started.parent,
-        domain=started.domain, zone=job.encrypt,
-    )  # fmt: skip
+        tenant=started.tenant,
+        job=name,
+        repository_id=started.repository_id,
+        point_id=started.parent,
+        domain=started.domain,
+        zone=job.encrypt,
+    )
     try:
         opened = open_point(bytes(head), answer.slots, lambda _head: place, find_in(context.keys.find_by_salt))
     except (NoKey, CorruptedPoint, DamagedData) as error:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import trio
 
+from pipeline.trust_zone import Zone
 from protocol.messages import ListPoints, Points, Refused
 from transporter.errors import RefusedByPeer, UsageError
 from transporter.jobs.context import JobContext
@@ -39,10 +40,18 @@ class PointRow(msgspec.Struct, frozen=True):
         """Return the row as ``points --json`` prints it."""
         created = datetime.datetime.fromtimestamp(self.created_ns / 1e9, datetime.UTC)
         return {
-            "point": self.point.hex(), "job": self.job, "kind": self.kind, "created": created.isoformat(),
-            "zone": self.zone, "encrypted": self.encrypted, "bytes": self.size, "files": self.files,
-            "skipped": self.skipped, "parent": self.parent.hex(), "workload": self.workload,
-        }  # fmt: skip
+            "point": self.point.hex(),
+            "job": self.job,
+            "kind": self.kind,
+            "created": created.isoformat(),
+            "zone": self.zone,
+            "encrypted": self.encrypted,
+            "bytes": self.size,
+            "files": self.files,
+            "skipped": self.skipped,
+            "parent": self.parent.hex(),
+            "workload": self.workload,
+        }
 
 
 @dataclass(frozen=True)
@@ -91,8 +100,30 @@ async def list_points(context: JobContext, where: Where) -> list[PointRow]:
     return rows
 
 
-def choose_point(rows: list[PointRow], text: str, job: str) -> PointRow:
-    """Return the point that ``text`` names: ``latest``, an id in hex, or its unique beginning. Raises UsageError."""
+def expected_zone(context: JobContext, job: str, stated: str) -> str:
+    """Return the trust zone that a point must be of: as stated, else as configured, else the strictest.
+
+    Never what the target says: it could call a sealed point plain, and serve plaintext of its own making.
+    """
+    configured = context.config.jobs.get(job)
+    return stated or (configured.encrypt if configured is not None else Zone.SOURCE)
+
+
+def choose_point(rows: list[PointRow], text: str, job: str, zone: str) -> PointRow:
+    """Return the point that ``text`` names: ``latest``, an id in hex, or its unique beginning.
+
+    Raises UsageError, and RefusedByPeer when the target says that it is of another zone than ``zone``.
+    """
+    row = _named(rows, text, job)
+    if row.zone != zone:
+        raise RefusedByPeer(
+            f"the target says that restore point {row.point.hex()[:8]} is of trust zone {row.zone!r}, not {zone!r}",
+            "if the job was changed since, say which zone you mean: --zone",
+        )
+    return row
+
+
+def _named(rows: list[PointRow], text: str, job: str) -> PointRow:
     if not rows:
         raise UsageError(f"job {job!r} has no restore points there", "run the job first, or name the right job")
     if text == LATEST:

@@ -14,7 +14,7 @@ from transporter.events import FileNote, FileSkipped, JobFinished, JobStarted, R
 from transporter.jobs.context import JobContext
 from transporter.jobs.fetch import Wanted
 from transporter.jobs.manifest_stream import Preamble
-from transporter.jobs.points import choose_point, list_points, where_of
+from transporter.jobs.points import choose_point, expected_zone, list_points, where_of
 from transporter.jobs.recovery import Recovery, open_recovery, wait_for
 from transporter.workloads.entry import Entry
 from transporter.workloads.notes import Note
@@ -38,16 +38,20 @@ class RestoreOrder:
     overwrite: bool
     source: str
     password: bytes
+    zone: str
 
 
 async def run_restore(context: JobContext, order: RestoreOrder) -> JobFinished:
     """Restore a point. Raises every error of ``transporter.errors`` that a job can meet."""
     began = context.clock.monotonic()
     where = where_of(context, order.job, order.source)
-    row = choose_point(await list_points(context, where), order.point, order.job)
+    zone = expected_zone(context, order.job, order.zone)
+    row = choose_point(await list_points(context, where), order.point, order.job, zone)
     point = row.point.hex()
     context.bus.publish(
-        JobStarted(job=order.job, operation="restore", peer=where.peer, repository=where.repository, zone=row.zone, point=point)
+        JobStarted(
+            job=order.job, operation="restore", peer=where.peer, repository=where.repository, zone=row.zone, point=point
+        )
     )
     async with open_recovery(context, where, row, order.password) as recovery:
         restore = _Restore(context, order, recovery)
@@ -59,12 +63,21 @@ async def run_restore(context: JobContext, order: RestoreOrder) -> JobFinished:
         )
     writer = restore.writer
     return JobFinished(
-        job=order.job, operation="restore", point=point, kind=row.kind, zone=row.zone,
-        bytes_received=recovery.link.bytes_received, bytes_sent=recovery.link.bytes_sent,
-        bytes_written=writer.bytes_written if writer else 0, bytes_total=row.size, files=writer.files if writer else 0,
-        chunks=recovery.content.chunks, seconds=round(context.clock.monotonic() - began, 3),
-        streams=recovery.link.streams, redials=recovery.redials[0],
-    )  # fmt: skip
+        job=order.job,
+        operation="restore",
+        point=point,
+        kind=row.kind,
+        zone=row.zone,
+        bytes_received=recovery.link.bytes_received,
+        bytes_sent=recovery.link.bytes_sent,
+        bytes_written=writer.bytes_written if writer else 0,
+        bytes_total=row.size,
+        files=writer.files if writer else 0,
+        chunks=recovery.content.chunks,
+        seconds=round(context.clock.monotonic() - began, 3),
+        streams=recovery.link.streams,
+        redials=recovery.redials[0],
+    )
 
 
 class _Restore:
@@ -116,7 +129,11 @@ class _Restore:
     def _open_writer(self, preamble: Preamble) -> TreeWriter:
         order = self._order
         return TreeWriter(
-            order.output, self._recovery.row.point.hex(), preamble.roots, include=order.include, overwrite=order.overwrite
+            order.output,
+            self._recovery.row.point.hex(),
+            preamble.roots,
+            include=order.include,
+            overwrite=order.overwrite,
         )
 
     async def _plan(self, writer: TreeWriter) -> None:
@@ -171,13 +188,16 @@ class _Restore:
         """Return how far it is."""
         writer = self.writer
         return RestoreProgress(
-            job=self._order.job, point=self._recovery.row.point.hex(),
-            bytes_written=writer.bytes_written if writer else 0, bytes_received=self._recovery.link.bytes_received,
-            files=writer.files if writer else 0, bytes_total=self._recovery.row.size, files_total=self._recovery.row.files,
-        )  # fmt: skip
+            job=self._order.job,
+            point=self._recovery.row.point.hex(),
+            bytes_written=writer.bytes_written if writer else 0,
+            bytes_received=self._recovery.link.bytes_received,
+            files=writer.files if writer else 0,
+            bytes_total=self._recovery.row.size,
+            files_total=self._recovery.row.files,
+        )
 
     async def _publish_progress(self) -> None:
         while True:
             await trio.sleep(PROGRESS_SECONDS)
             self._context.bus.publish(self.progress())
-

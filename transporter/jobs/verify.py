@@ -13,7 +13,7 @@ from transporter.events import DamageFound, JobFinished, JobStarted, VerifyProgr
 from transporter.jobs.context import JobContext
 from transporter.jobs.fetch import AHEAD, Wanted
 from transporter.jobs.manifest_stream import Preamble
-from transporter.jobs.points import choose_point, list_points, where_of
+from transporter.jobs.points import choose_point, expected_zone, list_points, where_of
 from transporter.jobs.recovery import Recovery, open_recovery, wait_for
 from transporter.workloads.entry import Entry
 
@@ -30,6 +30,7 @@ class VerifyOrder:
     sample: float
     source: str
     password: bytes
+    zone: str
 
 
 def in_sample(share: float) -> Callable[[bytes], bool]:
@@ -42,10 +43,13 @@ async def run_verify(context: JobContext, order: VerifyOrder) -> JobFinished:
     """Verify a point. Raises DamagedData (after looking at everything) when anything is not what was stored."""
     began = context.clock.monotonic()
     where = where_of(context, order.job, order.source)
-    row = choose_point(await list_points(context, where), order.point, order.job)
+    zone = expected_zone(context, order.job, order.zone)
+    row = choose_point(await list_points(context, where), order.point, order.job, zone)
     point = row.point.hex()
     context.bus.publish(
-        JobStarted(job=order.job, operation="verify", peer=where.peer, repository=where.repository, zone=row.zone, point=point)
+        JobStarted(
+            job=order.job, operation="verify", peer=where.peer, repository=where.repository, zone=row.zone, point=point
+        )
     )
     async with open_recovery(context, where, row, order.password) as recovery:
         verify = _Verify(context, order, recovery)
@@ -56,11 +60,20 @@ async def run_verify(context: JobContext, order: VerifyOrder) -> JobFinished:
             "run scrub at the target; the next run of the job stores them again",
         )
     return JobFinished(
-        job=order.job, operation="verify", point=point, kind=row.kind, zone=row.zone,
-        bytes_received=recovery.link.bytes_received, bytes_sent=recovery.link.bytes_sent,
-        bytes_total=row.size, files=verify.files, chunks=recovery.content.chunks + recovery.metadata.chunks,
-        seconds=round(context.clock.monotonic() - began, 3), streams=recovery.link.streams, redials=recovery.redials[0],
-    )  # fmt: skip
+        job=order.job,
+        operation="verify",
+        point=point,
+        kind=row.kind,
+        zone=row.zone,
+        bytes_received=recovery.link.bytes_received,
+        bytes_sent=recovery.link.bytes_sent,
+        bytes_total=row.size,
+        files=verify.files,
+        chunks=recovery.content.chunks + recovery.metadata.chunks,
+        seconds=round(context.clock.monotonic() - began, 3),
+        streams=recovery.link.streams,
+        redials=recovery.redials[0],
+    )
 
 
 class _Verify:
@@ -116,7 +129,10 @@ class _Verify:
             await trio.sleep(PROGRESS_SECONDS)
             self._context.bus.publish(
                 VerifyProgress(
-                    job=self._order.job, point=self._recovery.row.point.hex(), chunks=self._recovery.content.chunks,
-                    bytes_verified=self._recovery.content.bytes_plain, bytes_total=self._recovery.row.size,
-                )  # fmt: skip
+                    job=self._order.job,
+                    point=self._recovery.row.point.hex(),
+                    chunks=self._recovery.content.chunks,
+                    bytes_verified=self._recovery.content.bytes_plain,
+                    bytes_total=self._recovery.row.size,
+                )
             )

@@ -113,18 +113,29 @@ async def control_client(tls: TlsStream, host: str, name: str) -> AsyncIterator[
         with trio.move_on_after(HANDSHAKE_SECONDS) as deadline:
             await tls.do_handshake()
             try:
+                # Any trio stream will do; the annotation there names only two of them.
                 websocket = await wrap_client_stream(
-                    nursery, tls, host, PATH, subprotocols=[SUBPROTOCOL], message_queue_size=_QUEUE,
-                    max_message_size=limits.MAX_CONTROL_MESSAGE, receive_buffer_size=_READ,
-                )  # fmt: skip
+                    nursery,
+                    tls,  # type: ignore[arg-type]
+                    host,
+                    PATH,
+                    subprotocols=[SUBPROTOCOL],
+                    message_queue_size=_QUEUE,
+                    max_message_size=limits.MAX_CONTROL_MESSAGE,
+                    receive_buffer_size=_READ,
+                )
             except (HandshakeError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 if tls.refusal is not None:
                     raise tls.refusal from error
-                raise CannotConnect("the peer does not talk the transporter protocol", "check address and port") from error
+                raise CannotConnect(
+                    "the peer does not talk the transporter protocol", "check address and port"
+                ) from error
             link = ControlLink(websocket, ControlConnection.initiator(), tls)
             await _hello(link, name)
         if deadline.cancelled_caught:
-            raise CannotConnect(f"the peer did not answer within {HANDSHAKE_SECONDS:.0f} s", "check the line and try again")
+            raise CannotConnect(
+                f"the peer did not answer within {HANDSHAKE_SECONDS:.0f} s", "check the line and try again"
+            )
         nursery.start_soon(link.beat)
         try:
             yield link
@@ -142,9 +153,12 @@ async def control_server(
         with half_open, trio.move_on_after(HANDSHAKE_SECONDS) as deadline:
             await tls.do_handshake()
             request = await wrap_server_stream(
-                nursery, tls, message_queue_size=_QUEUE,
-                max_message_size=limits.MAX_CONTROL_MESSAGE, receive_buffer_size=_READ,
-            )  # fmt: skip
+                nursery,
+                tls,
+                message_queue_size=_QUEUE,
+                max_message_size=limits.MAX_CONTROL_MESSAGE,
+                receive_buffer_size=_READ,
+            )
             if request.path != PATH or SUBPROTOCOL not in request.proposed_subprotocols:
                 await request.reject(404)
                 raise RefusedByPeer(f"a peer asked for {request.path!r}", "update the transporter there")

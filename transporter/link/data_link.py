@@ -91,7 +91,7 @@ class DataLink:
                 f"a data channel with {self._peer} was tampered with: {error}",
                 "nothing of it was used; find out who stands in the line before the next run",
             ) from error
-        return event  # type: ignore[return-value]  # NEED_DATA never leaves the loop
+        return event
 
     async def aclose(self) -> None:
         """Close the carrier."""

@@ -35,7 +35,8 @@ async def dial_tcp(address: Address) -> trio.SocketStream:
     except (OSError, trio.TooSlowError) as error:
         reason = "it does not answer" if isinstance(error, trio.TooSlowError) else str(error)
         raise CannotConnect(
-            f"cannot connect to {address}: {reason}", "check that `transporter serve` runs there and that the port is open"
+            f"cannot connect to {address}: {reason}",
+            "check that `transporter serve` runs there and that the port is open",
         ) from error
 
 

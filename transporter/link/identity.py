@@ -81,7 +81,9 @@ def load_identity(folder: Path, name: str, clock: Clock) -> Identity:
     except FileNotFoundError:
         raise ConfigError("this home has no identity", "run `transporter init` first") from None
     if mode & 0o077:
-        raise ConfigError(f"the private key {path} can be read by others", "chmod 600 the file; if in doubt, make a new home")
+        raise ConfigError(
+            f"the private key {path} can be read by others", "chmod 600 the file; if in doubt, make a new home"
+        )
     key = serialization.load_pem_private_key(text, None)
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError(f"{path} does not hold an ECDSA key", "restore the file from a copy of the home")

@@ -1,6 +1,6 @@
 """An invitation: one line that holds all a node needs to pair. Whoever reads it before it is used can use it.
 
-    transporter1:BASE64URL(JSON of name, address, pin, secret, repository, expires)
+transporter1:BASE64URL(JSON of name, address, pin, secret, repository, expires)
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ def decode_invitation(text: str) -> InvitationText:
 def check_not_expired(invitation: InvitationText, now_ns: int) -> None:
     """Raise IdentityRefused when the invitation is over by this node's clock."""
     if now_ns >= invitation.expires_ns:
-        raise IdentityRefused("this invitation has expired", "ask for a new one: `transporter invite` at the other node")
+        raise IdentityRefused(
+            "this invitation has expired", "ask for a new one: `transporter invite` at the other node"
+        )
 
 
 def secret_hash(secret: bytes) -> bytes:

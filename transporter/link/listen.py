@@ -52,7 +52,8 @@ async def open_listeners(address: Address) -> list[trio.SocketListener]:
         return list(await trio.open_tcp_listeners(address.port, host=address.host or None, backlog=_BACKLOG))
     except OSError as error:
         raise ConfigError(
-            f"cannot listen on {address}: {error.strerror or error}", "choose another port in [node] listen, or stop what uses it"
+            f"cannot listen on {address}: {error.strerror or error}",
+            "choose another port in [node] listen, or stop what uses it",
         ) from error
 
 

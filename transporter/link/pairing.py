@@ -34,7 +34,12 @@ _SYSTEM = SystemClock()
 
 
 def invite(
-    home: Home, repository: str, *, lifetime: float = DEFAULT_LIFETIME_SECONDS, address: str = "", clock: Clock = _SYSTEM
+    home: Home,
+    repository: str,
+    *,
+    lifetime: float = DEFAULT_LIFETIME_SECONDS,
+    address: str = "",
+    clock: Clock = _SYSTEM,
 ) -> str:
     """Return an invitation to use ``repository`` of this home; ``lifetime`` in seconds.
 
@@ -44,7 +49,7 @@ def invite(
     config.repository(repository)
     where = address or config.node.address or config.node.listen
     if not where:
-        raise ConfigError("this node does not listen", "set listen = \"HOST:6180\" in [node] of config.toml")
+        raise ConfigError("this node does not listen", 'set listen = "HOST:6180" in [node] of config.toml')
     identity = load_identity(home.path, config.node.name, clock)
     secret = clock.random_bytes(SECRET_LENGTH)
     expires = clock.now_ns() + int(lifetime * 1e9)
@@ -52,7 +57,12 @@ def invite(
         catalog.add_invitation(Invitation(secret_hash(secret), repository, expires))
     return encode_invitation(
         InvitationText(
-            name=config.node.name, address=where, pin=identity.pin, secret=secret, repository=repository, expires_ns=expires
+            name=config.node.name,
+            address=where,
+            pin=identity.pin,
+            secret=secret,
+            repository=repository,
+            expires_ns=expires,
         )
     )
 
@@ -84,9 +94,12 @@ async def join(home: Home, text: str, *, clock: Clock = _SYSTEM) -> str:
     with Catalog(home.catalog_db) as catalog:
         catalog.put_peer(
             Peer(
-                invitation.name, invitation.pin, invitation.address,
-                offers=tuple(received.message.repositories), added_ns=clock.now_ns(),
-            )  # fmt: skip
+                invitation.name,
+                invitation.pin,
+                invitation.address,
+                offers=tuple(received.message.repositories),
+                added_ns=clock.now_ns(),
+            )
         )
     return invitation.name
 

@@ -45,7 +45,9 @@ async def _unexpected_chunk(_header: ChunkHeader, _payload: memoryview) -> None:
 class ResilientLink:
     """Sessions one after the other, as one."""
 
-    def __init__(self, connect: Connect, *, redial_for: float, notify: Notify, on_chunk: Arrived = _unexpected_chunk) -> None:
+    def __init__(
+        self, connect: Connect, *, redial_for: float, notify: Notify, on_chunk: Arrived = _unexpected_chunk
+    ) -> None:
         self._connect = connect
         self._redial_for = redial_for
         self._notify = notify
@@ -198,7 +200,7 @@ class ResilientLink:
                     ) from error
                 self._notify("lost", str(error))
                 # Jitter, so that a thousand sources do not all return in the same second.
-                await trio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - not a secret
+                await trio.sleep(pause * random.uniform(0.5, 1.5))
                 pause = min(pause * 2, LONGEST_PAUSE)
 
     @staticmethod

@@ -134,7 +134,9 @@ class Session:
             finally:
                 self._request = None
         if not isinstance(received.message, reply):
-            raise RefusedByPeer(f"the peer answered with {type(received.message).__name__}", "update the transporter there")
+            raise RefusedByPeer(
+                f"the peer answered with {type(received.message).__name__}", "update the transporter there"
+            )
         return received.message, received.payload
 
     async def _answer(self, question: _Question) -> Received:
@@ -218,9 +220,12 @@ async def _open_channels(
         if number == 1:
             await _wait_until_ready(link)
         channel = DataChannel.initiate(
-            channel=number, session=session.started.session, input_key=key_a if number == 0 else key_b,
-            binding=bound, salt=clock.random_bytes(SALT_LENGTH),
-        )  # fmt: skip
+            channel=number,
+            session=session.started.session,
+            input_key=key_a if number == 0 else key_b,
+            binding=bound,
+            salt=clock.random_bytes(SALT_LENGTH),
+        )
         data_link = DataLink(channel, await dial_carrier(peer.address), peer.name)
         session._channels.append(data_link)
         await data_link.open_as_initiator(key_b if number == 0 else None)

@@ -1,7 +1,7 @@
 """TLS 1.3 with pinned public keys on both sides, as a small trio stream over pyOpenSSL's memory buffers.
 
-The standard library's ``ssl`` has no verify callback, no exporter and the system's older OpenSSL; pyOpenSSL uses the one
-inside ``cryptography``, which negotiates the hybrid key exchange without being told.
+The standard library's ``ssl`` has no verify callback, no exporter and the system's older OpenSSL; pyOpenSSL uses the
+one inside ``cryptography``, which negotiates the hybrid key exchange without being told.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ _READ = 64 * 1024
 PinCheck = Callable[[bytes], bool]
 
 
-def make_context(identity: Identity, *, server: bool, accept_pin: PinCheck, seen: Callable[[bytes], None]) -> SSL.Context:
+def make_context(
+    identity: Identity, *, server: bool, accept_pin: PinCheck, seen: Callable[[bytes], None]
+) -> SSL.Context:
     """Return a context that talks TLS 1.3 only and asks ``accept_pin`` about the peer's public key in the handshake.
 
     ``seen`` is told every pin that was offered, accepted or not, so that a refusal can name it.

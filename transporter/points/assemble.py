@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from pipeline.trust_zone import Zone
 from transporter.clock import Clock
-from transporter.errors import DamagedData
+from transporter.errors import DamagedData, RefusedByPeer
 from transporter.keys.chunk_id import ChunkIdKey
 from transporter.keys.key_ring import KeyRing, open_ring, seal_ring
 from transporter.keys.password import PasswordHash, UserKey
@@ -78,11 +79,23 @@ def decode_facts(data: bytes | memoryview) -> PointFacts:
 
 def _head(place: Place, facts: PointFacts, cryptograms: list[bytes], *, encrypted: bool, plain_key: bytes) -> PointHead:
     return PointHead(
-        point_id=place.point_id, tenant=place.tenant, job=place.job, kind=facts.kind, created_ns=facts.created_ns,
-        parent=place.parent, parent_hash=place.parent_hash, zone=place.zone, encrypted=encrypted, domain=place.domain,
-        cryptograms=cryptograms, manifest=facts.manifest, needs_hash=facts.needs_hash, statistics=facts.statistics,
-        workload=facts.workload, chunk_id_key=plain_key,
-    )  # fmt: skip
+        point_id=place.point_id,
+        tenant=place.tenant,
+        job=place.job,
+        kind=facts.kind,
+        created_ns=facts.created_ns,
+        parent=place.parent,
+        parent_hash=place.parent_hash,
+        zone=place.zone,
+        encrypted=encrypted,
+        domain=place.domain,
+        cryptograms=cryptograms,
+        manifest=facts.manifest,
+        needs_hash=facts.needs_hash,
+        statistics=facts.statistics,
+        workload=facts.workload,
+        chunk_id_key=plain_key,
+    )
 
 
 def assemble_plain(place: Place, facts: PointFacts, chunk_id_key: ChunkIdKey) -> bytes:
@@ -128,9 +141,11 @@ def find_in(
 
 
 def open_point(
-    head_bytes: bytes, slots: Sequence[bytes], place_of: Callable[[PointHead], Place],
+    head_bytes: bytes,
+    slots: Sequence[bytes],
+    place_of: Callable[[PointHead], Place],
     find: Callable[[SlotInfo], PasswordHash | None],
-) -> OpenedPoint:  # fmt: skip
+) -> OpenedPoint:
     """Open a point: slots, then ring, then the MAC of its head.
 
     ``place_of`` says where this point must belong, from what the caller knows himself; a head that says otherwise is
@@ -139,7 +154,19 @@ def open_point(
     head = decode_head(head_bytes)
     place = place_of(head)
     if head.point_id != place.point_id or head.job != place.job or head.tenant != place.tenant:
-        raise DamagedData("this is not the restore point that was asked for", "the repository answers wrongly: run scrub there")
+        raise DamagedData(
+            "this is not the restore point that was asked for", "the repository answers wrongly: run scrub there"
+        )
+    if head.zone != place.zone:
+        raise RefusedByPeer(
+            f"the restore point is of trust zone {head.zone!r}, not {place.zone!r}",
+            "if the job was changed, say which zone you mean: --zone",
+        )
+    if not head.encrypted and place.zone != Zone.NONE:
+        # Else whoever holds the repository could pass off plaintext of its own making.
+        raise DamagedData(
+            "the restore point is not sealed, but its zone says it is", "the repository was altered: run scrub"
+        )
     if not head.encrypted:
         key = ChunkIdKey(head.chunk_id_key)
         return OpenedPoint(head, None, ChunkOpener((), allow_plain=True), key)

@@ -16,6 +16,9 @@ from transporter.keys.key_ring import KeyRing
 from transporter.keys.password import UserKey
 from transporter.keys.session_key import ChunkSealer, MetaKey, SessionKey
 
+# Below this nobody asks which keys a point still needs: 128 of them are 20 KiB in its head.
+OLDER_KEYS = 128
+
 
 @dataclass
 class RunKeys:
@@ -50,6 +53,16 @@ class RunKeys:
             (self.session_key, *self.older_session_keys.values()),
             (self.metakey, *self.older_metakeys.values()),
         )
+
+    @property
+    def crowded(self) -> bool:
+        """Whether it is time to ask which of the older keys are still needed."""
+        return len(self.older_session_keys) + len(self.older_metakeys) > OLDER_KEYS
+
+    def keep_only(self, used: set[bytes]) -> None:
+        """Let go of every older key whose id is not in ``used``."""
+        self.older_session_keys = {key_id: key for key_id, key in self.older_session_keys.items() if key_id in used}
+        self.older_metakeys = {key_id: key for key_id, key in self.older_metakeys.items() if key_id in used}
 
     def add(self, ring: KeyRing) -> None:
         """Take in the keys of an older point."""

@@ -30,11 +30,18 @@ def _rows(store: Repository, refs: list[PointRef]) -> list[dict[str, object]]:
         head = decode_head(store.read_head(ref.tenant, ref.job, ref.point_id))
         rows.append(
             {
-                "point": ref.point_id, "job": ref.job, "kind": head.kind, "created_ns": head.created_ns,
-                "zone": head.zone, "encrypted": head.encrypted, "parent": head.parent, "workload": head.workload,
-                "bytes": head.statistics.get("bytes", 0), "files": head.statistics.get("files", 0),
+                "point": ref.point_id,
+                "job": ref.job,
+                "kind": head.kind,
+                "created_ns": head.created_ns,
+                "zone": head.zone,
+                "encrypted": head.encrypted,
+                "parent": head.parent,
+                "workload": head.workload,
+                "bytes": head.statistics.get("bytes", 0),
+                "files": head.statistics.get("files", 0),
                 "skipped": head.statistics.get("skipped", 0),
-            }  # fmt: skip
+            }
         )
     return rows
 

@@ -86,9 +86,13 @@ class BackupService:
 
     async def _converse(self) -> None:
         answers: dict[type, Callable[[Received], Awaitable[None]]] = {
-            Have: self._have, Needs: self._note_needs, PutSlot: self._put_slot, Flush: self._flush,
-            Commit: self._commit, CommitPlain: self._commit,
-        }  # fmt: skip
+            Have: self._have,
+            Needs: self._note_needs,
+            PutSlot: self._put_slot,
+            Flush: self._flush,
+            Commit: self._commit,
+            CommitPlain: self._commit,
+        }
         while True:
             received = await self._session.link.receive()
             if isinstance(received.message, Stop):
@@ -132,9 +136,14 @@ class BackupService:
         needs, self._needs = bytes(self._needs), bytearray()
         slots, self._slots = self._slots, []
         request = CommitRequest(
-            self._session, self._sealing, bytes(received.payload), needs, blake3(needs).digest(), slots,
+            self._session,
+            self._sealing,
+            bytes(received.payload),
+            needs,
+            blake3(needs).digest(),
+            slots,
             sealed=isinstance(received.message, Commit),
-        )  # fmt: skip
+        )
         point_hash = await self._provider.writes.run(commit_in_thread, request, self._writer)
         await self._session.link.send(Committed(point=self._session.start.resume, hash=point_hash))
 

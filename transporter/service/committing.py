@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from transporter.errors import JobFailed, RefusedByPeer
+from transporter.errors import MissingChunks, RefusedByPeer
 from transporter.points.assemble import Place, decode_facts
 from transporter.repository import ChunkMissing, PackWriter, PointExists
 from transporter.repository.point_head import decode_head
@@ -13,12 +13,6 @@ from transporter.repository.point_head import decode_head
 if TYPE_CHECKING:
     from transporter.service.sealing import TargetSealing
     from transporter.service.session import ServiceSession
-
-
-class MissingChunks(JobFailed):
-    """The point names chunks that the repository does not hold (any more)."""
-
-    code = "missing-chunks"
 
 
 @dataclass(frozen=True)
@@ -48,10 +42,13 @@ def commit_in_thread(request: CommitRequest, writer: PackWriter) -> bytes:
     for slot_id, slot in slots:
         store.put_slot(point_id, slot_id, slot)
     try:
-        point_hash = store.commit_point(session.tenant, session.start.job, point_id, head, request.needs, domain=session.domain)
+        point_hash = store.commit_point(
+            session.tenant, session.start.job, point_id, head, request.needs, domain=session.domain
+        )
     except ChunkMissing as error:
         raise MissingChunks(
-            "the restore point names chunks that the repository does not hold any more", "the job reads everything again"
+            "the restore point names chunks that the repository does not hold any more",
+            "the job reads everything again",
         ) from error
     except PointExists:
         return store.points(session.tenant, session.start.job)[-1].hash
@@ -59,7 +56,9 @@ def commit_in_thread(request: CommitRequest, writer: PackWriter) -> bytes:
     return point_hash
 
 
-def _head_and_slots(request: CommitRequest, parent: bytes, parent_hash: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+def _head_and_slots(
+    request: CommitRequest, parent: bytes, parent_hash: bytes
+) -> tuple[bytes, list[tuple[bytes, bytes]]]:
     session = request.session
     start = session.start
     if request.sealed:
@@ -74,7 +73,14 @@ def _head_and_slots(request: CommitRequest, parent: bytes, parent_hash: bytes) -
     if facts.needs_hash != request.needs_hash:
         raise RefusedByPeer("the list of chunks is not the one that was announced", "run the job again")
     place = Place(
-        tenant=session.tenant, job=start.job, repository_id=session.repository.store.repository_id, point_id=start.resume,
-        domain=session.domain, zone=start.zone, parent=parent, parent_hash=parent_hash,
-    )  # fmt: skip
+        tenant=session.tenant,
+        job=start.job,
+        repository_id=session.repository.store.repository_id,
+        point_id=start.resume,
+        domain=session.domain,
+        zone=start.zone,
+        parent=parent,
+        parent_hash=parent_hash,
+    )
+    request.sealing.trim(request.needs, lambda ids: session.repository.store.have(session.domain, ids))
     return request.sealing.assemble(place, facts)

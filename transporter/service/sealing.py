@@ -6,7 +6,7 @@ the zone that the initiator asked for. No stage asks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,7 +15,6 @@ from protocol.messages import METADATA, Chunk
 from transporter.clock import Clock
 from transporter.errors import RefusedByPeer
 from transporter.keys.chunk_id import ChunkIdKey
-from transporter.keys.key_ring import KeyRing
 from transporter.keys.password import UserKey
 from transporter.points.assemble import Place, PointFacts, assemble_plain, assemble_sealed
 from transporter.points.run_keys import RunKeys
@@ -25,6 +24,8 @@ PLAIN_FORM = 0
 SEALED_FORM = 1
 _KEY_ID = slice(1, 33)
 _SEALED_HEADER = 41
+IDS_AT_ONCE = 4096
+Have = Callable[[Sequence[bytes]], Sequence[tuple[bytes, ...]]]
 
 
 class TargetSealing(Protocol):
@@ -38,6 +39,9 @@ class TargetSealing(Protocol):
 
     def assemble(self, place: Place, facts: PointFacts) -> tuple[bytes, list[tuple[bytes, bytes]]]:
         """Return (head, slots) of the point, where this end puts it together."""
+
+    def trim(self, needs: bytes, have: Have) -> None:
+        """Let go of keys of old runs that the point does not need."""
 
     def committed(self) -> None:
         """The point is visible."""
@@ -66,6 +70,9 @@ class SealedAtSource:
         """Never: the source puts the point together."""
         raise RefusedByPeer("a sealed job commits a sealed point", "update the transporter")
 
+    def trim(self, needs: bytes, have: Have) -> None:
+        """There are no keys here."""
+
     def committed(self) -> None:
         """Nothing is remembered here."""
 
@@ -77,7 +84,7 @@ class SealedHere:
     keys: RunKeys = field(repr=False)
     user_key: UserKey = field(repr=False)
     clock: Clock
-    forget: object = field(repr=False)
+    forget: Callable[[], None] = field(repr=False)
 
     def to_record(self, header: Chunk, stored: memoryview) -> ChunkRecord:
         """Seal the chunk with this run's key."""
@@ -95,9 +102,20 @@ class SealedHere:
         head, slots, _storage_key = assemble_sealed(place, facts, self.keys, self.user_key, self.clock)
         return head, slots
 
+    def trim(self, needs: bytes, have: Have) -> None:
+        """Once there are many: ask the index under which keys the needed chunks lie."""
+        if not self.keys.crowded:
+            return
+        used: set[bytes] = set()
+        for at in range(0, len(needs), 32 * IDS_AT_ONCE):
+            part = needs[at : at + 32 * IDS_AT_ONCE]
+            for key_ids in have([part[start : start + 32] for start in range(0, len(part), 32)]):
+                used.update(key_ids)
+        self.keys.keep_only(used)
+
     def committed(self) -> None:
         """The ring of the point holds the run's keys now."""
-        self.forget()  # type: ignore[operator]
+        self.forget()
 
 
 @dataclass(frozen=True)
@@ -119,6 +137,9 @@ class Unsealed:
         """Put the point together; there is nothing to seal."""
         return assemble_plain(place, facts, self.chunk_id_key), []
 
+    def trim(self, needs: bytes, have: Have) -> None:
+        """There are no keys here."""
+
     def committed(self) -> None:
         """Nothing is remembered here."""
 
@@ -126,6 +147,3 @@ class Unsealed:
 def seals_here(zone: Zone, *, encrypt_at_rest: bool) -> bool:
     """Tell whether this end seals, from the order of its stages."""
     return Stage.ENCRYPT in backup_target(zone, encrypt_at_rest=encrypt_at_rest)
-
-
-__all__ = ["KeyRing", "SealedAtSource", "SealedHere", "TargetSealing", "Unsealed", "seals_here"]

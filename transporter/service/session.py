@@ -35,7 +35,7 @@ class ServiceSession:
     session_id: bytes
     key_a: bytes | None = field(repr=False)
     key_b: bytes | None = field(default=None, repr=False)
-    channels: trio.abc.SendChannel[DataLink] | None = None
+    channels: trio.MemorySendChannel[DataLink] | None = None
     ended: trio.Event = field(default_factory=trio.Event)
     _scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     _arrived: set[int] = field(default_factory=set)
@@ -64,9 +64,13 @@ class ServiceSession:
         """Return what ``status`` shows of the session."""
         moved = sum(channel.bytes_received + channel.bytes_sent for channel in self._open)
         return {
-            "peer": self.peer.name, "purpose": self.start.purpose, "job": self.start.job,
-            "repository": self.repository.name, "bytes": moved, "streams": len(self._open),
-        }  # fmt: skip
+            "peer": self.peer.name,
+            "purpose": self.start.purpose,
+            "job": self.start.job,
+            "repository": self.repository.name,
+            "bytes": moved,
+            "streams": len(self._open),
+        }
 
     def replace(self) -> None:
         """Stop: the same run came back over a new link."""

