@@ -23,7 +23,8 @@ venv: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "transporter needs Python 3.11 or newer; run: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
-	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@test -x $(BIN)/pip || { echo "creating $(VENV)"; rm -rf $(VENV); $(PYTHON) -m venv $(VENV); } \
+		|| { rm -rf $(VENV); echo "python's venv is missing; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@echo "installing into $(VENV)"
 	@$(PIP) install -c constraints.txt -e '.[dev]' </dev/null
 	@touch $(STAMP)
@@ -54,7 +55,7 @@ bench: $(BENCH)
 	$(BIN)/python -m loadtest $(BENCH_ARGS)
 
 fuzz: $(STAMP)
-	$(BIN)/python -m tests.fuzz.campaign $(FUZZ_ARGS)
+	$(BIN)/python tests/fuzz/fuzz_protocol.py --count $(or $(FUZZ_COUNT),1000000)
 
 campaign-kill: $(STAMP)
 	$(BIN)/python tests/crash/campaign_kill.py $(KILL_ARGS)

@@ -132,8 +132,12 @@ def one_round(
     folder: Path,
     ssh: SshServer | None,
     quiet: QuietTime,
+    failures: list[str],
 ) -> Iterator[Sample]:
-    """Do every work once with every contender. Between two measurements the file systems are flushed."""
+    """Do every work once with every contender. Between two measurements the file systems are flushed.
+
+    A work that fails is noted in `failures` and left out; the others go on.
+    """
     with contextlib.ExitStack() as stack:
         stack.callback(quiet.removed)
         stack.callback(clear, folder)
@@ -147,20 +151,26 @@ def one_round(
                 quiet.wait()
             for contender in turns(ready, work, number):
                 os.sync()
-                sample = contender.do(work).sample(contender.name, work, number)
-                say(report.sample_line(sample))
-                if work in RESTORES:
-                    after_restore(contender, work, check=number == 0)
-                yield sample
+                try:
+                    sample = contender.do(work).sample(contender.name, work, number)
+                    say(report.sample_line(sample))
+                    if work in RESTORES:
+                        after_restore(contender, work, check=number == 0)
+                except (BenchError, OSError) as error:  # OSError: a daemon that has ended cannot be measured
+                    failures.append(f"{contender.name}, {work}, round {number + 1}: {error}")
+                    say(f"  FAILED {failures[-1]}")
+                else:
+                    yield sample
 
 
 def run(options: Options) -> list[figures.Verdict]:
-    """Run the bench, write the report, return the verdicts."""
+    """Run the bench, write the report, return the verdicts. Raises `BenchError` at the end if some work failed."""
     runs = QUICK_RUNS if options.quick else options.runs
     peers, missing = choose(options)
     say("corpora…")
     corpora = corpus.prepare(options.cache, options.tree, options.image, quick=options.quick)
     samples: list[Sample] = []
+    failures: list[str] = []
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(work_folder(options))
         quiet = QuietTime()
@@ -169,9 +179,13 @@ def run(options: Options) -> list[figures.Verdict]:
             ssh = stack.enter_context(ssh_server(folder / "ssh", options.cipher))
         for number in range(runs):
             say(f"round {number + 1} of {runs}")
-            samples.extend(one_round(number, peers, corpora, options, folder / "round", ssh, quiet))
+            samples.extend(one_round(number, peers, corpora, options, folder / "round", ssh, quiet, failures))
         facts = machine.describe(folder)
     notes = {peer.name: peer.note for peer in peers}
-    result = report.Result(facts, corpora, samples, missing, notes, comparable=not options.quick, runs=runs)
+    result = report.Result(
+        facts, corpora, samples, missing, notes, comparable=not options.quick, runs=runs, failed=len(failures)
+    )
     report.write(result, options.out)
+    if failures:
+        raise BenchError(f"{len(failures)} measurements failed, the first: {failures[0]}")
     return figures.judge(figures.summarize(samples)) if result.comparable else []

@@ -32,6 +32,7 @@ class Result:
     notes: Mapping[str, str]
     comparable: bool
     runs: int
+    failed: int = 0  # measurements that failed and are left out
 
     def work_bytes(self, work: str) -> int:
         """Return the plain bytes that a work is about."""
@@ -123,6 +124,8 @@ def markdown(result: Result) -> str:
     parts = ["# Benchmarks", "Made by `make bench`; the raw numbers are in [bench.json](bench.json)."]
     if not result.comparable:
         parts.append("**Small corpora, one run (`--quick`): shows that it works, says nothing about speed.**")
+    if result.failed:
+        parts.append(f"**{result.failed} measurements failed and are left out.**")
     facts = dict(result.machine) | {
         "tree": f"{corpora.tree_label}: {corpora.tree_files} entries, {corpora.tree_bytes / 1e6:.0f} MB",
         "image": f"{corpora.image_bytes / 1e6:.0f} MB",

@@ -115,10 +115,7 @@ class DirectionCipher:
         self._aead.encrypt_into(nonce, body, aad, frame[limits.LENGTH_WORD :])
 
     def open_in_place(self, sealed: memoryview) -> memoryview:
-        """Open a frame (without its length word) where it lies; return its body. Raises TamperingError.
-
-        After a failure the memory holds nothing of use: it was never anything but ciphertext, or garbage.
-        """
+        """Open a frame (without its length word) where it lies; return its body. Raises TamperingError."""
         if self._counter >= self._rekey.frames or self._sealed_bytes > self._rekey.sealed_bytes + limits.MAX_DATA_FRAME:
             raise RemoteProtocolError(f"channel {self._channel}: the peer went past the limit without a new key")
         number = self.frames
@@ -127,6 +124,8 @@ class DirectionCipher:
         try:
             self._aead.decrypt_into(nonce, sealed, aad, body)
         except InvalidTag:
+            # GCM decrypts while it authenticates: by now the memory holds text that nobody vouches for.
+            body[:] = bytes(len(body))
             raise TamperingError(
                 f"frame {number} does not carry the peer's tag (altered, moved, repeated, or sealed under another key)",
                 failed="tag",

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import sys
-import types
-
 import pytest
 
 from transporter import events
@@ -50,7 +47,7 @@ def hand_over(monkeypatch):
             return self.outcome
 
     stand = Stand()
-    monkeypatch.setitem(sys.modules, "transporter.daemon.hand_over", types.SimpleNamespace(run_job=stand))
+    monkeypatch.setattr("transporter.daemon.hand_over.run_job", stand)
     return stand
 
 
@@ -94,6 +91,7 @@ def test_a_job_does_not_change_its_zone_by_a_slip(docs, hand_over):
         (("--to", "offsite/main", "/"), 2, "needs a password"),
         (("--to", "offsite", "--encrypt", "none", "/"), 2, "does not name a repository"),
         (("--to", "nobody/main", "--encrypt", "none", "/"), 3, "there is no peer 'nobody'"),
+        (("--to", "offsite/other", "--encrypt", "none", "/"), 5, "it has offered: main"),
         (("--to", "offsite/main", "--password", "other", "/"), 6, "no password"),
         (("--to", "offsite/main", "--encrypt", "rot13", "/"), 2, "not one of the choices"),
         (("--to", "offsite/main", "--encrypt", "none", "--password", "office", "/"), 2, "nothing is encrypted"),
@@ -175,6 +173,15 @@ def test_restore_asks_for_what_was_typed(docs, hand_over, tmp_path):
     first, second = hand_over.requests
     assert first == RestoreRequest(job="docs", point="latest", output=str(tmp_path / "new"), include=["*.txt", "a/**"])
     assert (second.point, second.password) == ("abcd", b"correct horse")
+
+
+def test_a_restore_of_nothing_is_told(docs, hand_over, tmp_path):
+    output = ("--output", str(tmp_path / "new"))
+    hand_over.outcome = JobOutcome(exit_status=0, result={"files": 0})
+    assert "no file matches" in docs("restore", "docs", *output, "--include", "*.nope").err
+    assert "no file matches" not in docs("restore", "docs", *output).err
+    hand_over.outcome = JobOutcome(exit_status=0, result={"files": 1})
+    assert "no file matches" not in docs("restore", "docs", *output, "--include", "*").err
 
 
 def test_restore_does_not_mix_with_what_is_there(docs, hand_over, tmp_path):

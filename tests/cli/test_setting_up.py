@@ -5,6 +5,8 @@ import os
 import pytest
 
 from transporter.catalog import Catalog, Peer
+from transporter.clock import SystemClock
+from transporter.repository import Repository
 
 
 def test_init_prints_the_fingerprint_and_keeps_the_home_private(bare):
@@ -126,6 +128,15 @@ def test_rebuild_index(node):
     done = node.json("repository", "rebuild-index", "main")
     assert done.status == 0
     assert done.objects() == [{"repository": "main", "packs": 0, "damaged": 0}]
+
+
+def test_an_index_in_use_is_left_alone(node):
+    node("repository", "add", "main")
+    with Repository.open(node.path / "repositories" / "main", SystemClock()):
+        done = node("repository", "rebuild-index", "main")
+        assert node("scrub", "main").status == 0
+    assert done.status == 1
+    assert "stop the daemon first" in done.err
 
 
 def test_an_invitation_is_one_line_and_needs_an_address(node):

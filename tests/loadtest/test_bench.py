@@ -6,8 +6,9 @@ import pytest
 
 from loadtest import corpus, roofline
 from loadtest.__main__ import parse
-from loadtest.bench import Options, choose, turns
-from loadtest.measure import BenchError
+from loadtest.bench import Options, QuietTime, choose, one_round, turns, work_folder
+from loadtest.measure import BenchError, Usage
+from loadtest.peers.base import Peer, Result
 from loadtest.peers.ours import job_finished
 from loadtest.peers.registry import CONTENDERS, ON_REQUEST
 from loadtest.peers.roofline import parse as parse_roofline
@@ -115,3 +116,44 @@ def test_the_roofline_moves_every_byte(tree, tmp_path, kind):
     else:
         roofline.send_tree(tree, lambda: next(numbers), sealer)
         assert sealer.total == corpus.warm(tree)[1]
+
+
+class Fake(Peer):
+    """Does everything at once, except what it cannot."""
+
+    name = "fake"
+    needs_ssh = False
+    left = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        type(self).left = True
+
+    def copy(self, what, source):
+        if what == "image":
+            raise BenchError("no image today")
+        return Result(1.0, Usage(1.0, 1), Usage(1.0, 1))
+
+    def restore(self, what, output):
+        (output / "file").write_bytes(b"x")
+        return Result(1.0, Usage(1.0, 1), Usage(1.0, 1))
+
+
+def test_a_failed_work_is_noted_and_the_others_go_on(tree, tmp_path, capsys):
+    corpora = corpus.Corpora(tree, tree / "top", "tree", 1, 1, 1)
+    failures, place = [], tmp_path / "round"
+    quiet = QuietTime()
+    rows = list(one_round(0, [Fake], corpora, Options(tmp_path), place, None, quiet, failures))
+    assert [row.work for row in rows] == ["image-restore", "tree-first", "tree-again", "tree-restore"]
+    assert failures == ["fake, image-first, round 1: no image today"]
+    assert Fake.left
+    assert not place.exists()
+
+
+def test_everything_temporary_goes_even_after_an_error(tmp_path):
+    with pytest.raises(ZeroDivisionError), work_folder(Options(tmp_path, work=tmp_path / "work")) as folder:
+        (folder / "file").write_bytes(b"x")
+        raise ZeroDivisionError
+    assert not folder.exists()

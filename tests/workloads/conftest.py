@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
+import stat
 import subprocess
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,8 +19,6 @@ from transporter.workloads.manifest_builder import ManifestBuilder
 from transporter.workloads.notes import Note
 from transporter.workloads.tree_restore import TreeWriter
 from transporter.workloads.tree_scan import TreeScanner
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="owners, devices and trusted attributes need root")
 
 
 @dataclass
@@ -69,6 +70,12 @@ def drain(scanner, chunk_length=1 << 16, buffer_length=1 << 18) -> Copy:
     assert builder.pending_count == 0
     notes = scanner.take_notes()
     return Copy(scanner.roots, entries, chunks, notes, scanner, offset, [n.code for n in notes])
+
+
+@pytest.fixture
+def drain_source():
+    """``drain_source(source, chunk_length, buffer_length)`` returns a copy."""
+    return drain
 
 
 @pytest.fixture
@@ -133,3 +140,45 @@ def tree(tmp_path) -> Path:
     folder = tmp_path / "tree"
     folder.mkdir()
     return folder
+
+
+def run_as_nobody(act) -> object:
+    """Return what ``act`` returns when user 65534 runs it: in a child, for there is no way back."""
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside idle worker threads of other tests
+        child = os.fork()
+    if not child:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            os.write(writer, json.dumps(act()).encode())
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        answer = pipe.read()
+    assert os.waitpid(child, 0)[1] == 0
+    return json.loads(answer)
+
+
+@pytest.fixture
+def as_nobody():
+    """``as_nobody(act)`` returns what ``act()`` returns for user 65534 (through JSON)."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to become somebody else")
+    return run_as_nobody
+
+
+@pytest.fixture
+def reachable(tree):
+    """Everybody may go down to the tree while the test runs."""
+    closed = {p: p.stat().st_mode for p in [tree, *tree.parents] if not p.stat().st_mode & stat.S_IXOTH}
+    for path in closed:
+        path.chmod(0o755)
+    yield tree
+    for path, mode in closed.items():
+        path.chmod(mode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
 
 import msgspec
@@ -54,7 +55,7 @@ def decode(data: bytes, *cuts: int) -> list[Entry]:
     decoder = ManifestDecoder()
     found = []
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         found += decoder.feed(data[start:end])
     decoder.finish()
     return found
@@ -135,7 +136,9 @@ def test_a_later_version_is_unsupported():
         decode(HEADER.pack(MAGIC, 2, 0) + END)
 
 
-@pytest.mark.parametrize("bomb", [b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\x91" * 5000])
+@pytest.mark.parametrize(
+    "bomb", [b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\x91" * 5000]
+)
 def test_a_bomb_takes_no_memory(bomb):
     data = HEADER.pack(MAGIC, 1, 0) + LENGTH.pack(len(bomb)) + bomb
     tracemalloc.start()

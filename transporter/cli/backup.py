@@ -9,7 +9,7 @@ import typer
 
 from transporter.cli.job_runner import run_request
 from transporter.cli.terminal import Terminal
-from transporter.errors import ConfigError, UsageError
+from transporter.errors import ConfigError, RefusedByPeer, UsageError
 
 if TYPE_CHECKING:
     from transporter.config import Config, JobConfig
@@ -130,6 +130,12 @@ def _check_here(home: Home, job: JobConfig) -> None:
     if job.peer not in peers:
         known = f"the peers are: {', '.join(peers)}" if peers else "pair first: transporter join INVITATION"
         raise ConfigError(f"there is no peer {job.peer!r}", known)
+    offers = peers[job.peer].offers
+    if job.repository not in offers:
+        raise RefusedByPeer(
+            f"{job.peer} has not offered a repository {job.repository!r}",
+            f"it has offered: {', '.join(offers) or 'none'}; for another one ask for an invitation",
+        )
     if job.encrypt == "source":
         with KeyDatabase(home.keys_db) as keys:
             keys.user_key(job.password)

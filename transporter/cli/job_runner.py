@@ -31,14 +31,14 @@ def run_request(terminal: Terminal, home: Home, request: JobRequest) -> JobOutco
             raise Interrupted("interrupted", "run it again: what was sent already is used") from None
 
 
-def run_unlocking(terminal: Terminal, home: Home, request: Unlocking) -> int:
+def run_unlocking(terminal: Terminal, home: Home, request: Unlocking) -> JobOutcome:
     """Run a request that opens sealed data; where the home lacks the key, ask for the password once."""
     outcome = run_request(terminal, home, request)
     if outcome.exit_status != NoKey.exit_status or request.password or terminal.json or not sys.stdin.isatty():
-        return outcome.exit_status
+        return outcome
     password = read_password(file=None, env="", ask=f"password of job {request.job}", twice=False)
     terminal.failure_shown = False
-    return run_request(terminal, home, msgspec.structs.replace(request, password=password)).exit_status
+    return run_request(terminal, home, msgspec.structs.replace(request, password=password))
 
 
 def parse_share(text: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -40,10 +41,14 @@ def points(
             terminal.result(str(row["point"]))
     elif rows:
         cells = [
-            [row["point"], row["job"], row["kind"], row["created"], row["zone"], show_size(row["bytes"])]
+            [row["point"], row["job"], row["kind"], _local(row["created"]), row["zone"], show_size(row["bytes"])]
             for row in rows
         ]
         terminal.table(["point", "job", "kind", "created", "zone", "size"], cells)
     elif outcome.exit_status == 0:
         terminal.hint("there are no restore points yet")
     return outcome.exit_status
+
+
+def _local(created: str) -> str:
+    return datetime.fromisoformat(created).astimezone().isoformat(sep=" ", timespec="seconds")

@@ -58,7 +58,7 @@ def add_repository(
         repository=name,
         path=str(place),
     )
-    terminal.hint(f"next: `transporter serve`, and `transporter invite --repository {name}`")
+    terminal.hint(f"next: start the daemon anew (`transporter serve`), then `transporter invite --repository {name}`")
     return 0
 
 
@@ -96,14 +96,17 @@ def rebuild_index(
 ) -> int:
     """Make the index anew from the packs; the daemon must not be running."""
     from transporter.clock import SystemClock
-    from transporter.repository import Repository
+    from transporter.repository import Repository, RepositoryBusy
 
     terminal = Terminal.of(context)
     home, config = terminal.home_and_config()
     settings = config.repository(name)
     place = Path(settings.path) if settings.path else home.repository_path(name)
-    with Repository.open(place, SystemClock()) as repository:
-        report = repository.rebuild_index()
+    try:
+        with Repository.open(place, SystemClock()) as repository:
+            report = repository.rebuild_index()
+    except RepositoryBusy:
+        raise RepositoryBusy(f"the repository {name!r} is in use", "stop the daemon first, then try again") from None
     fields = {"packs": report.added, "damaged": report.damaged}
     terminal.result(f"made the index of {name!r} anew: {report.added:,} packs", repository=name, **fields)
     if report.damaged:

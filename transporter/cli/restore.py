@@ -59,7 +59,12 @@ def restore(
         zone=zone,
         password=read_password(file=Path(password_file), env="", ask="", twice=False) if password_file else b"",
     )
-    return run_unlocking(terminal, home, request)
+    outcome = run_unlocking(terminal, home, request)
+    if outcome.exit_status == 0 and request.include and not outcome.result.get("files"):
+        terminal.warn(
+            "no file matches --include; `*` stays within a folder, `**` does not, and quotes keep the shell out"
+        )
+    return outcome.exit_status
 
 
 def _output(text: str, *, overwrite: bool) -> Path:

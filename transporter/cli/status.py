@@ -45,8 +45,9 @@ def status(context: typer.Context) -> int:
     terminal.result(f"node {config.node.name} in {home.path}: daemon {daemon}{where}")
     for line in _live_lines("running", live.get("running", [])) + _live_lines("session", live.get("sessions", [])):
         terminal.result(f"  {line}")
+    under_way = {row.get("job") for row in live.get("running", [])}
     for name, run in last.items():
-        terminal.result(f"  job {name}: {show_run(run)}")
+        terminal.result(f"  job {name}: {'running' if name in under_way else show_run(run)}")
     for peer in peers:
         terminal.result(f"  peer {peer.name}: {peer.address or 'dials us'}")
     for name in config.repositories:

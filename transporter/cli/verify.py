@@ -49,4 +49,4 @@ def verify(
         zone=zone,
         password=read_password(file=Path(password_file), env="", ask="", twice=False) if password_file else b"",
     )
-    return run_unlocking(terminal, home, request)
+    return run_unlocking(terminal, home, request).exit_status

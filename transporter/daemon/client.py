@@ -37,7 +37,7 @@ def connect_to_daemon(home: Home) -> Iterator[socket.socket | None]:
 
 
 def ask_daemon(sock: socket.socket, request: JobRequest, bus: EventBus) -> JobOutcome:
-    """Hand a request over, publish its events here, and return its outcome. Raises JobFailed when the daemon goes away."""
+    """Hand a request over, publish its events here, return its outcome. Raises JobFailed when the daemon goes away."""
     data = request_to_bytes(request)
     sock.sendall(len(data).to_bytes(LENGTH_BYTES, "big") + data)
     with sock.makefile("rb") as stream:

@@ -90,12 +90,11 @@ async def _run(
                 await _send(stream, {"event": event_to_dict(event)})
 
         nursery.start_soon(until_gone)
-        with send:
-            nursery.start_soon(forward_events)
-            with on_job(request, bus):
+        async with trio.open_nursery() as forwarding:
+            forwarding.start_soon(forward_events)
+            # Closing the channel ends the forwarder once it has sent everything: no event may come after the outcome.
+            with send, on_job(request, bus):
                 outcome = await execute(home, request, bus, status)
-        while receive.statistics().current_buffer_used:
-            await trio.lowlevel.checkpoint()
         await _send(stream, {"outcome": msgspec.to_builtins(outcome)})
         nursery.cancel_scope.cancel()
 

@@ -37,7 +37,7 @@ StatusSource = Callable[[], dict[str, Any]]
 async def execute(
     home: Home, request: JobRequest, bus: EventBus, status: StatusSource, clock: Clock | None = None
 ) -> JobOutcome:
-    """Run ``request`` to its end. Errors become a JobFailed event and an exit status; nothing is raised but cancellation."""
+    """Run ``request`` to its end. Errors become a JobFailed event and an exit status; only cancellation is raised."""
     clock = clock or SystemClock()
     try:
         return await _execute(home, request, bus, status, clock)

@@ -1,7 +1,7 @@
 """Chunks on their way in: asked for well ahead, opened in threads, handed on in the order of need.
 
-Memory: at most ``AHEAD`` chunks are asked for and not yet used, and ``KEPT_BYTES`` of those that were used stay, because
-an incremental point goes back and forth between old and new chunks.
+Memory: at most ``AHEAD`` chunks are asked for and not yet used, and ``KEPT_BYTES`` of those that were used stay,
+because an incremental point goes back and forth between old and new chunks.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ class _Verify:
             await self._recovery.read_manifest(use)
 
     def _new(self, chunk_id: bytes) -> bool:
-        """Tell whether a chunk was not looked at lately; looking twice costs time only, remembering all costs memory."""
+        """Tell whether a chunk was not looked at lately; looking twice costs time, remembering all costs memory."""
         if chunk_id in self._recent:
             return False
         self._recent[chunk_id] = None

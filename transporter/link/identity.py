@@ -1,6 +1,7 @@
 """A node's identity: an ECDSA P-256 key pair and a short-lived self-signed certificate.
 
-Peers pin the SHA-256 of the public key (SPKI, RFC 5280 section 4.1), so the certificate can be renewed without pairing again.
+Peers pin the SHA-256 of the public key (SPKI, RFC 5280 section 4.1), so that the certificate can be renewed without
+pairing again.
 """
 
 from __future__ import annotations

@@ -97,6 +97,14 @@ def replace(source: Path, target: Path) -> None:
     os.replace(source, target)
 
 
+def discard(path: Path) -> None:
+    """Remove a name that nobody needs; if that fails, the next open for writing cleans up."""
+    try:
+        unlink(path)
+    except OSError:
+        pass
+
+
 def unlink(path: Path) -> None:
     """Remove a name that may be gone already."""
     try:
@@ -106,8 +114,11 @@ def unlink(path: Path) -> None:
 
 
 def make_folders(path: Path, root: Path) -> None:
-    """Create ``path`` and its parents below ``root``, each made durable in its parent."""
-    if path == root or path.is_dir():
+    """Create ``path`` and its parents below ``root``, each made durable in its parent.
+
+    A folder that is there is synced all the same: a process killed between mkdir and fsync may have made it.
+    """
+    if path == root:
         return
     make_folders(path.parent, root)
     try:
@@ -133,4 +144,4 @@ def publish(temporary: Path, target: Path, root: Path, content: tuple[bytes | me
         link(temporary, target)
         sync_folder(target.parent)
     finally:
-        unlink(temporary)
+        discard(temporary)

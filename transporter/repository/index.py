@@ -1,21 +1,14 @@
-"""The index: where each chunk lies. A cache in SQLite that can be rebuilt from the packs' footers alone.
-
-One write connection under a lock; readers borrow from a small pool. WAL, so readers never wait. ``synchronous=FULL``
-costs one fsync for each pack of 64 MiB and buys that a pack, once its journal name is gone, is in the index even
-after a power cut.
-"""
+"""The index: where each chunk lies. A cache in SQLite that can be rebuilt from the packs' footers alone."""
 
 from __future__ import annotations
 
 import sqlite3
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from transporter.errors import DamagedData, DiskFull, JobFailed, TransporterError
 from transporter.repository import limits
+from transporter.repository.connections import Connections
 from transporter.repository.record import Entry
 
 SCHEMA: Final = """
@@ -64,94 +57,12 @@ class Usage(NamedTuple):
     bytes: int
 
 
-@contextmanager
-def index_errors() -> Iterator[None]:
-    """Turn SQLite's errors into those a user meets."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise translate(error) from error
-
-
-def translate(error: sqlite3.Error) -> TransporterError:
-    """Return the error a user meets for an error of SQLite."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
-        return DiskFull("no room left in the repository: cannot write its index", "free some space and run it again")
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return DamagedData(
-            "the repository's index is damaged", "run `scrub --rebuild-index`; the packs are not touched"
-        )
-    return JobFailed(f"the repository's index cannot be used: {error}", "look at the folder `index` of the repository")
-
-
-class Index:
+class Index(Connections):
     """The chunk index of one repository. Thread-safe."""
 
     def __init__(self, path: Path, *, writable: bool) -> None:
-        self.path = path
-        self._writable = writable
-        self._write_lock = threading.Lock()
-        self._pool_lock = threading.Lock()
-        self._pool: list[sqlite3.Connection] = []
-        self._closed = False
+        super().__init__(path, writable=writable, schema=SCHEMA)
         self._keys: dict[int, bytes] = {}
-        with index_errors():
-            self._writer = self._connect() if writable else None
-            if self._writer is not None:
-                self._writer.executescript(SCHEMA)
-
-    def _connect(self, cache: int = limits.WRITER_CACHE) -> sqlite3.Connection:
-        mode = "rwc" if self._writable else "ro"
-        connection = sqlite3.connect(
-            f"{self.path.absolute().as_uri()}?mode={mode}",
-            uri=True,
-            isolation_level=None,
-            check_same_thread=False,
-            timeout=60,
-        )
-        try:
-            if self._writable:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute("PRAGMA synchronous=FULL")
-            connection.execute(f"PRAGMA cache_size=-{cache // 1024}")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    @contextmanager
-    def reader(self) -> Iterator[sqlite3.Connection]:
-        """Borrow a read connection."""
-        with index_errors():
-            with self._pool_lock:
-                connection = self._pool.pop() if self._pool else None
-            if connection is None:
-                connection = self._connect(limits.READER_CACHE)
-            try:
-                yield connection
-            finally:
-                with self._pool_lock:
-                    keep = not self._closed and len(self._pool) < limits.READER_POOL
-                    if keep:
-                        self._pool.append(connection)
-                if not keep:
-                    connection.close()
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One write transaction: all of it or nothing."""
-        if self._writer is None:
-            raise JobFailed("the repository is open for reading only", "open it for writing")
-        with index_errors(), self._write_lock:
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._writer
-                self._writer.execute("COMMIT")
-            except BaseException:
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
-                raise
 
     # -- identity -------------------------------------------------------------------------------------------------
 
@@ -292,6 +203,12 @@ class Index:
             found = connection.execute("SELECT 1 FROM packs WHERE name = ?", (name,)).fetchone()
         return found is not None
 
+    def pack_folders(self) -> list[str]:
+        """Return the folders (two hex digits each) in which the index expects packs."""
+        with self.reader() as connection:
+            rows = connection.execute("SELECT DISTINCT substr(name, 1, 1) FROM packs").fetchall()
+        return sorted(name.hex() for (name,) in rows)
+
     def packs_of_folder(self, folder: str) -> list[bytes]:
         """Return the names of the packs the index expects in a folder (two hex digits)."""
         low = bytes.fromhex(folder)
@@ -301,7 +218,7 @@ class Index:
             else:
                 rows = connection.execute(
                     "SELECT name FROM packs WHERE name >= ? AND name < ?", (low, bytes([low[0] + 1]))
-                )
+                ).fetchall()
             return [name for (name,) in rows]
 
     def folder_times(self) -> dict[str, int]:
@@ -333,14 +250,3 @@ class Index:
         with self.reader() as connection:
             lines = [str(line) for (line,) in connection.execute("PRAGMA integrity_check(10)")]
         return [] if lines == ["ok"] else lines
-
-    def close(self) -> None:
-        """Close all connections; the last one folds the write-ahead log into the file."""
-        with self._pool_lock:
-            self._closed = True
-            pool, self._pool = self._pool, []
-        for connection in pool:
-            connection.close()
-        if self._writer is not None:
-            with self._write_lock:
-                self._writer.close()

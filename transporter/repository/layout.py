@@ -12,6 +12,7 @@ from transporter.repository import limits
 
 FOLDERS: Final = ("packs", "points", "slots", "tombstones", "leases", "journal", "index")
 _PLAIN: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
+PACK_FOLDER: Final = re.compile(r"[0-9a-f]{2}")
 PACK_NAME: Final = re.compile(r"[0-9a-f]{64}")
 ID_NAME: Final = re.compile(r"[0-9a-f]{32}")
 

@@ -9,8 +9,8 @@ MIB: Final = 1024 * KIB
 
 FORMAT_VERSION: Final = 1
 
-# A pack is closed once its records reach this: few enough files for 1 PB (16 million), small enough to copy, compact and
-# re-hash at once.
+# A pack is closed once its records reach this: few enough files for 1 PB (16 million), small enough to copy, compact
+# and re-hash at once.
 PACK_TARGET: Final = 64 * MIB
 # ... or this many records. Bounds the footer (1.7 MB) and what a live writer keeps in memory when every chunk is tiny.
 PACK_RECORDS: Final = 16_384

@@ -15,24 +15,28 @@ from typing import Final
 
 from blake3 import blake3
 
-from transporter.errors import DamagedData
+from transporter.errors import DamagedData, DiskFull
 from transporter.repository import files, limits
 from transporter.repository.index import Index
 from transporter.repository.layout import Layout
 from transporter.repository.pack_file import hash_file
 from transporter.repository.reconcile import Reconciled, rebuild, reconcile
-from transporter.repository.salvage import Salvaged, salvage
+from transporter.repository.salvage import Salvaged, salvage, sweep
 
 _MAGIC: Final = b"TPINDEX1"
 
 
 @dataclass(frozen=True, slots=True)
 class OpenReport:
-    """What opening for writing had to put in order."""
+    """What opening for writing had to put in order.
+
+    ``index_rebuilt``: why the index was made anew; ``unfinished``: why journals still wait for salvage (empty: not so).
+    """
 
     salvaged: Salvaged = field(default_factory=Salvaged)
     reconciled: Reconciled = field(default_factory=Reconciled)
     index_rebuilt: str = ""
+    unfinished: str = ""
 
 
 def open_index(layout: Layout, repository_id: bytes, *, writable: bool) -> tuple[Index, OpenReport]:
@@ -41,6 +45,7 @@ def open_index(layout: Layout, repository_id: bytes, *, writable: bool) -> tuple
         return Index(layout.index, writable=False), OpenReport()
     with files.disk_errors("open the index"):
         reason = check_seal(layout)
+        sweep(layout)
         # From here on the index may change, and an old seal would accuse it of that.
         files.unlink(layout.index_seal)
         files.sync_folder(layout.index.parent)
@@ -49,15 +54,19 @@ def open_index(layout: Layout, repository_id: bytes, *, writable: bool) -> tuple
     if reason:
         reconciled = rebuild(layout, repository_id, layout.index)
     index = Index(layout.index, writable=True)
+    salvaged, unfinished = Salvaged(), ""
     try:
-        salvaged = salvage(layout, index, repository_id)
         if not reason:
             with files.disk_errors("compare the index with the packs"):
                 reconciled = reconcile(layout, index)
+        salvaged = salvage(layout, index, repository_id, lambda: ())
+    except DiskFull as error:
+        # What is committed can be restored from a full disk; the journals wait for room.
+        unfinished = str(error)
     except BaseException:
         index.close()
         raise
-    return index, OpenReport(salvaged, reconciled, reason)
+    return index, OpenReport(salvaged, reconciled, reason, unfinished)
 
 
 def _unusable(layout: Layout, repository_id: bytes) -> str:
@@ -81,7 +90,9 @@ def seal_index(layout: Layout) -> None:
         return
     content = _MAGIC + _hash(layout)
     with files.disk_errors("seal the index"):
-        files.publish(layout.journal / "seal", layout.index_seal, layout.root, (content + blake3(content).digest(),))
+        files.publish(
+            layout.journal / "seal.tmp", layout.index_seal, layout.root, (content + blake3(content).digest(),)
+        )
 
 
 def check_seal(layout: Layout) -> str:
@@ -92,9 +103,9 @@ def check_seal(layout: Layout) -> str:
         return ""
     if len(raw) != 72 or raw[:8] != _MAGIC or blake3(raw[:40]).digest() != raw[40:]:
         return "the index's seal is damaged"
-    if not layout.index.exists() or _hash(layout) != raw[8:40]:
-        return "the index is not what it was when it was sealed"
-    return ""
+    sound = layout.index.exists() and _hash(layout) == raw[8:40]
+    # A writer that opened since took the seal away, and may have changed the index while it was read here.
+    return "" if sound or not layout.index_seal.exists() else "the index is not what it was when it was sealed"
 
 
 def _hash(layout: Layout) -> bytes:

@@ -30,12 +30,12 @@ _ManifestChunk = tuple[_Id32, Annotated[int, Meta(ge=0, le=limits.PLAIN_LENGTH)]
 class PointHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The head of a restore point.
 
-    ``kind``: full, incremental …; ``created_ns``: ns since 1970, by the clock of the end that read the workload (nothing
-    is decided by it); ``parent`` and ``parent_hash``: the job's previous point and the hash of its object, empty for the
-    first; ``zone``: source, target or none; ``domain``: of the chunk ids; ``cryptograms``: the key ring under the storage
-    key; ``manifest``: (chunk id, plain length) in order; ``needs_hash``: BLAKE3 of the needs table; ``workload``: tree,
-    image or stream; ``chunk_id_key``: in plain points alone, which have nothing to hide; ``mac``: under the metakey,
-    empty in plain points.
+    ``kind``: full, incremental …; ``created_ns``: ns since 1970, by the clock of the end that read the workload
+    (nothing is decided by it); ``parent`` and ``parent_hash``: the job's previous point and the hash of its
+    object, empty for the first; ``zone``: source, target or none; ``domain``: of the chunk ids;
+    ``cryptograms``: the key ring under the storage key; ``manifest``: (chunk id, plain length) in order;
+    ``needs_hash``: BLAKE3 of the needs table; ``workload``: tree, image or stream; ``chunk_id_key``: in plain
+    points alone, which have nothing to hide; ``mac``: under the metakey, empty in plain points.
     """
 
     version: int = HEAD_VERSION

@@ -44,6 +44,8 @@ class PointStore:
         if len(target.domain) != 16:
             raise UsageError("a domain has 16 bytes")
         if path.exists():
+            with files.disk_errors("look at a restore point"):
+                files.sync_folder(path.parent)  # whoever hears "exists" may rely on it
             raise _exists(target)
         return self._commit(path, target, head, _checked(needs, check), charge)
 
@@ -51,8 +53,8 @@ class PointStore:
         self, path: Path, target: PointRef, head: bytes, needs: Iterator[bytes], charge: Callable[[int], None]
     ) -> bytes:
         stamped = self._stamp(target)
-        temporary = self._layout.journal / f"{self._clock.random_bytes(16).hex()}.point"
-        size = 0
+        temporary = self._layout.journal / f"{self._clock.random_bytes(16).hex()}.tmp"
+        size = charged = 0
         tail = b""
         try:
             with files.disk_errors("write a restore point"):
@@ -63,6 +65,7 @@ class PointStore:
                             files.write(fd, tail)
                         size += len(tail)
                     charge(size)
+                    charged = size
                     files.sync(fd)
                 finally:
                     os.close(fd)
@@ -72,9 +75,11 @@ class PointStore:
                 except FileExistsError:
                     raise _exists(target) from None
                 files.sync_folder(path.parent)
+        except BaseException:
+            charge(-charged)
+            raise
         finally:
-            with files.disk_errors("clean up"):
-                files.unlink(temporary)
+            files.discard(temporary)
         return tail[-32:]
 
     def _stamp(self, target: PointRef) -> PointRef:
@@ -165,7 +170,7 @@ class PointStore:
             raise UsageError(f"a slot has {len(data)} bytes; 1 to {limits.SLOT_LENGTH} are allowed")
         path = self._layout.slot(point_id, slot_id)
         content = points.encode_slot(point_id, slot_id, data)
-        temporary = self._layout.journal / f"{self._clock.random_bytes(16).hex()}.slot"
+        temporary = self._layout.journal / f"{self._clock.random_bytes(16).hex()}.tmp"
         with self._lock, files.disk_errors("write a slot"):
             if len(_listing(path.parent)) >= limits.SLOTS_PER_POINT and not path.exists():
                 raise UsageError(
@@ -175,7 +180,10 @@ class PointStore:
                 files.publish(temporary, path, self._layout.root, (content,))
             except FileExistsError:
                 if points.read_small(path, len(content)) != content:
-                    raise PointExists(f"slot {slot_id.hex()} is there already and differs") from None
+                    raise PointExists(
+                        f"slot {slot_id.hex()} is there already and differs", "use a new slot id"
+                    ) from None
+                files.sync_folder(path.parent)
 
     def slots(self, point_id: bytes) -> dict[bytes, bytes]:
         """Return the sound slots of a point; DamagedData only if there are slots and none is sound."""
@@ -196,12 +204,14 @@ class PointStore:
 
 
 def _exists(target: PointRef) -> PointExists:
-    return PointExists(f"job {target.job} has a restore point {target.point_id.hex()} already")
+    return PointExists(
+        f"job {target.job} has a restore point {target.point_id.hex()} already", "run the job again for a new one"
+    )
 
 
 def _checked(needs: bytes | Iterable[bytes], check: Callable[[Sequence[bytes]], None]) -> Iterator[bytes]:
     """Pass whole batches of ids on, each after it was checked."""
-    for batch in _batches([needs] if isinstance(needs, bytes | bytearray | memoryview) else needs):
+    for batch in _batches([needs] if isinstance(needs, bytes) else needs):
         check([batch[start : start + 32] for start in range(0, len(batch), 32)])
         yield batch
 

@@ -154,9 +154,9 @@ def encode_slot(point_id: bytes, slot_id: bytes, data: bytes) -> bytes:
 def decode_slot(raw: bytes, point_id: bytes, slot_id: bytes) -> bytes:
     """Return what a slot object holds; DamagedData if it is not whole or not the one of this name."""
     fits = _SLOT.size + 32 <= len(raw) <= _SLOT.size + limits.SLOT_LENGTH + 32
-    if fits and _SLOT.unpack_from(raw) == (SLOT_MAGIC, point_id, slot_id, len(raw) - _SLOT.size - 32):
-        if blake3(raw[:-32]).digest() == raw[-32:]:
-            return raw[_SLOT.size : -32]
+    named = fits and _SLOT.unpack_from(raw) == (SLOT_MAGIC, point_id, slot_id, len(raw) - _SLOT.size - 32)
+    if named and blake3(raw[:-32]).digest() == raw[-32:]:
+        return raw[_SLOT.size : -32]
     raise DamagedData(
         f"slot {slot_id.hex()} of restore point {point_id.hex()} is damaged", "open the point with another password"
     )

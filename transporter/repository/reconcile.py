@@ -1,8 +1,8 @@
 """Making the index agree with the packs: cheaply at open, wholly by rebuilding.
 
 The index remembers the modification time of each of the 256 folders of packs as it was when it last agreed with the
-folder. At open only folders with another time are listed. (A pack whose publication a crash interrupted is found through
-its journal file.)
+folder. At open only folders with another time are listed. (A pack whose publication a crash interrupted is found
+through its journal file.)
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from transporter.errors import DamagedData
 from transporter.repository import files, pack_file
+from transporter.repository.connections import remove_log
 from transporter.repository.index import Index, PackRow
 from transporter.repository.layout import PACK_NAME, Layout
 from transporter.repository.record import Entry
@@ -94,8 +95,8 @@ def footer_or_records(fd: int, start: int) -> list[Entry]:
 
 def rebuild(layout: Layout, repository_id: bytes, target: Path) -> Reconciled:
     """Write a new index of all packs to ``target`` (which is replaced if it is there)."""
-    for suffix in ("", "-wal", "-shm", "-journal"):
-        files.unlink(target.with_name(target.name + suffix))
+    files.unlink(target)
+    remove_log(target)
     index = Index(target, writable=True)
     try:
         index.claim(repository_id)

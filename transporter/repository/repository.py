@@ -7,21 +7,21 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from transporter.clock import Clock
-from transporter.errors import DamagedData, TransporterError, UsageError
+from transporter.errors import DamagedData, UsageError
 from transporter.repository import files, format_file
-from transporter.repository.errors import ChunkMissing, RepositoryExists, RepositoryMissing
+from transporter.repository.chunk_store import ChunkStore
+from transporter.repository.errors import RepositoryExists, RepositoryMissing
 from transporter.repository.format_file import Format
-from transporter.repository.index import Index, Location
+from transporter.repository.index import Index
 from transporter.repository.layout import FOLDERS, Layout, folder_name
 from transporter.repository.lease import Lease
 from transporter.repository.opening import OpenReport, open_index, seal_index
-from transporter.repository.pack_reader import PackReader
 from transporter.repository.point_head import decode_head
 from transporter.repository.point_store import PointStore
 from transporter.repository.points import PointRef
 from transporter.repository.quota import QuotaBook
 from transporter.repository.reconcile import Reconciled, rebuild
-from transporter.repository.record import ChunkRecord, Entry, open_record
+from transporter.repository.record import ChunkRecord
 from transporter.repository.salvage import Salvaged, salvage
 from transporter.repository.scrub import Scrubber, ScrubProgress, ScrubReport
 from transporter.repository.statistics import Statistics, measure
@@ -40,10 +40,11 @@ class Repository:
         self._format = content
         self._index = index
         self._lease = lease
-        self._reader = PackReader(layout)
+        self._chunks = ChunkStore(layout, index, self._writers_of)
         self._points = PointStore(layout, clock, content.id)
         self._quota = QuotaBook(content.quota, self._used_by)
         self._lock = threading.Lock()
+        self._salvage_lock = threading.Lock()
         self._writers: list[PackWriter] = []
         self._salvage_due = False
         self._closed = False
@@ -57,13 +58,14 @@ class Repository:
         layout = Layout(Path(path))
         with files.disk_errors("create a repository"):
             layout.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if any(layout.root.iterdir()):
+            if not _is_free(layout):
                 raise RepositoryExists(f"{layout.root} is not empty", "choose an empty folder")
+            files.unlink(layout.journal / "format.tmp")
             for folder in FOLDERS:
-                (layout.root / folder).mkdir(mode=0o700)
+                (layout.root / folder).mkdir(mode=0o700, exist_ok=True)
             content = Format(id=clock.random_bytes(16), created_ns=clock.now_ns(), encrypted=encrypted, quota=quota)
             # The format file goes last: a folder without it is not a repository.
-            files.publish(layout.journal / "format", layout.format, layout.root, (format_file.encode(content),))
+            files.publish(layout.journal / "format.tmp", layout.format, layout.root, (format_file.encode(content),))
             files.sync_folder(layout.root.parent)
         return cls.open(path, clock)
 
@@ -101,7 +103,7 @@ class Repository:
             writers = list(self._writers)
         for writer in writers:
             writer.abandon()
-        self._reader.close()
+        self._chunks.close()
         try:
             self._index.close()
             if self._lease is not None:
@@ -155,50 +157,14 @@ class Repository:
 
         Counts what live writers hold, durable or not; `commit_point` sees to it that it becomes so.
         """
-        live = self._live_keys(domain, ids)  # before the index: a chunk that is being published is in one of the two
-        known = self._index.keys_of(domain, ids)
-        if not live:
-            return [known.get(chunk_id, ()) for chunk_id in ids]
-        return [_merge(known.get(chunk_id, ()), live.get(chunk_id, ())) for chunk_id in ids]
-
-    def _live_keys(self, domain: bytes, ids: Sequence[bytes]) -> dict[bytes, tuple[bytes, ...]]:
-        merged: dict[bytes, tuple[bytes, ...]] = {}
-        for writer in self._writers_of(domain):
-            for chunk_id, keys in writer.keys_of(ids).items():
-                merged[chunk_id] = _merge(merged.get(chunk_id, ()), keys)
-        return merged
-
-    def _writers_of(self, domain: bytes) -> list[PackWriter]:
-        with self._lock:
-            return [writer for writer in self._writers if writer.domain == domain]
+        return self._chunks.have(domain, ids)
 
     def read(self, domain: bytes, chunk_id: bytes, key_ids: Collection[bytes] | None = None) -> ChunkRecord:
         """Return the proven record of a chunk stored under one of ``key_ids`` (None: any).
 
         ChunkMissing if there is none, DamagedData if there are some and none is sound.
         """
-        for writer in self._writers_of(domain):
-            for entry in writer.entries_of(chunk_id):
-                raw = writer.read_raw(entry) if _allowed(entry, key_ids) else None
-                if raw is not None:
-                    return open_record(raw, entry)
-        return self._read_first(chunk_id, self._index.locate(domain, [chunk_id]), key_ids)
-
-    def _read_first(
-        self, chunk_id: bytes, places: Iterable[Location], key_ids: Collection[bytes] | None
-    ) -> ChunkRecord:
-        problem: DamagedData = ChunkMissing(
-            f"chunk {chunk_id.hex()} is not in the repository", "run `scrub`; the next run of its job sends it again"
-        )
-        for place in places:
-            if not _allowed(place.entry, key_ids):
-                continue
-            try:
-                with files.disk_errors("read a chunk"):
-                    return open_record(self._reader.read_raw(place), place.entry)
-            except DamagedData as error:
-                problem = error
-        raise problem
+        return self._chunks.read(domain, chunk_id, key_ids)
 
     def read_many(
         self,
@@ -212,19 +178,11 @@ class Repository:
 
         A chunk that is missing or damaged raises, or is handed to ``on_problem`` and left out. Hold ≤ 4096 ids a call.
         """
-        places: dict[bytes, list[Location]] = {chunk_id: [] for chunk_id in ids}
-        for place in self._index.locate(domain, list(places)):
-            if _allowed(place.entry, key_ids):
-                places[place.entry.chunk_id].append(place)
-        for chunk_id, found in sorted(places.items(), key=_where):
-            try:
-                record = self._read_first(chunk_id, found, key_ids) if found else self.read(domain, chunk_id, key_ids)
-            except DamagedData as error:
-                if on_problem is None:
-                    raise
-                on_problem(chunk_id, error)
-                continue
-            yield record
+        return self._chunks.read_many(domain, ids, key_ids, on_problem=on_problem)
+
+    def _writers_of(self, domain: bytes) -> list[PackWriter]:
+        with self._lock:
+            return [writer for writer in self._writers if writer.domain == domain]
 
     def writer(self, domain: bytes, tenant: str) -> PackWriter:
         """Return a new writer of packs for one tenant and dedup domain. Several may be open at once."""
@@ -256,10 +214,18 @@ class Repository:
     def salvage(self) -> Salvaged:
         """Turn journals that no live writer holds into packs."""
         self._need_writable()
-        with self._lock:
+        with self._salvage_lock:
             self._salvage_due = False
-            in_use = {name for writer in self._writers for name in writer.journals()}
-        return salvage(self._layout, self._index, self.repository_id, in_use)
+            try:
+                return salvage(self._layout, self._index, self.repository_id, self._journals_in_use)
+            except BaseException:
+                self._salvage_due = True
+                raise
+
+    def _journals_in_use(self) -> set[str]:
+        with self._lock:
+            writers = list(self._writers)
+        return {name for writer in writers for name in writer.journals()}
 
     def _need_writable(self) -> None:
         if self._lease is None:
@@ -301,32 +267,9 @@ class Repository:
             target,
             head,
             needs,
-            lambda ids: self._check_stored(domain, ids, key_ids),
+            lambda ids: self._chunks.require(domain, ids, key_ids),
             lambda size: self._quota.charge(tenant, size),
         )
-
-    def _check_stored(self, domain: bytes, ids: Sequence[bytes], key_ids: Collection[bytes] | None) -> None:
-        missing = self._not_indexed(domain, ids, key_ids)
-        failure: TransporterError | None = None
-        if missing:
-            for writer in self._writers_of(domain):
-                try:
-                    if writer.keys_of(missing):
-                        writer.publish()
-                except TransporterError as error:
-                    failure = error
-            missing = self._not_indexed(domain, missing, key_ids)
-        if missing:
-            raise failure or ChunkMissing(
-                f"{len(missing)} chunks that the restore point needs are not stored, the first is {missing[0].hex()}",
-                "run the job again",
-            )
-
-    def _not_indexed(self, domain: bytes, ids: Sequence[bytes], key_ids: Collection[bytes] | None) -> list[bytes]:
-        known = self._index.keys_of(domain, ids)
-        if key_ids is None:
-            return [chunk_id for chunk_id in ids if chunk_id not in known]
-        return [chunk_id for chunk_id in ids if not any(key in key_ids for key in known.get(chunk_id, ()))]
 
     def points(self, tenant: str, job: str | None = None) -> list[PointRef]:
         """Return a tenant's restore points (of one job) in the order of their commits; `scrub` names damaged ones."""
@@ -365,13 +308,8 @@ class Repository:
                 raise UsageError("the index cannot be rebuilt while a job writes", "wait for the jobs to end")
             fresh = self._layout.index.with_name("rebuild.db")
             report = rebuild(self._layout, self.repository_id, fresh)
-            self._index.close()
             with files.disk_errors("replace the index"):
-                for suffix in ("-wal", "-shm"):
-                    files.unlink(self._layout.index.with_name(self._layout.index.name + suffix))
-                files.replace(fresh, self._layout.index)
-                files.sync_folder(fresh.parent)
-            self._index = Index(self._layout.index, writable=True)
+                self._index.swap(fresh)
         return report
 
     def statistics(self) -> Statistics:
@@ -392,14 +330,9 @@ def _read_format(layout: Layout) -> Format:
     return format_file.decode(raw)
 
 
-def _merge(first: tuple[bytes, ...], second: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    return tuple(dict.fromkeys(first + second)) if first and second else first or second
-
-
-def _allowed(entry: Entry, key_ids: Collection[bytes] | None) -> bool:
-    return key_ids is None or entry.key_id in key_ids
-
-
-def _where(item: tuple[bytes, list[Location]]) -> tuple[bytes, int]:
-    places = item[1]
-    return (places[0].pack, places[0].entry.offset) if places else (b"", 0)
+def _is_free(layout: Layout) -> bool:
+    """Tell whether a folder is empty, or holds what a creation that was cut short leaves."""
+    for path in layout.root.iterdir():
+        if path.name not in FOLDERS or not path.is_dir() or {item.name for item in path.iterdir()} - {"format.tmp"}:
+            return False
+    return True

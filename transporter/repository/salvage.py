@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from transporter.errors import DamagedData
 from transporter.repository import files, pack_file
 from transporter.repository.index import Index, PackRow
 from transporter.repository.layout import Layout
+from transporter.repository.open_pack import publish_pack
 from transporter.repository.record import HEADER_LENGTH, Entry
-from transporter.repository.writer import publish_pack
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +33,32 @@ class Salvaged:
         )
 
 
-def salvage(layout: Layout, index: Index, repository_id: bytes, in_use: Collection[str] = ()) -> Salvaged:
-    """Finish every journal file that no live writer holds. Only the holder of the lease may call this."""
+def salvage(layout: Layout, index: Index, repository_id: bytes, in_use: Callable[[], Collection[str]]) -> Salvaged:
+    """Finish every journal file that no live writer holds (``in_use``: the names of theirs).
+
+    Only the holder of the lease may call this, one thread at a time.
+    """
     total = Salvaged()
     with files.disk_errors("salvage the journal"):
-        for path in sorted(layout.journal.iterdir()):
-            if path.name in in_use:
-                continue
-            if path.suffix == ".pack":
-                total += _salvage_pack(layout, index, repository_id, path)
-            elif path.suffix in (".point", ".slot", ".quarantine"):
-                files.unlink(path)  # never linked under its name, so nobody was told of it
+        # The listing comes first: a journal begun after it is not in it, one begun before it is in use.
+        found = sorted(layout.journal.glob("*.pack"))
+        for path in sorted(set(found) - {layout.journal / name for name in in_use()}):
+            total += _salvage_pack(layout, index, repository_id, path)
     return total
 
 
+def sweep(layout: Layout) -> None:
+    """Remove temporary files of objects that never got their name, so that nobody was told of them. At open alone."""
+    with files.disk_errors("clean the journal"):
+        for path in layout.journal.glob("*.tmp"):
+            files.unlink(path)
+
+
 def _salvage_pack(layout: Layout, index: Index, repository_id: bytes, path: Path) -> Salvaged:
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return Salvaged()  # published by its writer since the folder was listed
     try:
         size = os.fstat(fd).st_size
         try:

@@ -29,7 +29,7 @@ class Walk:
 
     def __init__(self, roots: Sequence[bytes], include: Sequence[str | bytes]) -> None:
         self._names = output_names(sorted(set(roots), key=path_key))
-        self._include = Patterns(include)
+        self._include = Patterns(include, stored=True)
         self._everything = not self._include
         self._root = b""
         self._last: bytes | None = None

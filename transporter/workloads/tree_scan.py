@@ -96,7 +96,7 @@ class TreeScanner:
         self.bytes_read = 0
         self.bytes_total = 0
         self._previous = Previous(previous)
-        self._exclude = Patterns(exclude)
+        self._exclude = Patterns(exclude, stored=False)
         self._one_file_system = one_file_system
         self._max_entries = max_entries
         self._hook = hook

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from transporter.clock import ManualClock
+from transporter.repository import ChunkRecord, Repository
+
+DOMAIN = b"D" * 16
+KEY = b"K" * 32
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "repository"
+
+
+@pytest.fixture
+def repository(place: Path, clock: ManualClock) -> Iterator[Repository]:
+    with Repository.create(place, clock=clock) as made:
+        yield made
+
+
+@pytest.fixture
+def record() -> Callable[..., ChunkRecord]:
+    def make(number: int, key: bytes = KEY, size: int = 100) -> ChunkRecord:
+        stored = number.to_bytes(4, "big") * (size // 4)
+        return ChunkRecord(number.to_bytes(32, "big"), key, 1, 1000 + number % 1000, stored)
+
+    return make
+
+
+@pytest.fixture
+def small_packs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packs of about five small records, so that a test meets every step of their lives."""
+    monkeypatch.setattr("transporter.repository.limits.PACK_TARGET", 1000)

@@ -1,0 +1,136 @@
+"""Finding and reading chunks: live writers first, the index after, one pread for each record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+
+from transporter.errors import DamagedData, TransporterError
+from transporter.repository import files
+from transporter.repository.errors import ChunkMissing
+from transporter.repository.index import Index, Location
+from transporter.repository.layout import Layout
+from transporter.repository.pack_reader import PackReader
+from transporter.repository.record import ChunkRecord, Entry, open_record
+from transporter.repository.writer import PackWriter
+
+
+class ChunkStore:
+    """All chunks of a repository, published or still with a writer. ``writers_of``: the live writers of a domain."""
+
+    def __init__(self, layout: Layout, index: Index, writers_of: Callable[[bytes], list[PackWriter]]) -> None:
+        self._index = index
+        self._writers_of = writers_of
+        self._reader = PackReader(layout)
+
+    def have(self, domain: bytes, ids: Sequence[bytes]) -> list[tuple[bytes, ...]]:
+        """Return, for each id, the key ids under which the chunk is stored in ``domain`` (unknown: ()).
+
+        Counts what live writers hold, durable or not; `commit_point` sees to it that it becomes so.
+        """
+        live = self._live_keys(domain, ids)  # before the index: a chunk that is being published is in one of the two
+        known = self._index.keys_of(domain, ids)
+        if not live:
+            return [known.get(chunk_id, ()) for chunk_id in ids]
+        return [_merge(known.get(chunk_id, ()), live.get(chunk_id, ())) for chunk_id in ids]
+
+    def _live_keys(self, domain: bytes, ids: Sequence[bytes]) -> dict[bytes, tuple[bytes, ...]]:
+        merged: dict[bytes, tuple[bytes, ...]] = {}
+        for writer in self._writers_of(domain):
+            for chunk_id, keys in writer.keys_of(ids).items():
+                merged[chunk_id] = _merge(merged.get(chunk_id, ()), keys)
+        return merged
+
+    def read(self, domain: bytes, chunk_id: bytes, key_ids: Collection[bytes] | None = None) -> ChunkRecord:
+        """Return the proven record of a chunk stored under one of ``key_ids`` (None: any).
+
+        ChunkMissing if there is none, DamagedData if there are some and none is sound.
+        """
+        for writer in self._writers_of(domain):
+            for entry in writer.entries_of(chunk_id):
+                raw = writer.read_raw(entry) if _allowed(entry, key_ids) else None
+                if raw is not None:
+                    return open_record(raw, entry)
+        return self._read_first(chunk_id, self._index.locate(domain, [chunk_id]), key_ids)
+
+    def _read_first(
+        self, chunk_id: bytes, places: Iterable[Location], key_ids: Collection[bytes] | None
+    ) -> ChunkRecord:
+        problem: DamagedData = ChunkMissing(
+            f"chunk {chunk_id.hex()} is not in the repository", "run `scrub`; the next run of its job sends it again"
+        )
+        for place in places:
+            if not _allowed(place.entry, key_ids):
+                continue
+            try:
+                with files.disk_errors("read a chunk"):
+                    return open_record(self._reader.read_raw(place), place.entry)
+            except DamagedData as error:
+                problem = error
+        raise problem
+
+    def read_many(
+        self,
+        domain: bytes,
+        ids: Sequence[bytes],
+        key_ids: Collection[bytes] | None = None,
+        *,
+        on_problem: Callable[[bytes, DamagedData], None] | None = None,
+    ) -> Iterator[ChunkRecord]:
+        """Yield the records of distinct chunks in the order in which they lie on the disk.
+
+        A chunk that is missing or damaged raises, or is handed to ``on_problem`` and left out. Hold ≤ 4096 ids a call.
+        """
+        places: dict[bytes, list[Location]] = {chunk_id: [] for chunk_id in ids}
+        for place in self._index.locate(domain, list(places)):
+            if _allowed(place.entry, key_ids):
+                places[place.entry.chunk_id].append(place)
+        for chunk_id, found in sorted(places.items(), key=_where):
+            try:
+                record = self._read_first(chunk_id, found, key_ids) if found else self.read(domain, chunk_id, key_ids)
+            except DamagedData as error:
+                if on_problem is None:
+                    raise
+                on_problem(chunk_id, error)
+                continue
+            yield record
+
+    def require(self, domain: bytes, ids: Sequence[bytes], key_ids: Collection[bytes] | None) -> None:
+        """Raise ChunkMissing unless every chunk is published; writers that hold some publish them first."""
+        missing = self._not_indexed(domain, ids, key_ids)
+        failure: TransporterError | None = None
+        if missing:
+            for writer in self._writers_of(domain):
+                try:
+                    if writer.keys_of(missing):
+                        writer.publish()
+                except TransporterError as error:
+                    failure = error
+            missing = self._not_indexed(domain, missing, key_ids)
+        if missing:
+            raise failure or ChunkMissing(
+                f"{len(missing)} chunks that the restore point needs are not stored, the first is {missing[0].hex()}",
+                "run the job again",
+            )
+
+    def _not_indexed(self, domain: bytes, ids: Sequence[bytes], key_ids: Collection[bytes] | None) -> list[bytes]:
+        known = self._index.keys_of(domain, ids)
+        if key_ids is None:
+            return [chunk_id for chunk_id in ids if chunk_id not in known]
+        return [chunk_id for chunk_id in ids if not any(key in key_ids for key in known.get(chunk_id, ()))]
+
+    def close(self) -> None:
+        """Close the packs that are open for reading."""
+        self._reader.close()
+
+
+def _merge(first: tuple[bytes, ...], second: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    return tuple(dict.fromkeys(first + second)) if first and second else first or second
+
+
+def _allowed(entry: Entry, key_ids: Collection[bytes] | None) -> bool:
+    return key_ids is None or entry.key_id in key_ids
+
+
+def _where(item: tuple[bytes, list[Location]]) -> tuple[bytes, int]:
+    places = item[1]
+    return (places[0].pack, places[0].entry.offset) if places else (b"", 0)

@@ -1,0 +1,156 @@
+"""A pack that is being written: its journal file, what is in it, and the steps that make it a published pack.
+
+    journal/<random>.pack ─ footer, fsync ─▶ link as packs/ab/<hash>, fsync folder ─▶ index ─▶ unlink journal name
+
+The journal name goes last, so a crash at any step leaves it behind, and the next `open` finds it and finishes the work.
+No locks here: `PackWriter` sees to it that one thread at a time appends and one at a time finishes.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from blake3 import blake3
+
+from transporter.errors import TransporterError
+from transporter.repository import files, limits
+from transporter.repository.index import Index, PackRow
+from transporter.repository.layout import Layout
+from transporter.repository.pack_file import encode_footer
+from transporter.repository.record import HEADER_LENGTH, ChunkRecord, Entry
+
+
+class UncertainDisk(Exception):
+    """An fsync failed: nobody knows which pages are on the disk. ``reason`` is what the user meets."""
+
+    def __init__(self, reason: TransporterError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+class OpenPack:
+    """One journal file. ``waiting`` holds chunk ids that are written and not yet handed out as durable."""
+
+    __slots__ = (
+        "_durable_length",
+        "_hasher",
+        "_name_durable",
+        "_row",
+        "by_chunk",
+        "entries",
+        "fd",
+        "length",
+        "path",
+        "waiting",
+    )
+
+    def __init__(self, path: Path, header: bytes) -> None:
+        self.path = path
+        with files.disk_errors("begin a pack"):
+            self.fd = files.create(path)
+            try:
+                files.write(self.fd, header)
+            except BaseException:
+                os.close(self.fd)
+                files.discard(path)
+                raise
+        self.length = len(header)
+        self.entries: list[Entry] = []
+        self.by_chunk: dict[bytes, tuple[Entry, ...]] = {}
+        self.waiting: list[bytes] = []
+        self._hasher = blake3(header)
+        self._durable_length = 0
+        self._name_durable = False
+        self._row: PackRow | None = None
+
+    @property
+    def full(self) -> bool:
+        """Whether the next record belongs into another pack."""
+        return self.length >= limits.PACK_TARGET or len(self.entries) >= limits.PACK_RECORDS
+
+    def holds(self, record: ChunkRecord) -> bool:
+        """Tell whether the chunk is here already, under the same key."""
+        return any(entry.key_id == record.key_id for entry in self.by_chunk.get(record.chunk_id, ()))
+
+    def append(self, domain: bytes, header: bytes, record: ChunkRecord) -> None:
+        """Write one record; OSError leaves the pack as it was, UncertainDisk if even that fails."""
+        stored = record.stored
+        try:
+            files.write(self.fd, header, stored)
+        except OSError as error:
+            self._cut(self.length, error)
+            raise
+        # While the bytes are warm: the pack's name needs no second read of the file.
+        self._hasher.update(header).update(stored)
+        size = len(stored)
+        entry = Entry(domain, record.chunk_id, record.key_id, self.length, size, record.plain_length, record.codec)
+        self.entries.append(entry)
+        self.by_chunk[entry.chunk_id] = (*self.by_chunk.get(entry.chunk_id, ()), entry)
+        self.waiting.append(record.chunk_id)
+        self.length += HEADER_LENGTH + size
+
+    def sync(self, journal: Path, length: int) -> None:
+        """Make the first ``length`` bytes durable under the journal name; UncertainDisk if that fails."""
+        try:
+            files.sync_data(self.fd)
+            if not self._name_durable:
+                files.sync_folder(journal)
+                self._name_durable = True
+        except OSError as error:
+            self._doubt(error, "make chunks durable")
+        self._durable_length = length
+
+    def finish(self, layout: Layout, index: Index, tenant: str) -> None:
+        """Publish; OSError and the index's errors leave it to be tried again, UncertainDisk does not."""
+        if self._row is None:
+            footer = encode_footer(self.entries)
+            try:
+                files.write(self.fd, footer)
+            except OSError as error:
+                self._cut(self.length, error)
+                raise
+            try:
+                files.sync(self.fd)
+            except OSError as error:
+                self._doubt(error, "publish a pack")
+            name = self._hasher.update(footer).digest()
+            self._row = PackRow(name, tenant, len(self.entries), self.length + len(footer))
+        publish_pack(layout, index, self.path, self._row, self.entries)
+
+    def read(self, entry: Entry) -> bytes:
+        """Return header and stored bytes of a record of this pack."""
+        return os.pread(self.fd, HEADER_LENGTH + entry.stored_length, entry.offset)
+
+    def close(self) -> None:
+        """Close the file; drop it if there is nothing in it, leave it to salvage otherwise."""
+        os.close(self.fd)
+        if not self.entries:
+            files.discard(self.path)
+
+    def _cut(self, length: int, cause: OSError) -> None:
+        try:
+            files.truncate(self.fd, length)
+        except OSError:
+            raise UncertainDisk(files.translate(cause, "take back half a record")) from cause
+
+    def _doubt(self, cause: OSError, doing: str) -> None:
+        """Give up what the failed fsync left uncertain: a later one may succeed without having written it."""
+        try:
+            files.truncate(self.fd, self._durable_length)
+        except OSError:
+            pass  # salvage proves each record by its hash anyway
+        raise UncertainDisk(files.translate(cause, doing)) from cause
+
+
+def publish_pack(layout: Layout, index: Index, journal: Path, row: PackRow, entries: list[Entry]) -> None:
+    """Give a finished, fsynced journal file its name, enter it in the index, drop the journal name. Idempotent."""
+    target = layout.pack(row.name)
+    files.make_folders(target.parent, layout.root)
+    try:
+        files.link(journal, target)
+    except FileExistsError:
+        pass  # the name is the content's hash: it is this very pack
+    files.sync_folder(target.parent)
+    index.add_pack(row, entries, target.parent.stat().st_mtime_ns)
+    files.unlink(journal)
