@@ -25,6 +25,7 @@ class BufferPool:
         self._block = block
         self._free: list[Buffer] = []
         self._waiting = trio.Semaphore(count)
+        self._closed = False
 
     async def take(self) -> Buffer:
         """Return a buffer with one user."""
@@ -37,8 +38,14 @@ class BufferPool:
         return buffer
 
     def _give_back(self, buffer: Buffer) -> None:
-        self._free.append(buffer)
-        self._waiting.release()
+        if not self._closed:
+            self._free.append(buffer)
+            self._waiting.release()
+
+    def close(self) -> None:
+        """Let the memory go at once: pool and buffers refer to each other, and a cycle waits for the collector."""
+        self._closed = True
+        self._free.clear()
 
 
 async def read_stage(

@@ -119,6 +119,7 @@ class Started(Message):
     """Answer to Start: the session and its Key A. ``quota_left`` in bytes, -1 without a quota.
 
     ``chunk_id_key`` is empty in zone source, ``parent`` (a point id, with the hash of its object) where there is none.
+    ``domain_empty``: the provider holds no chunk of this domain, so asking for any is idle.
     ``repository_id`` and ``tenant`` are the place that the point's keys are bound to.
     """
 
@@ -132,6 +133,7 @@ class Started(Message):
     repository_id: Bytes16OrEmpty = b""
     tenant: Name = ""
     parent_hash: Bytes32OrEmpty = b""
+    domain_empty: Bool = False
 
 
 @dataclass(frozen=True, slots=True)

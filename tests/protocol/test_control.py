@@ -266,6 +266,13 @@ def test_a_websocket_message_is_exactly_one_frame(data):
         connection.receive_data(data)
 
 
+def test_what_follows_a_frame_is_no_payload():
+    data = at("BACKUP", states.INITIATOR).send(Commit(POINT), b"head")
+    for wrong in (data + b"x", data[:-1]):
+        with pytest.raises(RemoteProtocolError, match="not exactly one frame"):
+            at("BACKUP", states.PROVIDER).receive_data(wrong)
+
+
 def test_no_message_is_longer_than_the_limit():
     connection = at("IDLE", states.PROVIDER)
     with pytest.raises(RemoteProtocolError, match="16842752 are allowed"):

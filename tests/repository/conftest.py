@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,8 +20,14 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    return tmp_path / "repository"
+def place(tmp_path: Path) -> Iterator[Path]:
+    """Thousands of fsyncs: in memory, if there is such a file system. (tests/crash works on the disk.)"""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path / "repository"
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder) / "repository"
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_one_chunk_under_two_keys(repository, record):
         repository.read(DOMAIN, record(1).chunk_id, [b"M" * 32])
 
 
-class repository_writer:  # noqa: N801 - reads like a function
+class repository_writer:
     def __init__(self, repository: Repository, domain: bytes = DOMAIN, tenant: str = "t") -> None:
         self.writer = repository.writer(domain, tenant)
 
@@ -211,7 +211,9 @@ def test_threads_append_sync_and_look_up_at_once(repository, record, clock):
     def look() -> None:
         while not done.is_set():
             numbers = known[-20:]
-            for number, keys in zip(numbers, repository.have(DOMAIN, [record(n).chunk_id for n in numbers]), strict=True):
+            for number, keys in zip(
+                numbers, repository.have(DOMAIN, [record(n).chunk_id for n in numbers]), strict=True
+            ):
                 if not keys:
                     lost.append(number)
             if numbers:

@@ -82,7 +82,8 @@ class Run:
 
     def records(self, start: int) -> list[ChunkRecord]:
         return [
-            ChunkRecord(n.to_bytes(32, "big"), KEY, 1, 1000, n.to_bytes(4, "big") * 25) for n in range(start, start + 12)
+            ChunkRecord(n.to_bytes(32, "big"), KEY, 1, 1000, n.to_bytes(4, "big") * 25)
+            for n in range(start, start + 12)
         ]
 
     def go(self) -> None:

@@ -24,6 +24,7 @@ def back_up(path, buffer_length=4 << 20):
     chunks, entries = {}, []
     while blocks := reader.next_blocks(buffer):
         for offset, length, at in blocks:
+            assert offset % BLOCK_LENGTH == 0
             data = bytes(buffer[at : at + length])
             chunk_id = hashlib.sha256(data).digest()
             chunks[chunk_id] = data

@@ -146,6 +146,20 @@ def test_small_file_replaced_while_read_is_read_again(tree, backup):
     assert copy.notes == []
 
 
+@pytest.mark.parametrize("stage", ["open", "read"])
+def test_small_file_changed_behind_its_size_and_mtime(tree, backup, stage):
+    (tree / "f").write_bytes(b"before")
+    state = (tree / "f").stat()
+
+    def change():
+        (tree / "f").write_bytes(b"AFTER!")
+        os.utime(tree / "f", ns=(state.st_mtime_ns, state.st_mtime_ns))
+
+    copy = backup(tree, hook=acting(stage, "f", change))
+    assert copy.content("f") == b"AFTER!"
+    assert copy.entry("f").ctime_ns == (tree / "f").stat().st_ctime_ns  # not the state before: the next run may keep it
+
+
 @pytest.mark.parametrize("size", [100_000, 1_000_000])
 def test_file_that_grows_while_read(tree, tmp_path, backup, restore, size):
     (tree / "f").write_bytes(b"x" * size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import msgspec
 
@@ -16,6 +16,8 @@ from transporter.home import Home
 LENGTH_BYTES = 4
 # A list of a hundred thousand restore points is some 30 MiB.
 ANSWER_AT_MOST = 256 << 20
+# A job that is stopped first finishes the small unit that each of its threads is at.
+STOP_SECONDS = 30.0
 
 
 @contextmanager
@@ -36,11 +38,25 @@ def connect_to_daemon(home: Home) -> Iterator[socket.socket | None]:
         sock.close()
 
 
+@contextmanager
+def _stopped_in_order(sock: socket.socket) -> Iterator[None]:
+    """On Ctrl-C tell the daemon, and wait until it has let go of the job: the next command may run it again."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sock.shutdown(socket.SHUT_WR)
+        sock.settimeout(STOP_SECONDS)
+        with suppress(OSError):
+            while sock.recv(1 << 16):
+                pass
+        raise
+
+
 def ask_daemon(sock: socket.socket, request: JobRequest, bus: EventBus) -> JobOutcome:
     """Hand a request over, publish its events here, return its outcome. Raises JobFailed when the daemon goes away."""
     data = request_to_bytes(request)
     sock.sendall(len(data).to_bytes(LENGTH_BYTES, "big") + data)
-    with sock.makefile("rb") as stream:
+    with sock.makefile("rb") as stream, _stopped_in_order(sock):
         while True:
             head = stream.read(LENGTH_BYTES)
             length = int.from_bytes(head, "big")

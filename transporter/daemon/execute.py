@@ -20,7 +20,7 @@ from transporter.daemon.requests import (
     VerifyRequest,
 )
 from transporter.errors import FinishedWithGaps, Interrupted, JobFailed, TamperingDetected, TransporterError
-from transporter.events import EventBus, JobFinished, SecurityEvent, event_to_dict
+from transporter.events import EventBus, JobFinished, Note, SecurityEvent, event_to_dict
 from transporter.events import JobFailed as JobFailedEvent
 from transporter.home import Home
 from transporter.jobs.backup import run_backup
@@ -69,19 +69,31 @@ async def _execute(home: Home, request: JobRequest, bus: EventBus, status: Statu
     with Catalog(home.catalog_db) as catalog, KeyDatabase(home.keys_db, clock=clock) as keys:
         context = JobContext(home, config, load_identity(home.path, config.node.name, clock), catalog, keys, clock, bus)
         if isinstance(request, PointsRequest):
-            return JobOutcome(exit_status=0, result={"points": await _points(context, request)})
+            rows, exit_status = await _points(context, request)
+            return JobOutcome(exit_status=exit_status, result={"points": rows})
         return await _recorded(context, request)
 
 
-async def _points(context: JobContext, request: PointsRequest) -> list[dict[str, Any]]:
+async def _points(context: JobContext, request: PointsRequest) -> tuple[list[dict[str, Any]], int]:
+    """Return the rows of every place that answers, and the exit status of the first that does not."""
     if request.job or request.source:
         places = [where_of(context, request.job, request.source)]
     else:
         places = sorted({Where(job.peer, job.repository, "") for job in context.config.jobs.values()}, key=str)
     rows: list[dict[str, Any]] = []
+    failed: TransporterError | None = None
     for where in places:
-        rows += [{**row.public(), "repository": str(where)} for row in await list_points(context, where)]
-    return rows
+        try:
+            found = await list_points(context, where)
+        except TransporterError as error:
+            failed = failed or error
+            if len(places) > 1:
+                context.bus.publish(Note(text=f"{where}: {error}"))
+            continue
+        rows += [{**row.public(), "repository": str(where)} for row in found]
+    if failed is not None and not rows:
+        raise failed
+    return rows, failed.exit_status if failed else 0
 
 
 async def _recorded(context: JobContext, request: BackupRequest | RestoreRequest | VerifyRequest) -> JobOutcome:
@@ -90,12 +102,13 @@ async def _recorded(context: JobContext, request: BackupRequest | RestoreRequest
     ended: dict[str, Any] = {"exit_status": Interrupted.exit_status, "code": Interrupted.code}
     try:
         finished = await work()
-        ended = {"exit_status": 0, "point": bytes.fromhex(finished.point), "statistics": _numbers(finished)}
-        context.bus.publish(finished)
+        status = FinishedWithGaps.exit_status if finished.files_skipped else 0
+        ended = {"exit_status": status, "point": bytes.fromhex(finished.point), "statistics": _numbers(finished)}
         if finished.files_skipped:
-            raise FinishedWithGaps(
-                f"{finished.files_skipped} files could not be read", "they are listed above; the point is marked"
-            )
+            ended["code"] = FinishedWithGaps.code
+            text = f"{finished.files_skipped} files could not be {_DONE[operation]}: they are listed above"
+            context.bus.publish(Note(text=text, job=request.job))
+        context.bus.publish(finished)
     except TransporterError as error:
         ended = {**ended, "exit_status": error.exit_status, "code": error.code, "what": error.what}
         if isinstance(error, TamperingDetected):
@@ -103,7 +116,10 @@ async def _recorded(context: JobContext, request: BackupRequest | RestoreRequest
         raise
     finally:
         context.catalog.run_finished(run, finished_ns=context.clock.now_ns(), **ended)
-    return JobOutcome(exit_status=0, result=event_to_dict(finished))
+    return JobOutcome(exit_status=status, result=event_to_dict(finished))
+
+
+_DONE = {"backup": "read", "restore": "restored", "verify": "verified"}
 
 
 def _numbers(finished: JobFinished) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import structlog
 import trio
@@ -19,7 +18,6 @@ from transporter.clock import Clock, SystemClock
 from transporter.config import Config, load_config
 from transporter.daemon.control_socket import serve_control_socket
 from transporter.daemon.listener import Front
-from transporter.daemon.requests import JobRequest
 from transporter.daemon.running import RunningJobs
 from transporter.daemon.tuning import tune_process
 from transporter.errors import JobBusy
@@ -58,7 +56,10 @@ async def serve(home: Home, *, ready: Callable[[str], None], clock: Clock | None
 def _open_repository(home: Home, config: Config, name: str, clock: Clock) -> OpenRepository:
     settings = config.repositories[name]
     path = Path(settings.path) if settings.path else home.repository_path(name)
-    return OpenRepository(name, Repository.open(path, clock), settings)
+    store = Repository.open(path, clock)
+    # The configuration is what people edit: a quota that was changed there counts from now on.
+    store.set_quota(int(settings.quota) if settings.quota is not None else None)
+    return OpenRepository(name, store, settings)
 
 
 @contextmanager
@@ -102,6 +103,3 @@ async def _until_signal(scope: trio.CancelScope) -> None:
             log.info("stopping", signal=signal.Signals(number).name)
             scope.cancel()
             return
-
-
-__all__ = ["Any", "JobRequest", "serve"]

@@ -43,10 +43,12 @@ from transporter.link.session import open_session
 from transporter.points.run_keys import RunKeys, begin_run
 
 POINT_ID_LENGTH = 16
-# Units of 2 MiB: large enough that a hop into a thread costs nothing, small enough to cancel between.
-BLOCK = 2 << 20
-BUFFERS = 6
-QUESTIONS_UNDER_WAY = 4
+# Units of 4 MiB: large enough that a hop into a thread costs nothing, small enough to cancel between.
+BLOCK = 4 << 20
+BUFFERS = 4
+# Few questions at a time: each then asks for all that was cut meanwhile, and on a long line they grow by themselves.
+QUESTIONS_UNDER_WAY = 2
+IDS_PER_QUESTION = 1024
 PROGRESS_SECONDS = 0.25
 STREAMS = 2
 
@@ -168,7 +170,7 @@ class BackupRun:
         pack = compose_packing(backup_source(Zone(self.job.encrypt)), keys)
 
         async def known(chunks: list[Chunk]) -> list[Chunk]:
-            return await self._drop_known(link, chunks, keys)
+            return await self._drop_known(link, _all_that_wait(chunks, cut), keys)
 
         async def packed(chunks: list[Chunk]) -> list[Chunk]:
             await packing.run(_pack_all, pack, chunks)
@@ -190,6 +192,7 @@ class BackupRun:
                 nursery.start_soon(self._cut_stage, feed, units, cut)
                 nursery.start_soon(known_stage)
                 nursery.start_soon(ordered_window, unknown, packed, put, processors())
+            pool.close()
             await link.drained()
             watch.cancel_scope.cancel()
 
@@ -209,7 +212,7 @@ class BackupRun:
 
     async def _drop_known(self, link: ResilientLink, chunks: list[Chunk], keys: RunKeys | None) -> list[Chunk]:
         """Ask the target, and keep only what it lacks (or has under a key that nobody holds any more)."""
-        answers = await link.have([chunk.chunk_id for chunk in chunks])
+        answers = await self._ask(link, [chunk.chunk_id for chunk in chunks])
         unknown = []
         for chunk, key_id in zip(chunks, answers, strict=True):
             self.counters.chunks += 1
@@ -221,6 +224,12 @@ class BackupRun:
             self.counters.bytes_new += chunk.plain_length
             unknown.append(chunk)
         return unknown
+
+    async def _ask(self, link: ResilientLink, ids: list[bytes]) -> list[bytes | None]:
+        """Return for each id the key id of its stored form, or None. Nobody is asked where the answer is known."""
+        if (await link.started()).domain_empty:
+            return [None] * len(ids)
+        return await link.have(ids)
 
     def _report(self, feed: Feed) -> None:
         for note in feed.take_notes():
@@ -268,6 +277,17 @@ class BackupRun:
             streams=link.streams,
             redials=counters.redials,
         )
+
+
+def _all_that_wait(first: list[Chunk], cut: ByteChannel[list[Chunk]]) -> list[Chunk]:
+    """Return ``first`` and whatever else has been cut by now, up to one question's worth."""
+    chunks = list(first)
+    while len(chunks) < IDS_PER_QUESTION:
+        try:
+            chunks += cut.receive_nowait()
+        except trio.WouldBlock:
+            break
+    return chunks
 
 
 def _size(chunks: list[Chunk]) -> int:

@@ -71,14 +71,18 @@ def open_feed(
     """Return the feed of a job's workload."""
     key = ChunkIdKey(chunk_id_key)
     cache = CachedManifest(context.home.manifest_path(name))
-    previous: Iterator[Entry] | None = cache.read(parent.point) if parent.known_here else None
     writer = cache.writer(run_id)
-    if job.workload == "image":
-        return ImageFeed(os.fsencode(job.paths[0]), key.id_of, needs, writer)
-    reader: TreeScanner | StreamReader
-    if job.workload == "stream":
-        reader = StreamReader(STDIN, job.stdin_name)
-    else:
-        roots = [os.fsencode(path) for path in job.paths]
-        reader = TreeScanner(roots, previous, exclude=job.exclude, max_entries=ENTRIES_PER_UNIT)
-    return ContentFeed(reader, ManifestStream(key.id_of, needs, writer, reader.roots), key.id_of)
+    try:
+        if job.workload == "image":
+            return ImageFeed(os.fsencode(job.paths[0]), key.id_of, needs, writer)
+        reader: TreeScanner | StreamReader
+        if job.workload == "stream":
+            reader = StreamReader(STDIN, job.stdin_name)
+        else:
+            roots = [os.fsencode(path) for path in job.paths]
+            previous: Iterator[Entry] | None = cache.read(parent.point) if parent.known_here else None
+            reader = TreeScanner(roots, previous, exclude=job.exclude, max_entries=ENTRIES_PER_UNIT)
+        return ContentFeed(reader, ManifestStream(key.id_of, needs, writer, reader.roots), key.id_of)
+    except BaseException:
+        writer.discard()
+        raise

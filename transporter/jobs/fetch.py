@@ -1,6 +1,7 @@
 """Chunks on their way in: asked for well ahead, opened in threads, handed on in the order of need.
 
-Memory: at most ``AHEAD`` chunks are asked for and not yet used, and ``KEPT_BYTES`` of those that were used stay,
+Memory: a chunk that was asked for counts as the longest there can be until it is here and its length is known; all of
+them together stay within ``AHEAD_BYTES``. ``KEPT_BYTES`` of those that were used stay,
 because an incremental point goes back and forth between old and new chunks.
 """
 
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 
 import trio
 
+from pipeline.channel import ByteBudget
 from pipeline.compress import DecompressionError, decompress
 from pipeline.workers import Lane, processors
 from protocol.limits import MAX_PLAIN_LENGTH
@@ -20,9 +22,11 @@ from transporter.keys.chunk_id import ChunkIdKey
 from transporter.keys.session_key import ChunkOpener
 from transporter.link.resilient import ResilientLink
 
-AHEAD = 16
-MANIFEST_AHEAD = 8
-KEPT_BYTES = 16 << 20
+AHEAD_BYTES = 48 << 20
+# Manifest chunks are 256 KiB at the most.
+MANIFEST_CHUNK = 256 << 10
+MANIFEST_AHEAD_BYTES = 8 * MANIFEST_CHUNK
+KEPT_BYTES = 8 << 20
 
 
 @dataclass(eq=False)
@@ -31,6 +35,7 @@ class Wanted:
 
     chunk_id: bytes
     users: int = 0
+    charged: int = 0
     ready: trio.Event = field(default_factory=trio.Event)
     plain: memoryview | None = field(default=None, repr=False)
     error: TransporterError | None = None
@@ -40,14 +45,20 @@ class ChunkFetcher:
     """Asks, opens, checks, keeps. ``on_chunk`` is called by the link for every chunk that arrives."""
 
     def __init__(
-        self, opener: ChunkOpener, chunk_id_key: ChunkIdKey, ahead: int = AHEAD, kept: int = KEPT_BYTES
+        self,
+        opener: ChunkOpener,
+        chunk_id_key: ChunkIdKey,
+        longest: int = MAX_PLAIN_LENGTH,
+        ahead: int = AHEAD_BYTES,
+        kept: int = KEPT_BYTES,
     ) -> None:
         self._opener = opener
         self._chunk_id_key = chunk_id_key
+        self._longest = longest
         self._wanted: OrderedDict[bytes, Wanted] = OrderedDict()
         self._kept = 0
-        self._room = trio.CapacityLimiter(ahead)
         self._kept_at_most = kept
+        self._budget = ByteBudget("fetched", ahead)
         self._lane = Lane(processors())
         self.link: ResilientLink | None = None
         self.chunks = 0
@@ -57,17 +68,18 @@ class ChunkFetcher:
         """Ask for a chunk unless it is here or on its way; waits while too many are. Give it back with ``done``."""
         wanted = self._wanted.get(chunk_id)
         if wanted is None or wanted.error is not None:
-            wanted = self._wanted[chunk_id] = Wanted(chunk_id)
-            await self._room.acquire_on_behalf_of(wanted)
-            wanted.users += 1
+            wanted = self._wanted[chunk_id] = Wanted(chunk_id, users=1)
+            wanted.charged = self._longest
+            await self._budget.acquire(wanted.charged)
             if self.link is None:
                 raise RuntimeError("no link")
             await self.link.ask_for(chunk_id)
-        else:
-            if wanted.users == 0 and wanted.plain is not None:
-                self._kept -= len(wanted.plain)
-                await self._room.acquire_on_behalf_of(wanted)
-            wanted.users += 1
+            return wanted
+        wanted.users += 1
+        if wanted.users == 1 and wanted.plain is not None:
+            self._kept -= len(wanted.plain)
+            wanted.charged = len(wanted.plain)
+            await self._budget.acquire(wanted.charged)
         return wanted
 
     def done(self, wanted: Wanted) -> None:
@@ -75,13 +87,18 @@ class ChunkFetcher:
         wanted.users -= 1
         if wanted.users:
             return
-        self._room.release_on_behalf_of(wanted)
+        self._budget.release(wanted.charged)
+        wanted.charged = 0
         if wanted.plain is None:
-            self._wanted.pop(wanted.chunk_id, None)
+            self._drop(wanted)
             return
         self._kept += len(wanted.plain)
         self._wanted.move_to_end(wanted.chunk_id)
         self._forget_old()
+
+    def _drop(self, wanted: Wanted) -> None:
+        if self._wanted.get(wanted.chunk_id) is wanted:
+            del self._wanted[wanted.chunk_id]
 
     def _forget_old(self) -> None:
         for chunk_id, wanted in list(self._wanted.items()):
@@ -107,6 +124,9 @@ class ChunkFetcher:
             wanted.plain = await self._lane.run(self.open, header, stored)
         except TransporterError as error:
             wanted.error = error
+        else:
+            self._budget.release(wanted.charged - len(wanted.plain))
+            wanted.charged = len(wanted.plain)
         self.chunks += 1
         self.bytes_plain += header.plain_length
         wanted.ready.set()
@@ -122,7 +142,7 @@ class ChunkFetcher:
 
     def open(self, header: Chunk, stored: memoryview) -> memoryview:
         """Open, decompress and check one chunk: its id is a keyed hash of what must come out."""
-        if header.plain_length > MAX_PLAIN_LENGTH:
+        if header.plain_length > self._longest:
             raise DamagedData("a chunk claims to be longer than any can be", "run scrub at the target")
         data = self._opener.open(header.id, header.codec, header.plain_length, stored)
         try:

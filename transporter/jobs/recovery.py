@@ -15,7 +15,7 @@ from protocol.messages import Chunk, GetPoint, PointHead, Start, Started
 from transporter.errors import DamagedData, NoKey
 from transporter.events import LinkLost, LinkUp, Redialling
 from transporter.jobs.context import JobContext
-from transporter.jobs.fetch import MANIFEST_AHEAD, ChunkFetcher, Wanted
+from transporter.jobs.fetch import MANIFEST_AHEAD_BYTES, MANIFEST_CHUNK, ChunkFetcher, Wanted
 from transporter.jobs.manifest_stream import PREAMBLE_AT_MOST, Preamble
 from transporter.jobs.points import PointRow, Where
 from transporter.keys.chunk_id import ChunkIdKey
@@ -46,7 +46,7 @@ class Recovery:
 
     async def read_manifest(self, use: Callable[[Preamble, list[Entry]], Awaitable[None]]) -> None:
         """Hand each batch of entries, in path order, to ``use``; chunks are asked for ahead. Raises DamagedData."""
-        send, receive = trio.open_memory_channel[Wanted](MANIFEST_AHEAD)
+        send, receive = trio.open_memory_channel[Wanted](MANIFEST_AHEAD_BYTES // MANIFEST_CHUNK)
         async with open_tasks() as nursery:
             nursery.start_soon(self._want_manifest, send)
             await self._decode_manifest(receive, use)
@@ -144,7 +144,7 @@ async def open_recovery(context: JobContext, where: Where, row: PointRow, passwo
             _open, context, row, started, bytes(head_bytes), answer.slots, password
         )
         content = ChunkFetcher(opener, key)
-        metadata = ChunkFetcher(opener, key, ahead=MANIFEST_AHEAD, kept=0)
+        metadata = ChunkFetcher(opener, key, MANIFEST_CHUNK, MANIFEST_AHEAD_BYTES, kept=0)
         content.link = metadata.link = link
         router.fetchers = (metadata, content)
         yield Recovery(row, head, link, content, metadata, redials)

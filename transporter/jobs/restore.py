@@ -9,7 +9,7 @@ import trio
 
 from pipeline.run import open_tasks
 from pipeline.workers import Lane
-from transporter.errors import DamagedData, FinishedWithGaps
+from transporter.errors import DamagedData
 from transporter.events import FileNote, FileSkipped, JobFinished, JobStarted, RestoreProgress, display_path
 from transporter.jobs.context import JobContext
 from transporter.jobs.fetch import Wanted
@@ -57,10 +57,6 @@ async def run_restore(context: JobContext, order: RestoreOrder) -> JobFinished:
         restore = _Restore(context, order, recovery)
         await restore.run()
     context.bus.publish(restore.progress())
-    if restore.gaps:
-        raise FinishedWithGaps(
-            f"{restore.gaps} files could not be restored completely", "they are listed above; try another restore point"
-        )
     writer = restore.writer
     return JobFinished(
         job=order.job,
@@ -73,6 +69,7 @@ async def run_restore(context: JobContext, order: RestoreOrder) -> JobFinished:
         bytes_written=writer.bytes_written if writer else 0,
         bytes_total=row.size,
         files=writer.files if writer else 0,
+        files_skipped=restore.gaps,
         chunks=recovery.content.chunks,
         seconds=round(context.clock.monotonic() - began, 3),
         streams=recovery.link.streams,

@@ -11,13 +11,14 @@ from pipeline.run import open_tasks
 from transporter.errors import DamagedData
 from transporter.events import DamageFound, JobFinished, JobStarted, VerifyProgress
 from transporter.jobs.context import JobContext
-from transporter.jobs.fetch import AHEAD, Wanted
+from transporter.jobs.fetch import Wanted
 from transporter.jobs.manifest_stream import Preamble
 from transporter.jobs.points import choose_point, expected_zone, list_points, where_of
 from transporter.jobs.recovery import Recovery, open_recovery, wait_for
 from transporter.workloads.entry import Entry
 
 PROGRESS_SECONDS = 0.25
+WAITING = 16
 _BUCKETS = 1 << 32
 
 
@@ -87,7 +88,7 @@ class _Verify:
         self.damaged = 0
 
     async def run(self) -> None:
-        send, receive = trio.open_memory_channel[Wanted](AHEAD)
+        send, receive = trio.open_memory_channel[Wanted](WAITING)
         async with open_tasks() as watch:
             watch.start_soon(self._publish_progress)
             async with open_tasks() as nursery:

@@ -112,6 +112,7 @@ async def control_client(tls: TlsStream, host: str, name: str) -> AsyncIterator[
     async with open_tasks() as nursery:
         with trio.move_on_after(HANDSHAKE_SECONDS) as deadline:
             await tls.do_handshake()
+            nursery.start_soon(_raise_refusal, tls)
             try:
                 # Any trio stream will do; the annotation there names only two of them.
                 websocket = await wrap_client_stream(
@@ -173,6 +174,13 @@ async def control_server(
         finally:
             await link.aclose()
             nursery.cancel_scope.cancel()
+
+
+async def _raise_refusal(tls: TlsStream) -> None:
+    """Under TLS 1.3 a refused client learns of it when it reads; the WebSocket would wait for its answer for ever."""
+    await tls.refused.wait()
+    if tls.refusal is not None:
+        raise tls.refusal
 
 
 async def _hello(link: ControlLink, name: str) -> None:

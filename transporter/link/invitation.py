@@ -24,7 +24,7 @@ _SECRET_LABEL = b"transporter/v1 invitation\0"
 
 
 class InvitationText(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands in an invitation. ``pin``, ``secret``: 32 bytes; ``expires_ns``: by the clock of the inviting node."""
+    """What stands in an invitation. ``pin``, ``secret``: 32 bytes; ``expires_ns``: by the inviting node's clock."""
 
     name: str
     address: str

@@ -112,9 +112,20 @@ async def answer_pairing(link: ControlLink, pair: Pair, catalog: Catalog, clock:
     for invitation in catalog.invitations():
         expected = proof_of(invitation.secret_hash, link.exporter, link.peer_pin)
         if hmac.compare_digest(expected, pair.proof):
+            _check_name(catalog, link.peer_pin, pair.name)
             used = catalog.use_invitation(invitation.secret_hash, clock.now_ns())
             return _remember(catalog, link.peer_pin, pair.name, used.repository, clock)
     raise IdentityRefused("this invitation is not known here", "ask for a new one: transporter invite")
+
+
+def _check_name(catalog: Catalog, pin: bytes, name: str) -> None:
+    """Refuse a name that another node has, before the invitation is used up by it."""
+    known = catalog.peer(name)
+    if known is not None and known.pin != pin and catalog.peer_by_pin(pin) is None:
+        raise IdentityRefused(
+            f"a node called {name!r} is paired here already",
+            "give the new one another name, or `peer remove` the old one",
+        )
 
 
 def _remember(catalog: Catalog, pin: bytes, name: str, repository: str, clock: Clock) -> Peer:

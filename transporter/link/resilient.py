@@ -32,6 +32,8 @@ LONGEST_PAUSE = 15.0
 STEADY_SECONDS = 10.0
 # Chunks that are out and not yet durable at the other end: memory here, and what a crash there can cost.
 UNACKNOWLEDGED_BYTES = 32 << 20
+# Ids of chunks that were put in this run (8 MiB of memory); an older repetition is asked for like any other chunk.
+REMEMBERED = 65_536
 
 Connect = Callable[[SessionHandlers], AbstractAsyncContextManager[Session]]
 Arrived = Callable[[ChunkHeader, memoryview], Awaitable[None]]
@@ -57,7 +59,7 @@ class ResilientLink:
         self._queue: deque[Chunk] = deque()
         self._queued = trio.lowlevel.ParkingLot()
         self._unacknowledged: dict[bytes, Chunk] = {}
-        self._under_way: set[bytes] = set()
+        self._claimed: dict[bytes, None] = {}
         self._asked: dict[bytes, None] = {}
         self._budget = ByteBudget("unacknowledged", UNACKNOWLEDGED_BYTES)
         self._drained = trio.lowlevel.ParkingLot()
@@ -105,10 +107,12 @@ class ResilientLink:
         return await self._persist(all_of_it)
 
     def claim(self, chunk_id: bytes) -> bool:
-        """Tell whether this chunk still has to be put; False while a chunk of the same id is on its way."""
-        if chunk_id in self._under_way:
+        """Tell whether this chunk still has to be put; False for one that this run has put lately."""
+        if chunk_id in self._claimed:
             return False
-        self._under_way.add(chunk_id)
+        self._claimed[chunk_id] = None
+        if len(self._claimed) > REMEMBERED:
+            del self._claimed[next(iter(self._claimed))]
         return True
 
     async def put(self, chunk: Chunk) -> None:
@@ -148,7 +152,6 @@ class ResilientLink:
     def _stored(self, ids: bytes) -> None:
         for at in range(0, len(ids), 32):
             chunk_id = ids[at : at + 32]
-            self._under_way.discard(chunk_id)
             chunk = self._unacknowledged.pop(chunk_id, None)
             if chunk is not None:
                 self._budget.release(chunk.size)

@@ -254,9 +254,11 @@ async def open_session(
     Raises what dialling raises, what the peer refuses, LinkBroken when the session breaks, TamperingDetected.
     """
     async with dial_control(peer, identity) as link:
-        with trio.move_on_after(ANSWER_SECONDS):
+        with trio.move_on_after(ANSWER_SECONDS) as deadline:
             await link.send(start)
             received = await link.receive()
+        if deadline.cancelled_caught:
+            raise LinkBroken("the peer did not start the session in time")
         if isinstance(received.message, Refused):
             raise refusal_to_error(received.message.code, received.message.what, received.message.remedy)
         if not isinstance(received.message, Started):
@@ -273,5 +275,7 @@ async def open_session(
                 nursery.cancel_scope.cancel()
         finally:
             session.end()
-            for channel in session._channels:
-                await channel.aclose()
+            # Closing does not wait, and a job that is cancelled must close all of them.
+            with trio.CancelScope(shield=True):
+                for channel in session._channels:
+                    await channel.aclose()

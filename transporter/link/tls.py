@@ -34,8 +34,8 @@ def make_context(
     # A ticket would let a later connection skip the pin check.
     context.set_options(SSL.OP_NO_TICKET)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-    context.use_certificate(crypto.X509.from_cryptography(identity.certificate))
-    context.use_privatekey(crypto.PKey.from_cryptography_key(identity.key))
+    context.use_certificate(identity.certificate)
+    context.use_privatekey(identity.key)
 
     def verify(_connection: SSL.Connection, certificate: crypto.X509, _error: int, depth: int, _ok: int) -> bool:
         # Self-signed by design: trust is the pin, and only a certificate of its own (depth 0) can carry one.
@@ -64,6 +64,7 @@ class TlsStream(trio.abc.Stream):
         self._sending = trio.Lock()
         # Under TLS 1.3 a client learns that its certificate was refused only when it reads: kept for the caller.
         self.refusal: IdentityRefused | None = None
+        self.refused = trio.Event()
 
     def _note_pin(self, pin: bytes) -> None:
         self._offered = pin
@@ -164,6 +165,7 @@ class TlsStream(trio.abc.Stream):
                 refusal = self._refusal(error)
                 if isinstance(refusal, IdentityRefused):
                     self.refusal = refusal
+                    self.refused.set()
                 raise trio.BrokenResourceError(f"TLS error: {refusal}") from None
 
     async def aclose(self) -> None:

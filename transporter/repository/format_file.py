@@ -63,7 +63,7 @@ def decode(raw: bytes) -> Format:
         raise damaged
     try:
         content = msgspec.msgpack.decode(raw[_FIXED.size : end], type=Format)
-    except (msgspec.ValidationError, msgspec.DecodeError):
+    except (msgspec.MsgspecError, ValueError):
         raise damaged from None
     if unknown := sorted(set(content.features) - KNOWN_FEATURES):
         raise UnsupportedFormat(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,7 +19,8 @@ CREATE TABLE IF NOT EXISTS tenants (no INTEGER PRIMARY KEY, name TEXT NOT NULL U
     packs INTEGER NOT NULL, records INTEGER NOT NULL, bytes INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS packs (no INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE, tenant INTEGER NOT NULL,
     records INTEGER NOT NULL, bytes INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS folders (name TEXT PRIMARY KEY, mtime_ns INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS folders (name TEXT PRIMARY KEY, mtime_ns INTEGER NOT NULL, checked_ns INTEGER NOT NULL)
+    WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS chunks (domain INTEGER NOT NULL, chunk BLOB NOT NULL, key INTEGER NOT NULL,
     pack INTEGER NOT NULL, offset INTEGER NOT NULL, stored INTEGER NOT NULL, plain INTEGER NOT NULL,
     codec INTEGER NOT NULL,
@@ -46,6 +47,14 @@ class PackRow(NamedTuple):
     tenant: str
     records: int
     bytes: int
+
+
+class Folder(NamedTuple):
+    """A folder of packs that agreed with the index: its modification time, and when that was seen (ns; 0: not yet)."""
+
+    name: str
+    mtime_ns: int
+    checked_ns: int
 
 
 class Usage(NamedTuple):
@@ -116,7 +125,8 @@ class Index(Connections):
                 (pack.records, pack.bytes, tenant),
             )
             if folder_mtime_ns is not None:
-                self._put_folder(connection, pack.name.hex()[:2], folder_mtime_ns)
+                # Another pack may come within one tick of the file system's clock: not to be trusted yet.
+                self._put_folder(connection, pack.name.hex()[:2], folder_mtime_ns, 0)
         return True
 
     def drop_pack(self, name: bytes) -> None:
@@ -133,14 +143,15 @@ class Index(Connections):
                 (records, size, tenant),
             )
 
-    def set_folder(self, name: str, mtime_ns: int) -> None:
-        """Remember that the index agrees with a folder of packs as it was at that time."""
+    def set_folders(self, folders: Iterable[Folder]) -> None:
+        """Remember that the index agrees with these folders of packs."""
         with self.transaction() as connection:
-            self._put_folder(connection, name, mtime_ns)
+            for folder in folders:
+                self._put_folder(connection, *folder)
 
     @staticmethod
-    def _put_folder(connection: sqlite3.Connection, name: str, mtime_ns: int) -> None:
-        connection.execute("INSERT OR REPLACE INTO folders VALUES (?, ?)", (name, mtime_ns))
+    def _put_folder(connection: sqlite3.Connection, name: str, mtime_ns: int, checked_ns: int) -> None:
+        connection.execute("INSERT OR REPLACE INTO folders VALUES (?, ?, ?)", (name, mtime_ns, checked_ns))
 
     @staticmethod
     def _number(connection: sqlite3.Connection, table: str, identifier: bytes) -> int:
@@ -155,6 +166,11 @@ class Index(Connections):
         return number
 
     # -- reading --------------------------------------------------------------------------------------------------
+
+    def knows_domain(self, domain: bytes) -> bool:
+        """Tell whether any chunk of ``domain`` was ever published."""
+        with self.reader() as connection:
+            return connection.execute("SELECT 1 FROM domains WHERE id = ?", (domain,)).fetchone() is not None
 
     def keys_of(self, domain: bytes, ids: Sequence[bytes]) -> dict[bytes, tuple[bytes, ...]]:
         """Return the key ids under which each chunk is stored; unknown chunks are left out."""
@@ -203,6 +219,13 @@ class Index(Connections):
             found = connection.execute("SELECT 1 FROM packs WHERE name = ?", (name,)).fetchone()
         return found is not None
 
+    def tenant_of(self, pack: bytes) -> str | None:
+        """Return whose pack it is, None if it is not known."""
+        with self.reader() as connection:
+            query = "SELECT t.name FROM packs p JOIN tenants t ON t.no = p.tenant WHERE p.name = ?"
+            row = connection.execute(query, (pack,)).fetchone()
+        return None if row is None else str(row[0])
+
     def pack_folders(self) -> list[str]:
         """Return the folders (two hex digits each) in which the index expects packs."""
         with self.reader() as connection:
@@ -221,10 +244,12 @@ class Index(Connections):
                 ).fetchall()
             return [name for (name,) in rows]
 
-    def folder_times(self) -> dict[str, int]:
-        """Return when each folder of packs was last known to agree with the index."""
+    def folders(self) -> dict[str, Folder]:
+        """Return the folders of packs as they were when they last agreed with the index."""
         with self.reader() as connection:
-            return dict(connection.execute("SELECT name, mtime_ns FROM folders").fetchall())
+            return {
+                row[0]: Folder(*row) for row in connection.execute("SELECT name, mtime_ns, checked_ns FROM folders")
+            }
 
     def usage(self, tenant: str | None = None) -> list[Usage]:
         """Return what is stored, tenant by tenant (or for one)."""

@@ -15,6 +15,7 @@ from typing import Final
 
 from blake3 import blake3
 
+from transporter.clock import Clock
 from transporter.errors import DamagedData, DiskFull
 from transporter.repository import files, limits
 from transporter.repository.index import Index
@@ -39,7 +40,7 @@ class OpenReport:
     unfinished: str = ""
 
 
-def open_index(layout: Layout, repository_id: bytes, *, writable: bool) -> tuple[Index, OpenReport]:
+def open_index(layout: Layout, repository_id: bytes, clock: Clock, *, writable: bool) -> tuple[Index, OpenReport]:
     """Return the index, for writing made to agree with the packs and with all journals salvaged."""
     if not writable:
         return Index(layout.index, writable=False), OpenReport()
@@ -52,13 +53,13 @@ def open_index(layout: Layout, repository_id: bytes, *, writable: bool) -> tuple
     reconciled = Reconciled()
     reason = reason or _unusable(layout, repository_id)
     if reason:
-        reconciled = rebuild(layout, repository_id, layout.index)
+        reconciled = rebuild(layout, repository_id, layout.index, clock)
     index = Index(layout.index, writable=True)
     salvaged, unfinished = Salvaged(), ""
     try:
         if not reason:
             with files.disk_errors("compare the index with the packs"):
-                reconciled = reconcile(layout, index)
+                reconciled = reconcile(layout, index, clock)
         salvaged = salvage(layout, index, repository_id, lambda: ())
     except DiskFull as error:
         # What is committed can be restored from a full disk; the journals wait for room.
@@ -84,15 +85,16 @@ def _unusable(layout: Layout, repository_id: bytes) -> str:
 
 
 def seal_index(layout: Layout) -> None:
-    """Write the seal of a closed index, if that is cheap."""
-    size = layout.index.stat().st_size
-    if size > limits.SEALED_INDEX or layout.index.with_name(layout.index.name + "-wal").exists():
+    """Write the seal of a closed index, if that is cheap and there is room; without it a scrub proves a little less."""
+    try:
+        size = layout.index.stat().st_size
+        if size > limits.SEALED_INDEX or layout.index.with_name(layout.index.name + "-wal").exists():
+            return
+        content = _MAGIC + _hash(layout)
+        seal = content + blake3(content).digest()
+        files.publish(layout.journal / "seal.tmp", layout.index_seal, layout.root, (seal,))
+    except OSError:
         return
-    content = _MAGIC + _hash(layout)
-    with files.disk_errors("seal the index"):
-        files.publish(
-            layout.journal / "seal.tmp", layout.index_seal, layout.root, (content + blake3(content).digest(),)
-        )
 
 
 def check_seal(layout: Layout) -> str:

@@ -68,13 +68,6 @@ class PackReader:
         for name in [name for name, pack in self._open.items() if not pack.users][:surplus]:
             os.close(self._open.pop(name).fd)
 
-    def forget(self, pack: bytes) -> None:
-        """Close a pack whose file is about to go (or keep it for its users until they are done)."""
-        with self._lock:
-            found = self._open.get(pack)
-            if found is not None and not found.users:
-                os.close(self._open.pop(pack).fd)
-
     def close(self) -> None:
         """Close all."""
         with self._lock:

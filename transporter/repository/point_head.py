@@ -96,7 +96,7 @@ def decode_head(raw: bytes | memoryview) -> PointHead:
         if version != HEAD_VERSION:
             raise UnsupportedFormat(f"the restore point has version {version}", "use a newer version of transporter")
         head = msgspec.msgpack.decode(raw, type=PointHead)
-    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # ValueError: text that is not UTF-8
         raise damaged from None
     if encode_head(head) != raw:
         raise damaged

@@ -1,8 +1,9 @@
 """Making the index agree with the packs: cheaply at open, wholly by rebuilding.
 
 The index remembers the modification time of each of the 256 folders of packs as it was when it last agreed with the
-folder. At open only folders with another time are listed. (A pack whose publication a crash interrupted is found
-through its journal file.)
+folder. At open only folders with another time are listed, and those whose time was seen so early that a later change
+may have left it as it was (clocks of file systems tick every 4 or 10 ms). A pack whose publication a crash interrupted
+is found through its journal file.
 """
 
 from __future__ import annotations
@@ -11,14 +12,19 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+from transporter.clock import Clock
 from transporter.errors import DamagedData
 from transporter.repository import files, pack_file
 from transporter.repository.connections import remove_log
-from transporter.repository.index import Index, PackRow
+from transporter.repository.index import Folder, Index, PackRow
 from transporter.repository.layout import PACK_NAME, Layout
 from transporter.repository.record import Entry
-from transporter.repository.salvage import whole_records
+
+# More than any file system's clock takes for a tick.
+_TICK_NS: Final = 100_000_000
+_ABSENT: Final = Folder("", 0, 1 << 62)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +55,31 @@ def list_packs(layout: Layout, folder: str) -> list[bytes]:
     return sorted(bytes.fromhex(name) for name in names if PACK_NAME.fullmatch(name) and name.startswith(folder))
 
 
-def reconcile(layout: Layout, index: Index, *, all_folders: bool = False) -> Reconciled:
+def trust_folders(layout: Layout, index: Index, clock: Clock) -> None:
+    """Note that folders in which this process alone has published still are as it left them. At close."""
+    known = index.folders()
+    now = clock.now_ns()
+    index.set_folders(
+        Folder(name, mtime_ns, now)
+        for name, mtime_ns in pack_folders(layout)
+        if name in known and known[name].mtime_ns == mtime_ns and not _settled(known[name])
+    )
+
+
+def _settled(folder: Folder) -> bool:
+    return folder.checked_ns - folder.mtime_ns > _TICK_NS
+
+
+def reconcile(layout: Layout, index: Index, clock: Clock, *, all_folders: bool = False) -> Reconciled:
     """Enter packs the index lacks and drop those that are gone, in folders that changed (or in all)."""
     added = dropped = damaged = 0
-    known_times = {} if all_folders else index.folder_times()
+    agreed = {} if all_folders else index.folders()
+    seen: list[Folder] = []
     for folder, mtime_ns in pack_folders(layout):
-        if known_times.get(folder, 0) == mtime_ns and not all_folders:
+        last = agreed.get(folder, _ABSENT)
+        if last.mtime_ns == mtime_ns and _settled(last) and not all_folders:
             continue
+        now = clock.now_ns()
         present, known = set(list_packs(layout, folder)), set(index.packs_of_folder(folder))
         for name in sorted(known - present):
             index.drop_pack(name)
@@ -64,7 +88,8 @@ def reconcile(layout: Layout, index: Index, *, all_folders: bool = False) -> Rec
             entered = enter_pack(layout, index, name)
             added += entered
             damaged += not entered
-        index.set_folder(folder, mtime_ns)
+        seen.append(Folder(folder, mtime_ns, now))
+    index.set_folders(seen)
     return Reconciled(added, dropped, damaged)
 
 
@@ -75,7 +100,7 @@ def enter_pack(layout: Layout, index: Index, name: bytes) -> bool:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             header = pack_file.read_header(fd)
-            entries = footer_or_records(fd, header.length)
+            entries = footer_or_records(fd)
             size = os.fstat(fd).st_size
         except DamagedData:
             return False
@@ -85,21 +110,25 @@ def enter_pack(layout: Layout, index: Index, name: bytes) -> bool:
     return True
 
 
-def footer_or_records(fd: int, start: int) -> list[Entry]:
-    """Return what a pack lists, or if its footer is damaged what its records themselves prove."""
+def footer_or_records(fd: int) -> list[Entry]:
+    """Return what a pack lists, or if its footer is damaged what its records themselves prove.
+
+    DamagedData if neither footer nor header can be read.
+    """
     try:
         return pack_file.read_footer(fd)
     except DamagedData:
-        return whole_records(fd, start)[0]
+        start = pack_file.read_header(fd).length
+        return [entry for entry, whole in pack_file.walk_records(fd, start) if whole]
 
 
-def rebuild(layout: Layout, repository_id: bytes, target: Path) -> Reconciled:
+def rebuild(layout: Layout, repository_id: bytes, target: Path, clock: Clock) -> Reconciled:
     """Write a new index of all packs to ``target`` (which is replaced if it is there)."""
     files.unlink(target)
     remove_log(target)
     index = Index(target, writable=True)
     try:
         index.claim(repository_id)
-        return reconcile(layout, index, all_folders=True)
+        return reconcile(layout, index, clock, all_folders=True)
     finally:
         index.close()

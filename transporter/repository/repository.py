@@ -7,11 +7,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from transporter.clock import Clock
-from transporter.errors import DamagedData, UsageError
+from transporter.errors import DamagedData, TransporterError, UsageError
 from transporter.repository import files, format_file
 from transporter.repository.chunk_store import ChunkStore
 from transporter.repository.errors import RepositoryExists, RepositoryMissing
 from transporter.repository.format_file import Format
+from transporter.repository.healing import Healed, heal_pack
 from transporter.repository.index import Index
 from transporter.repository.layout import FOLDERS, Layout, folder_name
 from transporter.repository.lease import Lease
@@ -20,7 +21,7 @@ from transporter.repository.point_head import decode_head
 from transporter.repository.point_store import PointStore
 from transporter.repository.points import PointRef
 from transporter.repository.quota import QuotaBook
-from transporter.repository.reconcile import Reconciled, rebuild
+from transporter.repository.reconcile import Reconciled, rebuild, trust_folders
 from transporter.repository.record import ChunkRecord
 from transporter.repository.salvage import Salvaged, salvage
 from transporter.repository.scrub import Scrubber, ScrubProgress, ScrubReport
@@ -85,7 +86,7 @@ class Repository:
                     files.make_folders(layout.root / folder, layout.root)
             lease = Lease(layout.lease)
         try:
-            index, report = open_index(layout, content.id, writable=writable)
+            index, report = open_index(layout, content.id, clock, writable=writable)
         except BaseException:
             if lease is not None:
                 lease.release()
@@ -105,12 +106,20 @@ class Repository:
             writer.abandon()
         self._chunks.close()
         try:
+            if self._lease is not None:
+                self._trust_folders()
             self._index.close()
             if self._lease is not None:
                 seal_index(self._layout)
         finally:
             if self._lease is not None:
                 self._lease.release()
+
+    def _trust_folders(self) -> None:
+        try:
+            trust_folders(self._layout, self._index, self._clock)
+        except (TransporterError, OSError):
+            pass  # the next open lists a few folders more
 
     def __enter__(self) -> Repository:
         return self
@@ -158,6 +167,10 @@ class Repository:
         Counts what live writers hold, durable or not; `commit_point` sees to it that it becomes so.
         """
         return self._chunks.have(domain, ids)
+
+    def knows_domain(self, domain: bytes) -> bool:
+        """Tell whether the repository ever published a chunk of ``domain``: if not, nobody need ask for any."""
+        return self._index.knows_domain(domain)
 
     def read(self, domain: bytes, chunk_id: bytes, key_ids: Collection[bytes] | None = None) -> ChunkRecord:
         """Return the proven record of a chunk stored under one of ``key_ids`` (None: any).
@@ -300,6 +313,20 @@ class Repository:
         scrubber = Scrubber(self._layout, self._index, self._points, self.repository_id, self._clock)
         return scrubber.run(on_progress, sample)
 
+    def heal(self, packs: Iterable[bytes]) -> Healed:
+        """Set damaged packs (as `scrub` names them) aside and keep their sound records.
+
+        What is lost becomes unknown, so that the next run that has its plaintext sends it again.
+        """
+        self._need_writable()
+        saved = lost = 0
+        for name in packs:
+            journal = self._layout.journal / f"{self._clock.random_bytes(16).hex()}.pack"
+            with self._salvage_lock:
+                done = heal_pack(self._layout, self._index, self.repository_id, name, journal)
+            saved, lost = saved + done.saved, lost + done.lost
+        return Healed(saved, lost)
+
     def rebuild_index(self) -> Reconciled:
         """Make the index anew from the packs. No writer may be open."""
         self._need_writable()
@@ -307,7 +334,7 @@ class Repository:
             if self._writers:
                 raise UsageError("the index cannot be rebuilt while a job writes", "wait for the jobs to end")
             fresh = self._layout.index.with_name("rebuild.db")
-            report = rebuild(self._layout, self.repository_id, fresh)
+            report = rebuild(self._layout, self.repository_id, fresh, self._clock)
             with files.disk_errors("replace the index"):
                 self._index.swap(fresh)
         return report

@@ -71,6 +71,7 @@ async def _backup(session: ServiceSession) -> None:
     refs = await provider.lookups.run(store.points, session.tenant, start.job)
     parent = refs[-1] if refs else None
     sealing, chunk_id_key = await provider.lookups.run(_target_sealing, session, parent)
+    domain_empty = not await provider.lookups.run(store.knows_domain, session.domain)
     writer = await provider.writes.run(store.writer, session.domain, session.tenant)
     service = BackupService(session, sealing, writer)
     started = Started(
@@ -82,6 +83,7 @@ async def _backup(session: ServiceSession) -> None:
         parent_hash=parent.hash if parent else b"",
         repository_id=store.repository_id,
         tenant=session.tenant,
+        domain_empty=domain_empty,
     )
     await _work(session, started, service.run)
 

@@ -17,6 +17,7 @@ QUEUE_BYTES = 8 << 20
 QUEUE_ITEMS = 256
 # A sync for each few MiB: its cost disappears beside the writing, and the source may forget the chunks sooner.
 SYNC_BYTES = 8 << 20
+IDLE_SECONDS = 0.02
 BATCH_BYTES = 4 << 20
 ACKNOWLEDGE_AT_MOST = 1024
 
@@ -50,8 +51,7 @@ class ChunkWriter:
         self._lane = lane
         self._unsynced = 0
         self._written = trio.Event()
-        self._idle = trio.Event()
-        self._idle.set()
+        self._synced = trio.Event()
         self.incoming: ByteChannel[Incoming] = ByteChannel("incoming", QUEUE_ITEMS, QUEUE_BYTES, lambda item: item.size)
 
     async def put(self, header: ChunkHeader, stored: memoryview) -> None:
@@ -60,7 +60,14 @@ class ChunkWriter:
 
     async def write(self) -> None:
         """Write until cancelled. One batch is one hop into a thread."""
-        async for first in self.incoming:
+        while True:
+            # Wait for the next chunk; if none comes for a moment, what was written should not wait for a full batch.
+            with trio.move_on_after(IDLE_SECONDS if self._unsynced else float("inf")) as idle:
+                first = await self.incoming.receive()
+            if idle.cancelled_caught:
+                self._written.set()
+                await self._synced.wait()
+                continue
             batch, size = [first], first.size
             while size < BATCH_BYTES:
                 try:
@@ -71,7 +78,7 @@ class ChunkWriter:
                 size += item.size
             await self._lane.run(self._write_batch, batch)
             self._unsynced += size
-            if self._unsynced >= SYNC_BYTES or not self.incoming.statistics().items:
+            if self._unsynced >= SYNC_BYTES:
                 self._written.set()
 
     def _write_batch(self, batch: list[Incoming]) -> None:
@@ -84,6 +91,8 @@ class ChunkWriter:
             await self._written.wait()
             self._written = trio.Event()
             self._unsynced = 0
+            synced, self._synced = self._synced, trio.Event()
+            synced.set()
             ids = await self._lane.run(self._writer.sync)
             for at in range(0, len(ids), ACKNOWLEDGE_AT_MOST):
                 await self._acknowledge(b"".join(ids[at : at + ACKNOWLEDGE_AT_MOST]))

@@ -2,8 +2,9 @@
 
     python tests/vectors/protocol/make.py DIRECTORY
 
-A case that is already there must come out byte for byte the same: otherwise the wire has changed, and that is a new
-version of the protocol. Each case carries the class of its outcome: "ok", or the name of the error (and the check).
+A case that is already there is never made again: it is what the wire looked like when it was frozen, and later code
+must still take it (a message that got a field since then gets a further case). Each case carries the class of its
+outcome: "ok", or the name of the error (and the check).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import dataclasses
 import json
 import struct
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -115,19 +117,28 @@ def derivations() -> list[dict[str, Any]]:
 
 def helpers() -> list[dict[str, Any]]:
     """Return the small derivations beside it."""
+    names = ["01" * 32, "02" * 32, "03" * 32]
+    salts, proof = [SALT.hex(), ANSWER.hex()], [KEY_B.hex(), SESSION.hex(), BINDING.hex()]
     return [
-        {"name": "binding", "outcome": "ok", "inputs": ["01" * 32, "02" * 32, "03" * 32], "output": BINDING.hex()},
-        {"name": "binding", "outcome": "LocalProtocolError", "inputs": ["01" * 31, "02" * 32, "03" * 32]},
+        {"name": "binding", "outcome": "ok", "function": "binding", "inputs": names, "output": BINDING.hex()},
+        {
+            "name": "binding, an identity too short",
+            "outcome": "LocalProtocolError",
+            "function": "binding",
+            "inputs": [names[0][2:], *names[1:]],
+        },
         {
             "name": "answer_salt",
             "outcome": "ok",
-            "inputs": [SALT.hex(), ANSWER.hex()],
+            "function": "answer_salt",
+            "inputs": salts,
             "output": answer_salt(SALT, ANSWER).hex(),
         },
         {
             "name": "key_b_proof",
             "outcome": "ok",
-            "inputs": [KEY_B.hex(), SESSION.hex(), BINDING.hex()],
+            "function": "key_b_proof",
+            "inputs": proof,
             "output": key_b_proof(KEY_B, SESSION, BINDING).hex(),
         },
     ]
@@ -145,7 +156,7 @@ MESSAGES: list[tuple[Message, bytes]] = [
     (Start("recovery", "job", "main", "none", point=POINT), b""),
     (Start("backup", "j", "r", "target", "pw"), b""),
     (Started(SESSION, KEY_A, b"\x44" * 16), b""),
-    (Started(SESSION, KEY_A, b"\x44" * 16, ID2, POINT, 1 << 40), b""),
+    (Started(SESSION, KEY_A, b"\x44" * 16, ID2, POINT, 1 << 40, POINT, "tenant", ID1, True), b""),
     (Ready(), b""),
     (Have(1, b""), b""),
     (Have(4294967295, ID1 + ID2), b""),
@@ -184,11 +195,14 @@ MESSAGES: list[tuple[Message, bytes]] = [
 def bodies() -> list[dict[str, Any]]:
     """Return the bodies of frames: one of each message, and malformed ones."""
     cases: list[dict[str, Any]] = []
+    seen: Counter[str] = Counter()
     for message, payload in MESSAGES:
         front, rest = encode(message, payload)
+        seen[type(message).__name__] += 1
         cases.append(
             {
-                "name": type(message).__name__,
+                "name": f"{type(message).__name__} {seen[type(message).__name__]}",
+                "canonical": True,
                 "outcome": "ok",
                 "body": (front + bytes(rest)).hex(),
                 **fields(message),
@@ -275,7 +289,7 @@ class Recorded:
     def case(self, name: str, outcome: str, role: str, stream: bytes, events: int) -> dict[str, Any]:
         """Return a case: what ``role`` receives, what comes of it, and how many events come out before that."""
         return {
-            "name": name,
+            "name": f"{name}, to the {role}",
             "outcome": outcome,
             "role": role,
             "channel": self.number,
@@ -375,7 +389,7 @@ def prefaces() -> list[dict[str, Any]]:
 
 
 def main(directory: Path) -> None:
-    """Write all files; refuse to change a case that is already there."""
+    """Append the cases whose names are new; those that are there stay as they are."""
     for name, cases in (
         ("derive", derivations()),
         ("helpers", helpers()),
@@ -384,11 +398,12 @@ def main(directory: Path) -> None:
         ("prefaces", prefaces()),
     ):
         path = directory / f"{name}.json"
-        if path.exists():
-            old = json.loads(path.read_text())
-            if cases[: len(old)] != old:
-                raise SystemExit(f"{path.name}: a frozen case would change")
-        path.write_text(json.dumps(cases, indent=1, ensure_ascii=False) + "\n")
+        frozen = json.loads(path.read_text()) if path.exists() else []
+        names = {case["name"] for case in frozen}
+        frozen += [case for case in cases if case["name"] not in names]
+        if len({case["name"] for case in frozen}) != len(frozen):
+            raise SystemExit(f"{path.name}: a name occurs twice")
+        path.write_text(json.dumps(frozen, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

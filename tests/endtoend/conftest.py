@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+
+import pytest
+
+# The helpers beside this file; the test runner imports tests by path and puts no folder on the path by itself.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from e2e_node import Node, Pair, set_up_pair
+from e2e_relay import Relay
+
+
+@pytest.fixture(autouse=True)
+def surroundings(monkeypatch):
+    """Nothing of the environment of the test run reaches the program, and no command tunes the test's own process."""
+    monkeypatch.delenv("TRANSPORTER_HOME", raising=False)
+    monkeypatch.delenv("TRANSPORTER_DEBUG", raising=False)
+    # Some tests run in another process: their warnings are errors, too.
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    monkeypatch.setattr("transporter.daemon.tuning.tune_process", lambda: None)
+
+
+@pytest.fixture(scope="session")
+def paired_homes(tmp_path_factory):
+    """Two homes that are paired and do not run, to be copied."""
+    return set_up_pair(tmp_path_factory.mktemp("homes"))
+
+
+@pytest.fixture(scope="session")
+def pair(paired_homes, tmp_path_factory):
+    """A pair for every test that leaves it sound: the target's daemon runs. Each test uses job names of its own."""
+    pair = paired_homes.copy(tmp_path_factory.mktemp("pair"))
+    pair.serve()
+    yield pair
+    pair.stop()
+
+
+@pytest.fixture
+def new_pair(paired_homes, tmp_path):
+    """A pair of this test alone; ``new_pair()`` makes it, its daemon runs unless ``serve=False``."""
+    made: list[Pair] = []
+
+    def make(*, serve: bool = True) -> Pair:
+        pair = paired_homes.copy(tmp_path / f"pair-{len(made)}")
+        made.append(pair)
+        if serve:
+            pair.serve()
+        return pair
+
+    yield make
+    for pair in made:
+        pair.kill()
+
+
+@pytest.fixture
+def relay():
+    """``relay(pair)`` puts a relay on the line of a pair, and has the source dial it."""
+    made: list[Relay] = []
+
+    def make(pair: Pair, **how: bool) -> Relay:
+        relay = Relay(pair.target.port, **how)
+        made.append(relay)
+        pair.source.dials("offsite", relay.port)
+        return relay
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def second_home(tmp_path):
+    """``second_home(node)`` copies a home to a new machine, as it were; without its key database where asked."""
+
+    def copy(node: Node, *, keys: bool = True) -> Node:
+        import shutil
+
+        place = tmp_path / "second-home"
+        shutil.copytree(node.home, place, ignore=shutil.ignore_patterns("*.sock", "repositories"))
+        if not keys:
+            for path in (*place.glob("keys.db*"), place / "master.key"):
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
+        return Node(place)
+
+    return copy

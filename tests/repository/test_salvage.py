@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from transporter.clock import ManualClock
+from transporter.repository import Repository, files
+from transporter.repository.salvage import Salvaged
+
+DOMAIN, KEY = b"D" * 16, b"K" * 32
+
+
+def journal_of(repository, record, count: int) -> bytes:
+    """Return the bytes of a journal with ``count`` records, and leave the repository closed."""
+    writer = repository.writer(DOMAIN, "t")
+    for number in range(count):
+        writer.append(record(number))
+    (path,) = (repository.path / "journal").glob("*.pack")
+    repository.close()
+    raw = path.read_bytes()
+    path.unlink()
+    return raw
+
+
+def test_a_journal_cut_anywhere_gives_its_whole_records(repository, record, place, tmp_path):
+    raw = journal_of(repository, record, 3)
+    size = 128 + len(record(0).stored)
+    start = len(raw) - 3 * size
+    with Repository.open(place, ManualClock()) as opened:
+        for length in sorted({*range(0, len(raw) + 1, 13), start, start + size, start + size - 1, len(raw)}):
+            (place / "journal" / "left.pack").write_bytes(raw[:length])
+            whole = max(0, (length - start) // size)
+            assert opened.salvage().records == whole
+            expected = [(KEY,)] * whole + [()] * (3 - whole)
+            assert opened.have(DOMAIN, [record(n).chunk_id for n in range(3)]) == expected
+            assert list((place / "journal").iterdir()) == []
+            assert opened.scrub().clean
+            for pack in (place / "packs").glob("*/*"):
+                pack.unlink()
+                opened._index.drop_pack(bytes.fromhex(pack.name))
+
+
+def test_zeros_or_rubbish_behind_the_last_record_go(repository, record, place):
+    raw = journal_of(repository, record, 2)
+    for tail in (bytes(5000), b"REC1" + os.urandom(3000), raw[-200:]):
+        (place / "journal" / "left.pack").write_bytes(raw + tail)
+        with Repository.open(place, ManualClock()) as opened:
+            assert opened.opened.salvaged == Salvaged(1, 2, len(tail), 0)
+            assert opened.scrub().clean
+
+
+def test_a_journal_with_its_footer_is_published_as_it_is(repository, record, place, monkeypatch):
+    writer = repository.writer(DOMAIN, "t")
+    writer.append(record(1))
+    monkeypatch.setattr(files, "link", lambda *_: (_ for _ in ()).throw(OSError(5, "broken")))
+    with pytest.raises(Exception, match="publish"):
+        writer.seal()
+    monkeypatch.undo()
+    repository.close()
+    with Repository.open(place, ManualClock()) as opened:
+        assert opened.opened.salvaged == Salvaged(1, 1, 0, 0)
+        assert opened.have(DOMAIN, [record(1).chunk_id]) == [(KEY,)]
+
+
+def test_what_is_torn_before_its_first_record_goes(repository, place):
+    repository.close()
+    (place / "journal" / "a.pack").write_bytes(b"")
+    (place / "journal" / "b.pack").write_bytes(b"TPPACK01" + bytes(100))
+    (place / "journal" / "c.tmp").write_bytes(b"half a point")
+    with Repository.open(place, ManualClock()) as opened:
+        assert opened.opened.salvaged.bytes_dropped == 108
+        assert list((place / "journal").iterdir()) == []
+
+
+def test_a_journal_that_cannot_be_ours_is_set_aside_not_deleted(repository, record, place):
+    raw = bytearray(journal_of(repository, record, 5))
+    raw[10] ^= 1
+    (place / "journal" / "left.pack").write_bytes(raw)
+    with Repository.open(place, ManualClock()) as opened:
+        assert opened.opened.salvaged.set_aside == 1
+        assert (place / "quarantine" / "left.pack").read_bytes() == raw
+
+
+def test_a_published_pack_that_still_has_its_journal_name_is_never_changed(repository, record, place):
+    """A crash between link and unlink, and then a flipped bit: salvage must not cut what is a pack by now."""
+    writer = repository.writer(DOMAIN, "t")
+    for number in range(3):
+        writer.append(record(number))
+    writer.close()
+    repository.close()
+    pack = next((place / "packs").glob("*/*"))
+    os.link(pack, place / "journal" / "left.pack")
+    raw = bytearray(pack.read_bytes())
+    raw[250] ^= 1
+    pack.write_bytes(raw)
+    with Repository.open(place, ManualClock()) as opened:
+        assert pack.read_bytes() == raw
+        assert list((place / "journal").iterdir()) == []
+        assert [name.hex() for name in opened.scrub().damaged_packs] == [pack.name]
+        assert opened.have(DOMAIN, [record(2).chunk_id]) == [(KEY,)]
+
+
+def test_a_copied_repository_with_a_leftover_journal_is_fine(repository, record, place, tmp_path):
+    writer = repository.writer(DOMAIN, "t")
+    writer.append(record(1))
+    writer.sync()
+    writer.append(record(2))
+    copy = Path(shutil.copytree(place, tmp_path / "copy"))  # taken while the writer is at work
+    writer.close()
+    with Repository.open(copy, ManualClock()) as opened:
+        assert opened.have(DOMAIN, [record(1).chunk_id]) == [(KEY,)]
+        assert opened.scrub().clean
+
+
+def test_tenants_survive_salvage_and_rebuild(repository, record, place):
+    for tenant in ("alpha", "b/e/t/a"):
+        writer = repository.writer(DOMAIN, tenant)
+        writer.append(record(len(tenant)))
+        writer.sync()
+    repository.close()
+    with Repository.open(place, ManualClock()) as opened:
+        before = opened.statistics().tenants
+        assert [usage.tenant for usage in before] == ["alpha", "b/e/t/a"]
+        opened.rebuild_index()
+        assert opened.statistics().tenants == before
