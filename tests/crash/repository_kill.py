@@ -1,9 +1,9 @@
-"""kill -9 of a process that writes a repository, at random moments: nothing acknowledged is lost, nothing half-done is seen.
+"""kill -9 of a process that writes a repository, at random moments: nothing acknowledged is lost, nothing is half-done.
 
 python tests/crash/repository_kill.py --count 100
 
-The victim prints what it was promised (a chunk durable, a point committed), one line each, as it is promised. Small packs
-make it pass through every step of a pack's life many times in a run.
+The victim prints what it was promised (a chunk durable, a point committed), one line each, as it is promised. Small
+packs make it pass through every step of a pack's life many times in a run.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def promise(kind: str, ids: list[bytes]) -> None:
 
 
 def kill_once(place: Path, start: int, delay: float) -> tuple[set[bytes], set[bytes]]:
-    """Run a victim for a while after its first promise, kill it, and return the chunks and the points it was promised."""
+    """Run a victim for a while after its first promise, kill it; return the chunks and points it was promised."""
     command = [sys.executable, __file__, "--victim", str(place), "--start", str(start)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -61,9 +61,11 @@ class Front:
         session = self._provider.sessions.get(preface.session)
         if session is None:
             return
+        data_link = None
         with trio.move_on_after(ATTACH_SECONDS):
             data_link = await session.attach(preface, carrier)
-        await data_link.closed.wait()
+        if data_link is not None:
+            await data_link.closed.wait()
 
 
 def _where(stream: trio.SocketStream) -> str:

@@ -39,7 +39,7 @@ class JobContext:
             raise IdentityRefused(
                 f"there is no peer {name!r} that this node could dial", "pair first: `invite` there, `join` here"
             )
-        return Peer(row.name, parse_address(row.address), row.pin)
+        return Peer(row.name, parse_address(row.address), row.pin, float(self.config.limits.connect_timeout))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import trio
 
 from pipeline.chunk import Chunk
 from protocol.data import NEED_DATA, DataChannel, Event
-from protocol.errors import TamperingError, TruncatedError
+from protocol.errors import RemoteProtocolError, TamperingError, TruncatedError
 from protocol.messages import Chunk as ChunkHeader
 from protocol.messages import KeyB, KeyBProof, Message
 from transporter.errors import RefusedByPeer, TamperingDetected
@@ -91,6 +91,8 @@ class DataLink:
                 f"a data channel with {self._peer} was tampered with: {error}",
                 "nothing of it was used; find out who stands in the line before the next run",
             ) from error
+        except RemoteProtocolError as error:
+            raise RefusedByPeer(f"{self._peer} broke the protocol: {error}", "update the transporter there") from error
         return event
 
     async def aclose(self) -> None:

@@ -20,17 +20,21 @@ CONNECT_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Peer:
-    """A paired node as this one knows it: its name here, where it listens, and the pin of its public key."""
+    """A paired node as this one knows it: its name here, where it listens, and the pin of its public key.
+
+    ``connect_seconds``: how long to wait for its TCP connection.
+    """
 
     name: str
     address: Address
     pin: bytes
+    connect_seconds: float = CONNECT_SECONDS
 
 
-async def dial_tcp(address: Address) -> trio.SocketStream:
-    """Open a TCP connection within 10 s. Raises CannotConnect."""
+async def dial_tcp(address: Address, seconds: float = CONNECT_SECONDS) -> trio.SocketStream:
+    """Open a TCP connection within ``seconds``. Raises CannotConnect."""
     try:
-        with trio.fail_after(CONNECT_SECONDS):
+        with trio.fail_after(seconds):
             return await trio.open_tcp_stream(address.host, address.port)
     except (OSError, trio.TooSlowError) as error:
         reason = "it does not answer" if isinstance(error, trio.TooSlowError) else str(error)
@@ -52,7 +56,7 @@ async def dial_control(peer: Peer, identity: Identity) -> AsyncIterator[ControlL
 
     Raises CannotConnect, IdentityRefused; LinkBroken when it breaks later.
     """
-    stream = await dial_tcp(peer.address)
+    stream = await dial_tcp(peer.address, peer.connect_seconds)
     tls = TlsStream(stream, identity, server=False, accept_pin=lambda pin: pin == peer.pin)
     async with control_client(tls, peer.address.host, identity.name) as link:
         yield link

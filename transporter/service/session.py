@@ -10,9 +10,10 @@ import trio
 from protocol.channel_keys import binding
 from protocol.control import Received
 from protocol.data import DataChannel, Preface
+from protocol.errors import TamperingError
 from protocol.messages import GetPoint, ListPoints, Ready, Start
 from transporter.catalog import Peer
-from transporter.errors import RefusedByPeer
+from transporter.errors import RefusedByPeer, TamperingDetected
 from transporter.link.carrier import Carrier
 from transporter.link.control_link import ControlLink
 from transporter.link.data_link import DataLink
@@ -37,6 +38,7 @@ class ServiceSession:
     key_b: bytes | None = field(default=None, repr=False)
     channels: trio.MemorySendChannel[DataLink] | None = None
     ended: trio.Event = field(default_factory=trio.Event)
+    tampered: TamperingDetected | None = None
     _scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     _arrived: set[int] = field(default_factory=set)
     _open: list[DataLink] = field(default_factory=list)
@@ -107,9 +109,18 @@ class ServiceSession:
         key = self.key_a if number == 0 else self.key_b
         if key is None or number in self._arrived or self.channels is None:
             raise RefusedByPeer("a data channel came out of turn", "nothing to do here")
-        self._arrived.add(number)
         bound = binding(self.link.peer_pin, self.provider.identity.pin, self.link.exporter)
-        channel = DataChannel.accept(preface, input_key=key, binding=bound)
+        try:
+            channel = DataChannel.accept(preface, input_key=key, binding=bound)
+        except TamperingError as error:
+            self.tampered = TamperingDetected(
+                f"a data channel of {self.peer.name} was not opened by {self.peer.name}: {error}",
+                "find out who stands in the line before the next run",
+            )
+            self._scope.cancel()
+            raise self.tampered from error
+        # Each number once: that is what makes the replay of a whole channel fail.
+        self._arrived.add(number)
         data_link = DataLink(channel, carrier, self.link.peer_name)
         key_b = await data_link.open_as_acceptor()
         if number == 0:

@@ -43,6 +43,8 @@ async def serve_session(provider: Provider, link: ControlLink, peer: Peer, start
     try:
         with session.scope:
             await (_backup if start.purpose == "backup" else _recovery)(session)
+        if session.tampered is not None:
+            raise session.tampered
         if session.scope.cancelled_caught:
             raise RefusedByPeer("the session was replaced: its run came back over a new link", "nothing to do")
     finally:

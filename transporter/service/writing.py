@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import trio
@@ -10,6 +11,7 @@ import trio
 from pipeline.channel import ByteChannel
 from pipeline.workers import Lane
 from protocol.messages import Chunk as ChunkHeader
+from transporter.errors import TransporterError
 from transporter.repository import ChunkRecord, PackWriter
 
 # Enough to keep the disk busy while the next chunks arrive, little enough to lose in a crash.
@@ -98,11 +100,17 @@ class ChunkWriter:
                 await self._acknowledge(b"".join(ids[at : at + ACKNOWLEDGE_AT_MOST]))
 
     def drain(self) -> None:
-        """Write what is queued and close the packs, so that all of it is durable and visible. In a thread."""
-        while True:
-            try:
-                item = self.incoming.receive_nowait()
-            except trio.WouldBlock:
-                break
-            self._writer.append(self._to_record(item.header, item.stored))
-        self._writer.close()
+        """Write what is queued and close the packs, so that all of it is durable and visible. In a thread.
+
+        Called at every end of a session. Where writing itself was the reason for the end (disk full, quota), that has
+        been said already, and what cannot be published now stays in the journal for salvage.
+        """
+        with suppress(TransporterError):
+            while True:
+                try:
+                    item = self.incoming.receive_nowait()
+                except trio.WouldBlock:
+                    break
+                self._writer.append(self._to_record(item.header, item.stored))
+        with suppress(TransporterError):
+            self._writer.close()
