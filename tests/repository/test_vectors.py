@@ -28,7 +28,7 @@ def test_the_frozen_repository_opens_scrubs_clean_and_reads(frozen):
     with Repository.open(frozen, ManualClock()) as repository:
         report = repository.scrub()
         assert report.clean
-        assert (report.packs, report.records, report.points, report.slots) == (2, 10, 1, 1)
+        assert (report.packs, report.records, report.points, report.slots) == (3, 10, 1, 1)
         assert repository.quota == expected["quota"]
         for chunk in expected["chunks"]:
             found = repository.read(domain, bytes.fromhex(chunk["id"]), [bytes.fromhex(chunk["key"])])

@@ -20,6 +20,7 @@ import trio
 from transporter.daemon.client import LENGTH_BYTES
 from transporter.daemon.execute import StatusSource, execute
 from transporter.daemon.requests import JobOutcome, JobRequest, request_from_bytes
+from transporter.daemon.tuning import give_back_memory
 from transporter.errors import Interrupted
 from transporter.events import PROGRESS_EVENTS, Event, EventBus, event_to_dict
 from transporter.home import Home
@@ -95,6 +96,7 @@ async def _run(
             # Closing the channel ends the forwarder once it has sent everything: no event may come after the outcome.
             with send, on_job(request, bus):
                 outcome = await execute(home, request, bus, status)
+        await trio.to_thread.run_sync(give_back_memory)
         await _send(stream, {"outcome": msgspec.to_builtins(outcome)})
         nursery.cancel_scope.cancel()
 

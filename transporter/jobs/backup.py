@@ -43,8 +43,8 @@ from transporter.link.session import open_session
 from transporter.points.run_keys import RunKeys, begin_run
 
 POINT_ID_LENGTH = 16
-# Units of 4 MiB: large enough that a hop into a thread costs nothing, small enough to cancel between.
-BLOCK = 4 << 20
+# Units of 3 MiB: large enough that a hop into a thread costs nothing, small enough to cancel between.
+BLOCK = 3 << 20
 BUFFERS = 4
 # Few questions at a time: each then asks for all that was cut meanwhile, and on a long line they grow by themselves.
 QUESTIONS_UNDER_WAY = 2

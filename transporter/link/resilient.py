@@ -31,7 +31,7 @@ LONGEST_PAUSE = 15.0
 # A session that lasts this long was a good one: the next loss starts the count anew.
 STEADY_SECONDS = 10.0
 # Chunks that are out and not yet durable at the other end: memory here, and what a crash there can cost.
-UNACKNOWLEDGED_BYTES = 32 << 20
+UNACKNOWLEDGED_BYTES = 24 << 20
 # Ids of chunks that were put in this run (8 MiB of memory); an older repetition is asked for like any other chunk.
 REMEMBERED = 65_536
 

@@ -18,7 +18,7 @@ from transporter.repository import ChunkRecord, PackWriter
 QUEUE_BYTES = 8 << 20
 QUEUE_ITEMS = 256
 # A sync for each few MiB: its cost disappears beside the writing, and the source may forget the chunks sooner.
-SYNC_BYTES = 8 << 20
+SYNC_BYTES = 6 << 20
 IDLE_SECONDS = 0.02
 BATCH_BYTES = 4 << 20
 ACKNOWLEDGE_AT_MOST = 1024

@@ -47,7 +47,7 @@ def main(folder: Path) -> None:
             statistics={"files": 3},
             workload="tree",
             mac=b"m" * 32,
-        )  # fmt: skip
+        )
     )
     with Repository.create(place, clock=ManualClock(), quota=10_000_000) as repository:
         writer = repository.writer(DOMAIN, "tenant/ä")
