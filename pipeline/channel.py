@@ -125,11 +125,14 @@ class ByteBudget:
     """A number of bytes that may be out at a time; ``acquire`` waits until they fit.
 
     Used where bytes stay in memory after they left a channel (chunks that were sent and not yet acknowledged).
+    Who had to wait goes on when ``resume_at`` bytes or fewer are out (by default: as soon as the request fits), so that
+    a sender may be made to go in bursts where single steps are dear.
     """
 
-    def __init__(self, name: str, limit: int) -> None:
+    def __init__(self, name: str, limit: int, resume_at: int | None = None) -> None:
         self._name = name
         self._limit = limit
+        self._resume_at = limit if resume_at is None else resume_at
         self._out = 0
         self._peak = 0
         self._waiters = trio.lowlevel.ParkingLot()
@@ -145,7 +148,8 @@ class ByteBudget:
     def release(self, size: int) -> None:
         """Give ``size`` bytes back."""
         self._out -= size
-        self._waiters.unpark_all()
+        if self._out <= self._resume_at:
+            self._waiters.unpark_all()
 
     def statistics(self) -> ChannelStatistics:
         """Return what is out now, as a channel would."""

@@ -54,7 +54,8 @@ async def ordered_window(
 
     Returns when ``incoming`` has ended and everything is delivered; the first failure cancels the rest.
     """
-    slots, todo = trio.open_memory_channel[_Slot](0)
+    # As many places as there is room for: with fewer, handing over a slot would wait for the one before it.
+    slots, todo = trio.open_memory_channel[_Slot](width)
     room = trio.CapacityLimiter(width)
 
     async def one(item: T, slot: _Slot) -> None:

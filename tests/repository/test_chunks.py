@@ -30,13 +30,16 @@ def test_a_chunk_is_known_and_read_before_and_after_its_pack_is_published(reposi
 
 
 def test_nothing_is_seen_from_another_domain(repository, record):
+    with repository_writer(repository, OTHER, "u") as other:
+        other.append(record(2))
     writer = repository.writer(DOMAIN, "t")
     for sealed in (False, True):
         if sealed:
             writer.seal()
         else:
             writer.append(record(1))
-        assert repository.have(OTHER, [record(1).chunk_id]) == [()]
+        assert repository.have(OTHER, [record(1).chunk_id, record(2).chunk_id]) == [(), (KEY,)]
+        assert repository.have(DOMAIN, [record(1).chunk_id, record(2).chunk_id]) == [(KEY,), ()]
         with pytest.raises(ChunkMissing):
             repository.read(OTHER, record(1).chunk_id, None)
         assert list(repository.read_many(OTHER, [record(1).chunk_id], on_problem=lambda *_: None)) == []
@@ -130,6 +133,17 @@ def test_a_sound_record_under_another_key_is_taken_when_one_is_damaged(repositor
             raw[200] ^= 1
             pack.write_bytes(raw)
     assert repository.read(DOMAIN, record(1).chunk_id, [KEY, KEY_2]).key_id == KEY_2
+
+
+def test_an_index_that_points_to_another_sound_record_never_makes_it_the_wrong_chunk(repository, record):
+    with repository_writer(repository) as writer:
+        for number in (1, 2):
+            writer.append(record(number))
+    with repository._index.transaction() as connection:
+        rows = connection.execute("SELECT offset FROM chunks ORDER BY offset").fetchall()
+        connection.execute("UPDATE chunks SET offset = ? WHERE chunk = ?", (*rows[1], record(1).chunk_id))
+    with pytest.raises(DamagedData):
+        repository.read(DOMAIN, record(1).chunk_id)
 
 
 def test_a_record_sent_twice_is_written_once_and_acknowledged_twice(repository, record):

@@ -18,9 +18,11 @@ def journal_of(repository, record, count: int) -> bytes:
     writer = repository.writer(DOMAIN, "t")
     for number in range(count):
         writer.append(record(number))
+    writer.sync()
+    length = writer._current.length  # the padding behind it is another test
     (path,) = (repository.path / "journal").glob("*.pack")
     repository.close()
-    raw = path.read_bytes()
+    raw = path.read_bytes()[:length]
     path.unlink()
     return raw
 
@@ -94,7 +96,7 @@ def test_a_published_pack_that_still_has_its_journal_name_is_never_changed(repos
     pack = next((place / "packs").glob("*/*"))
     os.link(pack, place / "journal" / "left.pack")
     raw = bytearray(pack.read_bytes())
-    raw[250] ^= 1
+    raw[raw.find(bytes(record(2).stored)) + 5] ^= 1
     pack.write_bytes(raw)
     with Repository.open(place, ManualClock()) as opened:
         assert pack.read_bytes() == raw
@@ -126,3 +128,16 @@ def test_tenants_survive_salvage_and_rebuild(repository, record, place):
         assert [usage.tenant for usage in before] == ["alpha", "b/e/t/a"]
         opened.rebuild_index()
         assert opened.statistics().tenants == before
+
+
+def test_the_journal_name_goes_after_the_index_knows_the_pack(repository, record, place, monkeypatch):
+    writer = repository.writer(DOMAIN, "t")
+    writer.append(record(1))
+    monkeypatch.setattr(repository._index, "add_pack", lambda *_: (_ for _ in ()).throw(OSError(5, "broken")))
+    with pytest.raises(Exception, match="publish"):
+        writer.seal()
+    assert len(list((place / "packs").glob("*/*"))) == 1
+    assert len(list((place / "journal").iterdir())) == 1
+    monkeypatch.undo()
+    assert writer.close() == [record(1).chunk_id]
+    assert repository.scrub().clean

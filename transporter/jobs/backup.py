@@ -100,6 +100,8 @@ class BackupRun:
             started = await link.started()
             parent = await find_parent(self.context, self.name, self.job, link, started)
             keys = await trio.to_thread.run_sync(self._keys, parent)
+            if keys is not None:
+                link.usable = keys.opens
             needs = Needs(self.context.home.cache)
             chunk_id_key = self._chunk_id_key(keys, started)
             feed = open_feed(self.context, self.name, self.job, self.run_id, parent, chunk_id_key, needs)

@@ -58,7 +58,7 @@ class ChunkFetcher:
         self._wanted: OrderedDict[bytes, Wanted] = OrderedDict()
         self._kept = 0
         self._kept_at_most = kept
-        self._budget = ByteBudget("fetched", ahead)
+        self._budget = ByteBudget("fetched", ahead, resume_at=ahead * 3 // 4)
         self._lane = Lane(processors())
         self.link: ResilientLink | None = None
         self.chunks = 0
@@ -134,7 +134,7 @@ class ChunkFetcher:
     def on_missing(self, chunk_id: bytes, reason: str) -> None:
         """Note that a chunk cannot be had."""
         wanted = self._wanted.get(chunk_id)
-        if wanted is not None:
+        if wanted is not None and not wanted.ready.is_set():
             wanted.error = DamagedData(
                 f"chunk {chunk_id.hex()[:16]} is {reason} at the target", "run scrub there; another point may be whole"
             )

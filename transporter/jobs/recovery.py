@@ -175,7 +175,10 @@ def _open(
         # The trusted end is the target: it opens what it sealed, and says how chunks are named.
         if not started.chunk_id_key:
             raise NoKey("the peer did not say how chunks are named", "update the transporter there")
-        return decode_head(head), ChunkOpener((), allow_plain=True), ChunkIdKey(started.chunk_id_key)
+        plain = decode_head(head)
+        if (plain.point_id, plain.job, plain.zone) != (row.point, row.job, row.zone):
+            raise DamagedData("this is not the restore point that was asked for", "run scrub at the target")
+        return plain, ChunkOpener((), allow_plain=True), ChunkIdKey(started.chunk_id_key)
     place = Place(started.tenant, row.job, started.repository_id, row.point, started.domain, row.zone)
 
     find = find_in(context.keys.find_by_salt, typed_password(password))

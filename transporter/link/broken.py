@@ -5,3 +5,7 @@ from __future__ import annotations
 
 class LinkBroken(Exception):
     """The connection ended or went silent; the session is over, the job is not."""
+
+
+class NoAnswer(LinkBroken):
+    """The connection stands, but the peer does not do its part: dialling again may help, but not for ever."""

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import trio
 
+from protocol.limits import LENGTH_WORD
+
 # Waking up for less costs more than it brings: some 40 microseconds of event loop for 64 KiB.
 LOW_WATER = 256 << 10
 
@@ -47,7 +49,8 @@ class SocketCarrier:
     async def receive_into(self, buffer: memoryview) -> int:
         """Fill the start of ``buffer``; return how many bytes came, 0 at the end."""
         try:
-            self._expect(min(len(buffer), LOW_WATER))
+            # The buffer has room for the next frame's length word, too, which may never come.
+            self._expect(max(1, min(len(buffer) - LENGTH_WORD, LOW_WATER)))
             return await self._socket.recv_into(buffer)
         except OSError as error:
             raise trio.BrokenResourceError(f"receiving failed: {error}") from error

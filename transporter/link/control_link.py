@@ -88,7 +88,7 @@ class ControlLink:
         token = 0
         while True:
             await trio.sleep(HEARTBEAT_SECONDS)
-            if trio.current_time() - self._last_heard > SILENCE_SECONDS:
+            if trio.current_time() - self._last_heard >= SILENCE_SECONDS:
                 raise LinkBroken(f"nothing was heard from the peer for {SILENCE_SECONDS:.0f} s")
             token += 1
             with trio.move_on_after(SILENCE_SECONDS) as scope:
@@ -113,24 +113,10 @@ async def control_client(tls: TlsStream, host: str, name: str) -> AsyncIterator[
         with trio.move_on_after(HANDSHAKE_SECONDS) as deadline:
             await tls.do_handshake()
             nursery.start_soon(_raise_refusal, tls)
-            try:
-                # Any trio stream will do; the annotation there names only two of them.
-                websocket = await wrap_client_stream(
-                    nursery,
-                    tls,  # type: ignore[arg-type]
-                    host,
-                    PATH,
-                    subprotocols=[SUBPROTOCOL],
-                    message_queue_size=_QUEUE,
-                    max_message_size=limits.MAX_CONTROL_MESSAGE,
-                    receive_buffer_size=_READ,
-                )
-            except (HandshakeError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                if tls.refusal is not None:
-                    raise tls.refusal from error
-                raise CannotConnect(
-                    "the peer does not talk the transporter protocol", "check address and port"
-                ) from error
+            async with open_tasks() as watch:
+                watch.start_soon(_raise_break, tls)
+                websocket = await _open_websocket(nursery, tls, host)
+                watch.cancel_scope.cancel()
             link = ControlLink(websocket, ControlConnection.initiator(), tls)
             await _hello(link, name)
         if deadline.cancelled_caught:
@@ -174,6 +160,31 @@ async def control_server(
         finally:
             await link.aclose()
             nursery.cancel_scope.cancel()
+
+
+async def _open_websocket(nursery: trio.Nursery, tls: TlsStream, host: str) -> WebSocketConnection:
+    try:
+        # Any trio stream will do; the annotation there names only two of them.
+        return await wrap_client_stream(
+            nursery,
+            tls,  # type: ignore[arg-type]
+            host,
+            PATH,
+            subprotocols=[SUBPROTOCOL],
+            message_queue_size=_QUEUE,
+            max_message_size=limits.MAX_CONTROL_MESSAGE,
+            receive_buffer_size=_READ,
+        )
+    except (HandshakeError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        if tls.refusal is not None:
+            raise tls.refusal from error
+        raise CannotConnect("the peer does not talk the transporter protocol", "check address and port") from error
+
+
+async def _raise_break(tls: TlsStream) -> None:
+    """A connection that breaks while the WebSocket waits for its answer ends the wait, too."""
+    await tls.broken.wait()
+    raise tls.refusal or CannotConnect("the connection broke in the handshake", "check the line and try again")
 
 
 async def _raise_refusal(tls: TlsStream) -> None:

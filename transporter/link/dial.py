@@ -57,6 +57,10 @@ async def dial_control(peer: Peer, identity: Identity) -> AsyncIterator[ControlL
     Raises CannotConnect, IdentityRefused; LinkBroken when it breaks later.
     """
     stream = await dial_tcp(peer.address, peer.connect_seconds)
-    tls = TlsStream(stream, identity, server=False, accept_pin=lambda pin: pin == peer.pin)
-    async with control_client(tls, peer.address.host, identity.name) as link:
-        yield link
+    try:
+        tls = TlsStream(stream, identity, server=False, accept_pin=lambda pin: pin == peer.pin)
+        async with control_client(tls, peer.address.host, identity.name) as link:
+            yield link
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(stream)

@@ -9,7 +9,7 @@ import trio
 from protocol.messages import Pair, Paired, Refused
 from transporter.catalog import Catalog, Invitation, Peer
 from transporter.clock import Clock, SystemClock
-from transporter.config import load_config
+from transporter.config import NAME, NAME_REMEDY, load_config
 from transporter.errors import ConfigError, IdentityRefused, RefusedByPeer
 from transporter.home import Home
 from transporter.link.address import parse_address
@@ -119,7 +119,10 @@ async def answer_pairing(link: ControlLink, pair: Pair, catalog: Catalog, clock:
 
 
 def _check_name(catalog: Catalog, pin: bytes, name: str) -> None:
-    """Refuse a name that another node has, before the invitation is used up by it."""
+    """Refuse a name that is none or that another node has, before the invitation is used up by it."""
+    if not NAME.match(name):
+        # It becomes part of the tenant's name, and so of labels in which "/" separates tenant from job.
+        raise IdentityRefused(f"{name!r} is not a usable name for a node", NAME_REMEDY)
     known = catalog.peer(name)
     if known is not None and known.pin != pin and catalog.peer_by_pin(pin) is None:
         raise IdentityRefused(

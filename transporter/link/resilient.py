@@ -17,10 +17,11 @@ import trio
 
 from pipeline.channel import ByteBudget
 from pipeline.chunk import Chunk
+from pipeline.run import open_tasks
 from protocol.messages import Chunk as ChunkHeader
 from protocol.messages import Message, Started
 from transporter.errors import CannotConnect, IdentityRefused, JobBusy, LinkLost
-from transporter.link.broken import LinkBroken
+from transporter.link.broken import LinkBroken, NoAnswer
 from transporter.link.session import Session, SessionHandlers
 
 M = TypeVar("M", bound=Message)
@@ -30,10 +31,17 @@ FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 15.0
 # A session that lasts this long was a good one: the next loss starts the count anew.
 STEADY_SECONDS = 10.0
+# A peer that owes something (acknowledgements, chunks asked for) and gives nothing for so long does not work, even if
+# its heartbeat does: two chunks of the greatest length take this long at 100 kbit/s.
+STALL_SECONDS = 600.0
+WATCH_SECONDS = 10.0
 # Chunks that are out and not yet durable at the other end: memory here, and what a crash there can cost.
 UNACKNOWLEDGED_BYTES = 24 << 20
 # Ids of chunks that were put in this run (8 MiB of memory); an older repetition is asked for like any other chunk.
 REMEMBERED = 65_536
+# One millisecond is nothing on any line that is not a loopback, and on that one a few requests gather in it.
+ASK_TOGETHER_SECONDS = 0.001
+IDS_PER_REQUEST = 1024
 
 Connect = Callable[[SessionHandlers], AbstractAsyncContextManager[Session]]
 Arrived = Callable[[ChunkHeader, memoryview], Awaitable[None]]
@@ -60,11 +68,18 @@ class ResilientLink:
         self._queued = trio.lowlevel.ParkingLot()
         self._unacknowledged: dict[bytes, Chunk] = {}
         self._claimed: dict[bytes, None] = {}
-        self._asked: dict[bytes, None] = {}
+        self._asked: dict[bytes, int] = {}
+        self._to_ask: list[bytes] = []
+        self._asking = trio.lowlevel.ParkingLot()
         self._budget = ByteBudget("unacknowledged", UNACKNOWLEDGED_BYTES)
         self._drained = trio.lowlevel.ParkingLot()
         self._finished = trio.Event()
-        self.missing: dict[bytes, str] = {}
+        self._complaint: LinkBroken | None = None
+        self._complained = trio.Event()
+        self._progressed = False
+        self._moved_at = 0.0
+        # Which stored forms of a chunk are of use to this job: what the peer has under other keys is sent again.
+        self.usable: Callable[[bytes], bool] = lambda _key_id: True
         self.on_missing: Callable[[bytes, str], None] | None = None
         self.sessions = 0
         self._bytes_sent_before = 0
@@ -128,13 +143,21 @@ class ResilientLink:
             await self._drained.park()
 
     async def ask_for(self, chunk_id: bytes) -> None:
-        """Request one chunk; asked again by itself after a break until ``arrived`` is called for it."""
-        self._asked[chunk_id] = None
-        await self._persist(lambda session: session.ask_for([chunk_id]))
+        """Request one chunk; asked again by itself after a break until ``arrived`` is called for it.
+
+        Requests of the same moment travel together: a message costs more than the ids in it.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._asked[chunk_id] = self._asked.get(chunk_id, 0) + 1
+        self._to_ask.append(chunk_id)
+        self._asking.unpark()
 
     def arrived(self, chunk_id: bytes) -> None:
         """Note that a requested chunk came."""
-        self._asked.pop(chunk_id, None)
+        left = self._asked.pop(chunk_id, 0) - 1
+        if left > 0:
+            self._asked[chunk_id] = left
+        self._moved()
 
     def finish(self) -> None:
         """The job needs the peer no more."""
@@ -155,14 +178,18 @@ class ResilientLink:
             chunk = self._unacknowledged.pop(chunk_id, None)
             if chunk is not None:
                 self._budget.release(chunk.size)
+                self._moved()
         if not self._unacknowledged:
             self._drained.unpark_all()
 
     def _missing(self, chunk_id: bytes, reason: str) -> None:
-        self._asked.pop(chunk_id, None)
-        self.missing[chunk_id] = reason
-        if self.on_missing is not None:
+        if self._asked.pop(chunk_id, 0) and self.on_missing is not None:
+            self._moved()
             self.on_missing(chunk_id, reason)
+
+    def _moved(self) -> None:
+        self._progressed = True
+        self._moved_at = trio.current_time()
 
     async def _current(self) -> Session:
         while self._session is None:
@@ -173,11 +200,18 @@ class ResilientLink:
         while True:
             session = await self._current()
             try:
-                return await ask(session)
-            except LinkBroken:
-                # `run` notices the same break; wait until it has, so that this does not spin.
+                answer = await ask(session)
+            except LinkBroken as error:
+                # The session may not know it yet (and never would, of a peer that only fails to answer): tell it, and
+                # wait until it is gone, so that this does not spin.
+                if self._session is session:
+                    self._complaint = error
+                    self._complained.set()
                 while self._session is session:
                     await self._changed.park()
+            else:
+                self._progressed = True
+                return answer
 
     # --- the loop -------------------------------------------------------------------------------------------
 
@@ -193,7 +227,8 @@ class ResilientLink:
                 if self.sessions == 0:
                     raise self._first_failure(error) from error
                 now = trio.current_time()
-                if self._up_since is not None and now - self._up_since > STEADY_SECONDS:
+                steady = self._up_since is not None and now - self._up_since > STEADY_SECONDS
+                if self._progressed or (steady and not isinstance(error, NoAnswer)):
                     lost_at, pause = None, FIRST_PAUSE
                 lost_at = now if lost_at is None else lost_at
                 if now - lost_at > self._redial_for:
@@ -214,6 +249,8 @@ class ResilientLink:
 
     async def _one_session(self) -> None:
         self._up_since = None
+        self._progressed = False
+        self._complaint, self._complained = None, trio.Event()
         try:
             async with self._connect(self._handlers) as session:
                 self._up_since = trio.current_time()
@@ -224,7 +261,11 @@ class ResilientLink:
                 self._changed.unpark_all()
                 self._queued.unpark_all()
                 self._notify("up" if self.sessions == 1 else "again", "")
-                await self._finished.wait()
+                async with open_tasks() as nursery:
+                    nursery.start_soon(self._ask_together, session)
+                    nursery.start_soon(self._watch)
+                    await self._finished.wait()
+                    nursery.cancel_scope.cancel()
                 await session.close()
         finally:
             if self._session is not None:
@@ -241,12 +282,31 @@ class ResilientLink:
             part = waiting[at : at + 1024]
             known = await session.have([chunk.chunk_id for chunk in part])
             for chunk, key_id in zip(part, known, strict=True):
-                if key_id is None:
+                if key_id is None or not self.usable(key_id):
                     self._queue.append(chunk)
                 else:
                     self._stored(chunk.chunk_id)
-        for chunk_id in list(self._asked):
-            await session.ask_for([chunk_id])
+        self._to_ask = [chunk_id for chunk_id, times in self._asked.items() for _ in range(times)]
+
+    async def _watch(self) -> None:
+        """End the session when somebody got no answer, or when the peer owes something and gives nothing."""
+        self._moved_at = trio.current_time()
+        while self._complaint is None:
+            if not self._unacknowledged and not self._asked:
+                self._moved_at = trio.current_time()
+            if trio.current_time() - self._moved_at >= STALL_SECONDS:
+                raise NoAnswer("the peer neither acknowledges chunks nor sends those it was asked for")
+            with trio.move_on_after(WATCH_SECONDS):
+                await self._complained.wait()
+        raise self._complaint
+
+    async def _ask_together(self, session: Session) -> None:
+        while True:
+            while not self._to_ask:
+                await self._asking.park()
+            await trio.sleep(ASK_TOGETHER_SECONDS)
+            ids, self._to_ask = self._to_ask[:IDS_PER_REQUEST], self._to_ask[IDS_PER_REQUEST:]
+            await session.ask_for(ids)
 
 
 __all__ = ["Connect", "IdentityRefused", "ResilientLink"]

@@ -36,8 +36,8 @@ from protocol.messages import (
     Stored,
 )
 from transporter.clock import Clock
-from transporter.errors import RefusedByPeer
-from transporter.link.broken import LinkBroken
+from transporter.errors import RefusedByPeer, TransporterError
+from transporter.link.broken import LinkBroken, NoAnswer
 from transporter.link.control_link import ControlLink, refusal_to_error
 from transporter.link.data_link import DataLink, chunk_header
 from transporter.link.dial import Peer, dial_carrier, dial_control
@@ -49,6 +49,8 @@ SALT_LENGTH = 24
 ANSWER_SECONDS = 120.0
 OPENING_SECONDS = 30.0
 CLOSING_SECONDS = 30.0
+# A provider that ends a session says why, but a data channel that it closed may be noticed before that.
+LAST_WORD_SECONDS = 2.0
 
 M = TypeVar("M", bound=Message)
 
@@ -84,6 +86,7 @@ class Session:
         self._one_request = trio.Lock()
         self._channels: list[DataLink] = []
         self._over = False
+        self._refusal: TransporterError | None = None
         self._open_directions = 0
         self._fin_came = trio.lowlevel.ParkingLot()
 
@@ -145,7 +148,9 @@ class Session:
         with trio.move_on_after(ANSWER_SECONDS):
             await question.answered.wait()
         if question.answer is None:
-            raise LinkBroken("the session ended before the answer" if self._over else "the peer does not answer")
+            if self._over:
+                raise LinkBroken("the session ended before the answer")
+            raise NoAnswer("the peer does not answer")
         return question.answer
 
     async def close(self) -> None:
@@ -165,6 +170,20 @@ class Session:
         for question in (*self._batches.values(), *([self._request] if self._request else [])):
             question.answered.set()
 
+    async def last_word(self) -> TransporterError | None:
+        """Return why the provider ended this session, if it still says so. Only once `read_control` has stopped."""
+        with trio.move_on_after(LAST_WORD_SECONDS):
+            while self._refusal is None:
+                try:
+                    message = (await self._link.receive()).message
+                except LinkBroken:
+                    break
+                if isinstance(message, Stored):
+                    self._handlers.on_stored(message.chunks)
+                elif isinstance(message, Refused):
+                    self._refusal = refusal_to_error(message.code, message.what, message.remedy)
+        return self._refusal
+
     # --- tasks ---------------------------------------------------------------------------------------------
 
     async def read_control(self) -> None:
@@ -181,7 +200,8 @@ class Session:
             elif isinstance(message, SlotStored | Progress):
                 continue
             elif isinstance(message, Refused):
-                raise refusal_to_error(message.code, message.what, message.remedy)
+                self._refusal = refusal_to_error(message.code, message.what, message.remedy)
+                raise self._refusal
             else:
                 self._settle(self._request, received)
 
@@ -273,6 +293,11 @@ async def open_session(
                 nursery.start_soon(session.read_control)
                 yield session
                 nursery.cancel_scope.cancel()
+        except LinkBroken as error:
+            reason = await session.last_word()
+            if reason is not None:
+                raise reason from error
+            raise
         finally:
             session.end()
             # Closing does not wait, and a job that is cancelled must close all of them.

@@ -11,11 +11,13 @@ from collections.abc import Callable
 import trio
 from OpenSSL import SSL, crypto
 
-from transporter.errors import CannotConnect, IdentityRefused
+from transporter.errors import CannotConnect, IdentityRefused, RefusedByPeer, TamperingDetected
 from transporter.link.identity import Identity, pin_of
 
 EXPORTER_LABEL = b"EXPORTER-transporter/v1 binding"
 HYBRID_GROUP = "X25519MLKEM768"
+# What OpenSSL says of records that are not the ones the peer sent: altered, repeated, moved, or put in between.
+_ALTERED = ("bad record mac", "decryption failed", "wrong version number", "bad record type", "record layer failure")
 _READ = 64 * 1024
 
 PinCheck = Callable[[bytes], bool]
@@ -63,8 +65,11 @@ class TlsStream(trio.abc.Stream):
             self._tls.set_connect_state()
         self._sending = trio.Lock()
         # Under TLS 1.3 a client learns that its certificate was refused only when it reads: kept for the caller.
-        self.refusal: IdentityRefused | None = None
+        # So is that records were altered: the end of the stream, too, but no broken line.
+        self.refusal: RefusedByPeer | None = None
         self.refused = trio.Event()
+        # Set once reading has failed for whatever reason.
+        self.broken = trio.Event()
 
     def _note_pin(self, pin: bytes) -> None:
         self._offered = pin
@@ -75,8 +80,7 @@ class TlsStream(trio.abc.Stream):
             try:
                 self._tls.do_handshake()
             except SSL.WantReadError:
-                await self._flush()
-                await self._feed(during="the TLS handshake")
+                await self._shake_on()
             except SSL.Error as error:
                 # Best effort: let the peer know why (the alert), then say it here.
                 with trio.move_on_after(1):
@@ -90,12 +94,24 @@ class TlsStream(trio.abc.Stream):
                 f"the peer did not agree to the hybrid key exchange {HYBRID_GROUP}", "update the transporter there"
             )
 
+    async def _shake_on(self) -> None:
+        try:
+            await self._flush()
+            await self._feed(during="the TLS handshake")
+        except trio.BrokenResourceError as error:
+            raise CannotConnect("the connection broke in the TLS handshake", "check the line and try again") from error
+
     def _refusal(self, error: SSL.Error) -> Exception:
         reasons = " ".join(str(part[-1]) for part in (error.args[0] if error.args else []))
         if "certificate verify failed" in reasons:
             return IdentityRefused(
                 "the peer's identity is not the one that was pinned",
                 "if the peer was set up anew, remove it and pair again; otherwise somebody stands in between",
+            )
+        if any(word in reasons for word in _ALTERED):
+            return TamperingDetected(
+                f"the control connection was tampered with ({reasons})",
+                "nothing of it was used; find out who stands in the line before the next run",
             )
         if "alert" in reasons:
             return IdentityRefused(
@@ -133,6 +149,13 @@ class TlsStream(trio.abc.Stream):
             )
         return False
 
+    async def _feed_or_break(self) -> bool:
+        try:
+            return await self._feed()
+        except trio.BrokenResourceError:
+            self.broken.set()
+            raise
+
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Encrypt and send; senders take turns."""
         view = memoryview(data)
@@ -156,16 +179,18 @@ class TlsStream(trio.abc.Stream):
             try:
                 return self._tls.recv(max_bytes or _READ)
             except SSL.WantReadError:
-                if not await self._feed():
+                if not await self._feed_or_break():
                     # An end without close_notify: somebody cut the line, or the process died.
+                    self.broken.set()
                     raise trio.BrokenResourceError("the connection ended without a TLS close") from None
             except SSL.ZeroReturnError:
                 return b""
             except SSL.Error as error:
                 refusal = self._refusal(error)
-                if isinstance(refusal, IdentityRefused):
+                if isinstance(refusal, RefusedByPeer):
                     self.refusal = refusal
                     self.refused.set()
+                self.broken.set()
                 raise trio.BrokenResourceError(f"TLS error: {refusal}") from None
 
     async def aclose(self) -> None:

@@ -6,6 +6,7 @@ Durability follows one order everywhere: write, fsync the file, link it under it
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,9 +41,9 @@ def disk_errors(doing: str) -> Iterator[None]:
         raise translate(error, doing) from error
 
 
-def create(path: Path) -> int:
+def create(path: Path, flags: int = 0) -> int:
     """Create a file that is not there yet; return its descriptor, open for reading and writing."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | flags, 0o600)
 
 
 def write(fd: int, *parts: bytes | memoryview) -> None:
@@ -60,6 +61,24 @@ def write(fd: int, *parts: bytes | memoryview) -> None:
         if step == 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         written += step
+
+
+def write_at(fd: int, data: memoryview, offset: int) -> None:
+    """Write all of ``data`` at ``offset``, both aligned; past the page cache if descriptor and disk agree to that."""
+    while data:
+        try:
+            count = os.pwrite(fd, data, offset)
+        except OSError as error:
+            status = fcntl.fcntl(fd, fcntl.F_GETFL)
+            if error.errno != errno.EINVAL or not status & os.O_DIRECT:
+                raise
+            # Blocks larger than ours, or a short write that ended inside one: go through the page cache from here on.
+            fcntl.fcntl(fd, fcntl.F_SETFL, status & ~os.O_DIRECT)
+            continue
+        if count == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        data = data[count:]
+        offset += count
 
 
 def truncate(fd: int, length: int) -> None:

@@ -53,7 +53,7 @@ def heal_pack(layout: Layout, index: Index, repository_id: bytes, name: bytes, j
                 if pack.entries:
                     pack.finish(layout, index, tenant)
             finally:
-                pack.close()
+                pack.abandon()
         finally:
             os.close(fd)
     return Healed(saved, len(entries) - saved)

@@ -28,7 +28,7 @@ def folder_name(name: str) -> str:
         raise UsageError("a name has characters that are not Unicode text", "choose another name") from None
     coded = "".join(chr(b) if b in _PLAIN and not (i == 0 and b == 0x2E) else f"%{b:02X}" for i, b in enumerate(raw))
     if not raw or len(coded) > limits.NAME_LENGTH:
-        raise UsageError("a name is empty or too long", f"use 1 to {limits.NAME_LENGTH // 3} characters")
+        raise UsageError("a name is empty or too long", f"use 1 to {limits.NAME_LENGTH // 3} letters and digits")
     return coded
 
 

@@ -8,7 +8,6 @@ No locks here: `PackWriter` sees to it that one thread at a time appends and one
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from blake3 import blake3
@@ -16,6 +15,7 @@ from blake3 import blake3
 from transporter.errors import TransporterError
 from transporter.repository import files, limits
 from transporter.repository.index import Index, PackRow
+from transporter.repository.journal_file import JournalFile
 from transporter.repository.layout import Layout
 from transporter.repository.pack_file import encode_footer
 from transporter.repository.record import HEADER_LENGTH, ChunkRecord, Entry
@@ -32,30 +32,11 @@ class UncertainDisk(Exception):
 class OpenPack:
     """One journal file. ``waiting`` holds chunk ids that are written and not yet handed out as durable."""
 
-    __slots__ = (
-        "_durable_length",
-        "_hasher",
-        "_name_durable",
-        "_row",
-        "by_chunk",
-        "entries",
-        "fd",
-        "length",
-        "path",
-        "waiting",
-    )
-
     def __init__(self, path: Path, header: bytes) -> None:
         self.path = path
         with files.disk_errors("begin a pack"):
-            self.fd = files.create(path)
-            try:
-                files.write(self.fd, header)
-            except BaseException:
-                os.close(self.fd)
-                files.discard(path)
-                raise
-        self.length = len(header)
+            self._file = JournalFile(path)
+        self._file.append(header)
         self.entries: list[Entry] = []
         self.by_chunk: dict[bytes, tuple[Entry, ...]] = {}
         self.waiting: list[bytes] = []
@@ -63,6 +44,12 @@ class OpenPack:
         self._durable_length = 0
         self._name_durable = False
         self._row: PackRow | None = None
+        self._doubtful = False
+
+    @property
+    def length(self) -> int:
+        """Bytes of header and records."""
+        return self._file.length
 
     @property
     def full(self) -> bool:
@@ -74,26 +61,26 @@ class OpenPack:
         return any(entry.key_id == record.key_id for entry in self.by_chunk.get(record.chunk_id, ()))
 
     def append(self, domain: bytes, header: bytes, record: ChunkRecord) -> None:
-        """Write one record; OSError leaves the pack as it was, UncertainDisk if even that fails."""
+        """Add one record; OSError leaves the pack as it was."""
         stored = record.stored
-        try:
-            files.write(self.fd, header, stored)
-        except OSError as error:
-            self._cut(self.length, error)
-            raise
+        entry = Entry(
+            domain, record.chunk_id, record.key_id, self.length, len(stored), record.plain_length, record.codec
+        )
+        self._file.append(header, stored)
         # While the bytes are warm: the pack's name needs no second read of the file.
         self._hasher.update(header).update(stored)
-        size = len(stored)
-        entry = Entry(domain, record.chunk_id, record.key_id, self.length, size, record.plain_length, record.codec)
         self.entries.append(entry)
         self.by_chunk[entry.chunk_id] = (*self.by_chunk.get(entry.chunk_id, ()), entry)
         self.waiting.append(record.chunk_id)
-        self.length += HEADER_LENGTH + size
 
     def sync(self, journal: Path, length: int) -> None:
-        """Make the first ``length`` bytes durable under the journal name; UncertainDisk if that fails."""
+        """Make the first ``length`` bytes durable under the journal name.
+
+        OSError: nothing is lost, try again. UncertainDisk: an fsync failed.
+        """
+        self._file.flush()
         try:
-            files.sync_data(self.fd)
+            self._file.sync()
             if not self._name_durable:
                 files.sync_folder(journal)
                 self._name_durable = True
@@ -105,39 +92,44 @@ class OpenPack:
         """Publish; OSError and the index's errors leave it to be tried again, UncertainDisk does not."""
         if self._row is None:
             footer = encode_footer(self.entries)
+            self._file.append(footer)
             try:
-                files.write(self.fd, footer)
-            except OSError as error:
-                self._cut(self.length, error)
+                self._file.flush()
+            except OSError:
+                self._file.take_back(len(footer))
                 raise
             try:
-                files.sync(self.fd)
+                self._file.end()
             except OSError as error:
                 self._doubt(error, "publish a pack")
             name = self._hasher.update(footer).digest()
-            self._row = PackRow(name, tenant, len(self.entries), self.length + len(footer))
+            self._row = PackRow(name, tenant, len(self.entries), self.length)
         publish_pack(layout, index, self.path, self._row, self.entries)
 
     def read(self, entry: Entry) -> bytes:
         """Return header and stored bytes of a record of this pack."""
-        return os.pread(self.fd, HEADER_LENGTH + entry.stored_length, entry.offset)
+        return self._file.read(entry.offset, HEADER_LENGTH + entry.stored_length)
 
-    def close(self) -> None:
-        """Close the file; drop it if there is nothing in it, leave it to salvage otherwise."""
-        os.close(self.fd)
+    def abandon(self) -> None:
+        """Close; what was appended stays in the journal file if the disk takes it, and an empty one goes."""
+        try:
+            if self.entries and self._row is None and not self._doubtful:
+                self._file.flush()
+        except OSError:
+            pass  # it was not acknowledged
+        self.close()
         if not self.entries:
             files.discard(self.path)
 
-    def _cut(self, length: int, cause: OSError) -> None:
-        try:
-            files.truncate(self.fd, length)
-        except OSError:
-            raise UncertainDisk(files.translate(cause, "take back half a record")) from cause
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
     def _doubt(self, cause: OSError, doing: str) -> None:
         """Give up what the failed fsync left uncertain: a later one may succeed without having written it."""
+        self._doubtful = True
         try:
-            files.truncate(self.fd, self._durable_length)
+            self._file.cut(self._durable_length)
         except OSError:
             pass  # salvage proves each record by its hash anyway
         raise UncertainDisk(files.translate(cause, doing)) from cause

@@ -215,11 +215,15 @@ class PackScrubber:
             if os.fstat(fd).st_size > pack_file.LONGEST_HEADER:
                 self._report.hurt(where, "its header is damaged")
             return
+        torn: list[Entry] = []
         for entry, whole in pack_file.walk_records(fd, start):
-            end = entry.offset + HEADER_LENGTH + entry.stored_length
-            if not whole and end < os.fstat(fd).st_size:
-                self._report.hurt(where, f"the record of chunk {entry.chunk_id.hex()} is damaged")
-                self._report.lost_chunk(entry.domain, entry.chunk_id)
+            if not whole:
+                torn.append(entry)
+                continue
+            for damaged in torn:  # records are written in order: one that is not whole before one that is was so once
+                self._report.hurt(where, f"the record of chunk {damaged.chunk_id.hex()} is damaged")
+                self._report.lost_chunk(damaged.domain, damaged.chunk_id)
+            torn.clear()
 
 
 def _pack_path(name: bytes) -> str:

@@ -120,7 +120,9 @@ class PackWriter:
             if pack is not None and waiting:
                 try:
                     pack.sync(self._layout.journal, length)
-                except UncertainDisk as error:
+                except (OSError, UncertainDisk) as error:
+                    with self._lock:
+                        pack.waiting = waiting + pack.waiting
                     raise self._translated(error, "make chunks durable") from error
                 self._durable += waiting
             self._finish_all()
@@ -218,6 +220,6 @@ class PackWriter:
             left = self._live()
             self._full, self._current = [], None
             for pack in left:
-                pack.close()
+                pack.abandon()
         self._quota.leave(self.tenant)
         self._on_close(self)

@@ -9,6 +9,7 @@ from blake3 import blake3
 
 from pipeline.run import open_tasks
 from protocol.control import Received
+from protocol.limits import MAX_SLOTS
 from protocol.messages import (
     Chunk,
     Commit,
@@ -125,6 +126,8 @@ class BackupService:
         assert isinstance(message, PutSlot)
         if message.point != self._session.start.resume:
             raise RefusedByPeer("a slot of another restore point", "update the transporter")
+        if len(self._slots) >= MAX_SLOTS:
+            raise RefusedByPeer(f"a restore point has at most {MAX_SLOTS} slots", "update the transporter")
         self._slots.append((message.slot, bytes(received.payload)))
 
     async def _flush(self, _received: Received) -> None:
@@ -133,6 +136,10 @@ class BackupService:
 
     async def _commit(self, received: Received) -> None:
         """Packs, then slots, then the point: the write order of docs/repository-format.md."""
+        message = received.message
+        assert isinstance(message, Commit | CommitPlain)
+        if message.point != self._session.start.resume:
+            raise RefusedByPeer("the restore point does not belong to this session", "update the transporter")
         needs, self._needs = bytes(self._needs), bytearray()
         slots, self._slots = self._slots, []
         request = CommitRequest(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from protocol.limits import MAX_SLOTS
 from transporter.errors import MissingChunks, RefusedByPeer
 from transporter.points.assemble import Place, decode_facts
 from transporter.repository import ChunkMissing, PackWriter, PointExists
@@ -39,6 +40,10 @@ def commit_in_thread(request: CommitRequest, writer: PackWriter) -> bytes:
             return ref.hash
     writer.seal()
     head, slots = _head_and_slots(request, refs[-1].point_id if refs else b"", refs[-1].hash if refs else b"")
+    # Slots lie by the point's id alone. Whoever guessed the id of another's point must not bury its slots under more
+    # than can be sent.
+    if len(store.slots(point_id).keys() | {slot_id for slot_id, _ in slots}) > MAX_SLOTS:
+        raise RefusedByPeer(f"a restore point has at most {MAX_SLOTS} slots", "run the job again")
     for slot_id, slot in slots:
         store.put_slot(point_id, slot_id, slot)
     try:

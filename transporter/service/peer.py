@@ -5,6 +5,7 @@ from __future__ import annotations
 import trio
 
 from protocol.control import Received
+from protocol.errors import ProtocolError
 from protocol.messages import GetPoint, ListPoints, Pair, Paired, Refused, Start, StatusReply, StatusRequest
 from transporter.catalog import Peer
 from transporter.errors import IdentityRefused, JobFailed, RefusedByPeer, TransporterError
@@ -48,7 +49,8 @@ async def _refuse(link: ControlLink, error: TransporterError) -> None:
         scope.shield = True
         try:
             await link.send(Refused(code=error.code, what=error.what[:1000], remedy=error.remedy[:1000]))
-        except (LinkBroken, TransporterError):
+        except (LinkBroken, TransporterError, ProtocolError):
+            # Gone, or it broke the protocol: then nothing more can be said, and what went wrong is for the log.
             return
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipeline.trust_zone import Stage, Zone, backup_target
+from protocol.limits import MAX_PLAIN_LENGTH
 from protocol.messages import METADATA, Chunk
 from transporter.clock import Clock
 from transporter.errors import RefusedByPeer
@@ -47,7 +48,9 @@ class TargetSealing(Protocol):
         """The point is visible."""
 
 
-def _form(stored: memoryview, wanted: int) -> None:
+def _check(header: Chunk, stored: memoryview, wanted: int) -> None:
+    if header.plain_length > MAX_PLAIN_LENGTH:
+        raise RefusedByPeer("a chunk claims to be longer than any can be", "update the transporter")
     if len(stored) == 0 or stored[0] != wanted:
         raise RefusedByPeer("a chunk came in a form that its zone does not allow", "update the transporter")
 
@@ -57,7 +60,7 @@ class SealedAtSource:
 
     def to_record(self, header: Chunk, stored: memoryview) -> ChunkRecord:
         """Store it as it is; the key id stands in the sealed chunk's header."""
-        _form(stored, SEALED_FORM)
+        _check(header, stored, SEALED_FORM)
         if len(stored) < _SEALED_HEADER:
             raise RefusedByPeer("a sealed chunk is cut short", "update the transporter")
         return ChunkRecord(header.id, bytes(stored[_KEY_ID]), header.codec, header.plain_length, stored)
@@ -88,7 +91,7 @@ class SealedHere:
 
     def to_record(self, header: Chunk, stored: memoryview) -> ChunkRecord:
         """Seal the chunk with this run's key."""
-        _form(stored, PLAIN_FORM)
+        _check(header, stored, PLAIN_FORM)
         sealer = self.keys.sealer(metadata=bool(header.flags & METADATA))
         sealed = sealer.seal(header.id, header.codec, header.plain_length, stored[1:])
         return ChunkRecord(header.id, sealer.key_id, header.codec, header.plain_length, sealed)
@@ -126,7 +129,7 @@ class Unsealed:
 
     def to_record(self, header: Chunk, stored: memoryview) -> ChunkRecord:
         """Store it as it is."""
-        _form(stored, PLAIN_FORM)
+        _check(header, stored, PLAIN_FORM)
         return ChunkRecord(header.id, PLAIN_KEY, header.codec, header.plain_length, stored)
 
     def choose(self, key_ids: Sequence[bytes]) -> bytes | None:

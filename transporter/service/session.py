@@ -122,7 +122,12 @@ class ServiceSession:
         # Each number once: that is what makes the replay of a whole channel fail.
         self._arrived.add(number)
         data_link = DataLink(channel, carrier, self.link.peer_name)
-        key_b = await data_link.open_as_acceptor()
+        try:
+            key_b = await data_link.open_as_acceptor()
+        except TamperingDetected as error:
+            self.tampered = error
+            self._scope.cancel()
+            raise
         if number == 0:
             self.key_b, self.key_a = key_b, None
             await self.link.send(Ready())

@@ -102,7 +102,9 @@ def _target_sealing(session: ServiceSession, parent: PointRef | None) -> tuple[T
         return Unsealed(chunk_id_key), chunk_id_key.secret
     user_key = provider.keys.user_key(start.password if zone is Zone.TARGET else at_rest)
     ring = _ring_of(session, parent)
-    keys = begin_run(provider.keys, user_key, label, start.resume, ring, provider.clock)
+    # Remembered for each session, not for each run: a run that redials has one key for each of its sessions, and its
+    # point needs them all.
+    keys = begin_run(provider.keys, user_key, label, session.session_id, ring, provider.clock)
     sealing = SealedHere(keys, user_key, provider.clock, lambda: provider.keys.forget_runs(label))
     return sealing, keys.chunk_id_key.secret
 

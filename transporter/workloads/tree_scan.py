@@ -9,20 +9,19 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from transporter.errors import UsageError
 from transporter.workloads import xattrs
-from transporter.workloads.entry import CONTINUATION, MAX_PATH, MAX_XATTRS, MORE, UNTRUSTED, Entry, Kind, path_key
+from transporter.workloads.entry import CONTINUATION, MAX_PATH, MORE, UNTRUSTED, Entry, Kind
 from transporter.workloads.folders import Folder, FolderCache
-from transporter.workloads.notes import Note, NoteCode
-from transporter.workloads.owners import OwnerNames
 from transporter.workloads.patterns import Patterns
 from transporter.workloads.pending import Pending
 from transporter.workloads.previous import Previous
+from transporter.workloads.scan_clock import coarse_now_ns
 from transporter.workloads.scan_file import FileReading, data_ranges, holes_between
+from transporter.workloads.scan_output import ScanOutput
+from transporter.workloads.scan_roots import normalised_roots
 
 O_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 O_NOATIME: Final = getattr(os, "O_NOATIME", 0)
@@ -36,18 +35,7 @@ KINDS: Final[dict[int, Kind]] = {
     stat.S_IFCHR: "c",
     stat.S_IFBLK: "b",
 }
-CLOCK_REALTIME_COARSE: Final = 5
-"""Linux: the very clock that stamps ctimes. A change made after we looked gets a time not before this one's."""
-
 Hook = Callable[[str, bytes], None]
-
-
-def coarse_now_ns() -> int:
-    """Return the time a file changed right now would get, or a little earlier; nanoseconds since 1970."""
-    try:
-        return time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
-    except OSError:
-        return time.time_ns() - 20_000_000
 
 
 class _Frame:
@@ -63,7 +51,7 @@ class _Frame:
         self.seen_ns = seen_ns
 
 
-class TreeScanner:
+class TreeScanner(ScanOutput):
     """Scans roots in path order. One thread at a time; every method may raise nothing but ``UsageError`` on bad roots.
 
     What cannot be read is noted and skipped; the rest goes on. Entries without content come out as they are met;
@@ -85,30 +73,21 @@ class TreeScanner:
         max_entries: int = 0,
         hook: Hook | None = None,
     ) -> None:
-        self._absolute_roots = _normalised(roots)
+        super().__init__()
+        self._absolute_roots = normalised_roots(roots)
         self.roots = [root.lstrip(b"/") for root in self._absolute_roots]
         """The roots as stored in entries, in path order, none beneath another."""
         self.finished = False
-        self.files = 0
-        self.files_unchanged = 0
-        self.folders = 0
-        self.others = 0
-        self.bytes_read = 0
-        self.bytes_total = 0
         self._previous = Previous(previous)
         self._exclude = Patterns(exclude, stored=False)
         self._one_file_system = one_file_system
         self._max_entries = max_entries
         self._hook = hook
         self._cache = FolderCache()
-        self._owners = OwnerNames()
         self._root = b""
         self._waiting_roots = iter(self._absolute_roots)
         self._frames: list[_Frame] = []
         self._reading: FileReading | None = None
-        self._links: dict[tuple[int, int], tuple[bytes, int]] = {}
-        self._entries: list[Pending] = []
-        self._notes: list[Note] = []
         self._euid = os.geteuid()
 
     # -- what a job calls
@@ -127,16 +106,6 @@ class TreeScanner:
                 break
         self.bytes_read += filled
         return filled
-
-    def take_entries(self) -> list[Pending]:
-        """Return the entries met since the last call, in path order."""
-        taken, self._entries = self._entries, []
-        return taken
-
-    def take_notes(self) -> list[Note]:
-        """Return the notes made since the last call."""
-        taken, self._notes = self._notes, []
-        return taken
 
     def close(self) -> None:
         """Close every descriptor; the scanner is of no use afterwards."""
@@ -425,80 +394,3 @@ class TreeScanner:
             elif reading.pending.flags:
                 self._note("changed", path, "changed while it was read", gap=False)
         return count
-
-    # -- small things
-
-    def _entry(
-        self, path: bytes, kind: Kind, state: os.stat_result, seen_ns: int, attributes: dict[bytes, bytes]
-    ) -> Entry:
-        uid, gid, changed_ns = state.st_uid, state.st_gid, state.st_ctime_ns
-        return Entry(
-            path,
-            kind,
-            0 if changed_ns < seen_ns else UNTRUSTED,
-            0 if kind == "d" else state.st_size,
-            state.st_mtime_ns,
-            changed_ns,
-            state.st_dev,
-            state.st_ino,
-            state.st_mode & 0o7777,
-            uid,
-            gid,
-            self._owners.user(uid),
-            self._owners.group(gid),
-            b"",
-            1 if kind == "d" else state.st_nlink,
-            b"",
-            b"",
-            0,
-            attributes,
-        )
-
-    def _emit(self, entry: Entry, state: os.stat_result | None = None, start: int = 0, end: int = 0) -> None:
-        self._entries.append(Pending(entry, start, end))
-        if state is not None and state.st_nlink > 1:
-            self._links[(state.st_dev, state.st_ino)] = (entry.path, state.st_nlink - 1)
-
-    def _attributes(self, target: int | bytes, path: bytes, names: list[str] | None = None) -> dict[bytes, bytes]:
-        names = xattrs.listed(target) if names is None else names
-        if not names:
-            return xattrs.NONE
-        found = xattrs.read(target, names)
-        if sum(map(len, found.values())) + sum(map(len, found)) > MAX_XATTRS:
-            self._note("xattrs-dropped", path, f"more than {MAX_XATTRS} bytes of extended attributes", gap=True)
-            return xattrs.NONE
-        return found
-
-    def _lost(self, path: bytes, error: OSError, gone_is_gap: bool = False) -> None:
-        """Note what could not be read; that something vanished meanwhile is no gap, since it is gone anyway."""
-        gone = error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
-        if gone and not gone_is_gap:
-            self._note("vanished", path, "vanished while the tree was read", gap=False)
-        else:
-            self._note("unreadable", path, error.strerror or str(error), gap=True)
-
-    def _skip_unknown(self, form: int, path: bytes) -> None:
-        if form == stat.S_IFSOCK:
-            self._note("socket-skipped", path, "a socket: skipped, it has no content", gap=False)
-        else:
-            self._note("unknown-kind", path, f"a file of an unknown kind ({form:o})", gap=True)
-
-    def _note(self, code: NoteCode, path: bytes, text: str, *, gap: bool) -> None:
-        self._notes.append(Note(code, path, text, gap))
-
-
-def _normalised(roots: Sequence[bytes | str]) -> list[bytes]:
-    """Return absolute roots in path order, without those that lie beneath another."""
-    absolute = []
-    for root in roots:
-        path = os.path.abspath(os.fsencode(root))
-        if not os.path.lexists(path):
-            raise UsageError(f"{os.fsdecode(path)!r} does not exist.", "Name folders or files that exist.")
-        absolute.append(b"/" + path.lstrip(b"/"))
-    kept: list[bytes] = []
-    for path in sorted(set(absolute), key=path_key):
-        if not kept or not (path + b"/").startswith(kept[-1].rstrip(b"/") + b"/"):
-            kept.append(path)
-    if not kept:
-        raise UsageError("Nothing to read was named.", "Name at least one folder or file.")
-    return kept
