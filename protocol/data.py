@@ -240,6 +240,11 @@ class DataChannel:
         self._alive()
         return self._reader.get_buffer()
 
+    @property
+    def missing(self) -> int:
+        """Return how many bytes the current frame still lacks: a receiver may wait for as many, and for no more."""
+        return self._reader.missing
+
     def buffer_updated(self, count: int) -> None:
         """Note that ``count`` bytes were received into the start of the buffer."""
         self._reader.buffer_updated(count)

@@ -37,6 +37,14 @@ class FrameReader:
         """Tell whether a part of a frame is here."""
         return self._filled > 0 or not self._in_word
 
+    @property
+    def missing(self) -> int:
+        """Return how many bytes are certain to come if the peer goes on: what makes the current part whole.
+
+        Less than `get_buffer` has room for, which is also there for the beginning of what comes next.
+        """
+        return self._need - self._filled
+
     def get_buffer(self) -> memoryview:
         """Return memory to receive into; never empty. Raises LocalProtocolError while a whole frame waits."""
         if self._filled >= self._need:

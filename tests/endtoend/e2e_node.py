@@ -177,6 +177,11 @@ class Node:
         """The repository ``main`` of this home."""
         return self.home / "repositories" / "main"
 
+    @property
+    def stored(self) -> int:
+        """Bytes of packs, published or not."""
+        return sum(path.stat().st_size for name in ("journal/*", "packs/*/*") for path in self.files(name))
+
     def files(self, pattern: str) -> list[Path]:
         """Files of the repository, by glob."""
         return sorted(path for path in self.repository.glob(pattern) if path.is_file())

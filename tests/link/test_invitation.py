@@ -207,12 +207,12 @@ async def test_an_unknown_node_can_do_nothing_but_pair(world, newcomer):
 async def test_nobody_there(newcomer):
     from transporter.link.address import Address
 
-    sock = trio.socket.socket()
-    await sock.bind(("127.0.0.1", 0))
-    peer = Peer("offsite", Address(*sock.getsockname()[:2]), b"p" * 32)
-    with pytest.raises(CannotConnect, match="cannot connect"):
-        async with dial_control(peer, newcomer.identity):
-            pytest.fail("nobody listens there")
+    with trio.socket.socket() as sock:
+        await sock.bind(("127.0.0.1", 0))
+        peer = Peer("offsite", Address(*sock.getsockname()[:2]), b"p" * 32)
+        with pytest.raises(CannotConnect, match="cannot connect"):
+            async with dial_control(peer, newcomer.identity):
+                pytest.fail("nobody listens there")
 
 
 def test_inviting_needs_a_repository_and_an_address(world_home):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from transporter.errors import UsageError
 
 DEFAULT_PORT = 6180
 _LAST_PORT = 65535
+_ADDRESS = re.compile(
+    r"(?:\[(?P<v6>[0-9A-Fa-f:.]+(?:%[^\s\[\]]+)?)\]|(?P<host>[^\s:\[\]]+))(?::(?P<port>[0-9]{1,5}))?"
+    r"|(?P<bare>[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%[^\s\[\]]+)?)"
+)
 
 
 @dataclass(frozen=True)
@@ -24,12 +29,8 @@ class Address:
 
 def parse_address(text: str) -> Address:
     """Parse ``host``, ``host:port``, ``[v6]`` or ``[v6]:port``. Raises UsageError."""
-    host, port = text, ""
-    if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        port = rest.removeprefix(":")
-    elif text.count(":") == 1:
-        host, _, port = text.partition(":")
-    if not host or (port and not port.isdecimal()) or (port and int(port) > _LAST_PORT):
+    match = _ADDRESS.fullmatch(text)
+    host, port = (match["v6"] or match["bare"] or match["host"], match["port"]) if match else ("", None)
+    if not host or (port is not None and int(port) > _LAST_PORT):
         raise UsageError(f"{text!r} is not an address", "write host:port, for example backup.example.org:6180")
     return Address(host, int(port) if port else DEFAULT_PORT)

@@ -19,8 +19,11 @@ class Carrier(Protocol):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send every byte of ``data``."""
 
-    async def receive_into(self, buffer: memoryview) -> int:
-        """Fill the start of ``buffer``; return how many bytes came, 0 at the end."""
+    async def receive_into(self, buffer: memoryview, missing: int = 1) -> int:
+        """Fill the start of ``buffer``; return how many bytes came, 0 at the end.
+
+        ``missing`` bytes are certain to come; a carrier may wait for so many, never for more.
+        """
 
     async def send_eof(self) -> None:
         """Say that no more bytes will come from here."""
@@ -46,8 +49,11 @@ class SocketCarrier:
         except OSError as error:
             raise trio.BrokenResourceError(f"sending failed: {error}") from error
 
-    async def receive_into(self, buffer: memoryview) -> int:
-        """Fill the start of ``buffer``; return how many bytes came, 0 at the end."""
+    async def receive_into(self, buffer: memoryview, missing: int = 1) -> int:
+        """Fill the start of ``buffer``; return how many bytes came, 0 at the end.
+
+        ``missing`` bytes are certain to come; a carrier may wait for so many, never for more.
+        """
         try:
             # The buffer has room for the next frame's length word, too, which may never come.
             self._expect(max(1, min(len(buffer) - LENGTH_WORD, LOW_WATER)))
@@ -58,7 +64,7 @@ class SocketCarrier:
     def _expect(self, count: int) -> None:
         """Be woken when ``count`` bytes are there (SO_RCVLOWAT, socket(7)), not for each segment that arrives.
 
-        Never more than the frame still lacks, so that no wait is for bytes that will not come.
+        Never more than the current frame still lacks: a wait for bytes that will not come is a wait for ever.
         """
         if count != self._low_water:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)

@@ -107,9 +107,19 @@ class ControlLink:
 
 
 @asynccontextmanager
+async def _websocket_tasks() -> AsyncIterator[trio.Nursery]:
+    """Open a nursery for a WebSocket: its reader, too, fails when the peer rejects it, with an error of its own."""
+    try:
+        async with open_tasks() as nursery:
+            yield nursery
+    except HandshakeError as error:
+        raise CannotConnect("the peer does not talk the transporter protocol", "check address and port") from error
+
+
+@asynccontextmanager
 async def control_client(tls: TlsStream, host: str, name: str) -> AsyncIterator[ControlLink]:
     """Shake hands over ``tls`` as the initiating side and exchange Hellos."""
-    async with open_tasks() as nursery:
+    async with _websocket_tasks() as nursery:
         with trio.move_on_after(HANDSHAKE_SECONDS) as deadline:
             await tls.do_handshake()
             nursery.start_soon(_raise_refusal, tls)

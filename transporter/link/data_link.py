@@ -76,7 +76,7 @@ class DataLink:
         """Return the next event. Raises LinkBroken at a cut, TamperingDetected when bytes were altered."""
         try:
             while (event := self._channel.next_event()) is NEED_DATA:
-                count = await self._carrier.receive_into(self._channel.get_buffer())
+                count = await self._carrier.receive_into(self._channel.get_buffer(), self._channel.missing)
                 if count == 0:
                     self._channel.eof()
                     raise LinkBroken("a data channel ended")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -85,7 +86,10 @@ def load_identity(folder: Path, name: str, clock: Clock) -> Identity:
         raise ConfigError(
             f"the private key {path} can be read by others", "chmod 600 the file; if in doubt, make a new home"
         )
-    key = serialization.load_pem_private_key(text, None)
+    try:
+        key: object = serialization.load_pem_private_key(text, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfigError(f"{path} does not hold an ECDSA key", "restore the file from a copy of the home")
     certificate = _usable_certificate(folder, key, clock)

@@ -18,6 +18,8 @@ EXPORTER_LABEL = b"EXPORTER-transporter/v1 binding"
 HYBRID_GROUP = "X25519MLKEM768"
 # What OpenSSL says of records that are not the ones the peer sent: altered, repeated, moved, or put in between.
 _ALTERED = ("bad record mac", "decryption failed", "wrong version number", "bad record type", "record layer failure")
+# In the handshake the other reasons mean that something else than a transporter answers there.
+_ALTERED_IN_HANDSHAKE = _ALTERED[:2]
 _READ = 64 * 1024
 
 PinCheck = Callable[[bytes], bool]
@@ -85,7 +87,7 @@ class TlsStream(trio.abc.Stream):
                 # Best effort: let the peer know why (the alert), then say it here.
                 with trio.move_on_after(1):
                     await self._flush()
-                raise self._refusal(error) from None
+                raise self._refusal(error, _ALTERED_IN_HANDSHAKE) from None
             else:
                 break
         await self._flush()
@@ -101,14 +103,15 @@ class TlsStream(trio.abc.Stream):
         except trio.BrokenResourceError as error:
             raise CannotConnect("the connection broke in the TLS handshake", "check the line and try again") from error
 
-    def _refusal(self, error: SSL.Error) -> Exception:
+    @staticmethod
+    def _refusal(error: SSL.Error, altered: tuple[str, ...] = _ALTERED) -> Exception:
         reasons = " ".join(str(part[-1]) for part in (error.args[0] if error.args else []))
         if "certificate verify failed" in reasons:
             return IdentityRefused(
                 "the peer's identity is not the one that was pinned",
                 "if the peer was set up anew, remove it and pair again; otherwise somebody stands in between",
             )
-        if any(word in reasons for word in _ALTERED):
+        if any(word in reasons for word in altered):
             return TamperingDetected(
                 f"the control connection was tampered with ({reasons})",
                 "nothing of it was used; find out who stands in the line before the next run",

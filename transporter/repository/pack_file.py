@@ -127,7 +127,8 @@ def walk_records(fd: int, start: int) -> Iterator[tuple[Entry, bool]]:
 
 
 def hash_file(fd: int) -> bytes:
-    """Return the BLAKE3 of a whole file, read in bounded pieces."""
+    """Return the BLAKE3 of a whole file, read in bounded pieces that are not left in the page cache."""
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
     hasher = blake3()
     buffer = bytearray(limits.READ_SIZE)
     view = memoryview(buffer)
@@ -135,4 +136,5 @@ def hash_file(fd: int) -> bytes:
     while count := os.preadv(fd, [buffer], offset):
         hasher.update(view[:count])
         offset += count
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     return hasher.digest()

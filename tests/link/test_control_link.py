@@ -1,0 +1,316 @@
+"""The control connection: TLS, a WebSocket in it, Hellos, a heartbeat, and deadlines for every wait."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import trio
+import trio.testing
+from trio_websocket import wrap_client_stream, wrap_server_stream
+
+from protocol.messages import Hello, ListPoints, Ping, Points, Refused
+from transporter import errors
+from transporter.errors import CannotConnect, IdentityRefused, RefusedByPeer, TamperingDetected
+from transporter.link import control_link
+from transporter.link.broken import LinkBroken
+from transporter.link.control_link import control_client, control_server, refusal_to_error
+from transporter.link.tls import TlsStream
+
+
+class Wire:
+    """Two ends of a line in memory; what is sent can be held back or altered."""
+
+    def __init__(self):
+        self.near, self.far = trio.testing.memory_stream_pair()
+        self.held = False
+        for end in (self.near, self.far):
+            self._tap(end)
+
+    def _tap(self, end):
+        send = end.send_stream.send_all
+
+        async def send_all(data):
+            if not self.held:
+                await send(data)
+
+        end.send_stream.send_all = send_all
+
+
+@pytest.fixture
+def wire():
+    return Wire()
+
+
+def client_of(wire, identities, *, accept=None):
+    alice, bob, _ = identities
+    tls = TlsStream(wire.near, alice, server=False, accept_pin=accept or (lambda pin: pin == bob.pin))
+    return control_client(tls, "host", "alice")
+
+
+def server_of(wire, identities, *, accept=lambda _: True):
+    tls = TlsStream(wire.far, identities[1], server=True, accept_pin=accept)
+    return control_server(tls, "bob", contextlib.nullcontext())
+
+
+@contextlib.asynccontextmanager
+async def pair(wire, identities):
+    """Both ends, connected; the server runs in a task of its own. Its error, if any, is in ``errors``."""
+    ready, done = trio.Event(), trio.Event()
+    made = []
+
+    async def serve():
+        try:
+            async with server_of(wire, identities) as link:
+                made.append(link)
+                ready.set()
+                await done.wait()
+        except LinkBroken:
+            pass
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        async with client_of(wire, identities) as link:
+            await ready.wait()
+            yield link, made[0]
+            done.set()
+
+
+async def test_both_ends_say_hello_and_know_the_same_connection(wire, identities):
+    alice, bob, _ = identities
+    async with pair(wire, identities) as (client, server):
+        assert (client.peer_name, server.peer_name) == ("bob", "alice")
+        assert (client.peer_pin, server.peer_pin) == (bob.pin, alice.pin)
+        assert client.exporter == server.exporter
+
+
+async def test_messages_pass_and_bytes_are_counted(wire, identities):
+    async with pair(wire, identities) as (client, server):
+        await client.send(ListPoints(repository="main"))
+        assert (await server.receive()).message == ListPoints(repository="main")
+        await server.send(Points(more=False), b"\x90")
+        received = await client.receive()
+        assert bytes(received.payload) == b"\x90"
+        assert client.bytes_sent == server.bytes_received > 0
+        assert server.bytes_sent == client.bytes_received > 0
+
+
+async def test_a_heartbeat_keeps_an_idle_connection(wire, identities, autojump_clock):
+    async with pair(wire, identities) as (client, server):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.receive)
+            nursery.start_soon(server.receive)
+            await trio.sleep(3600)
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("end", ["client", "server"])
+async def test_a_silent_peer_is_noticed_within_thirty_seconds_and_a_heartbeat(wire, identities, autojump_clock, end):
+    """Neither end's messages arrive any more, as on a line that died without a word."""
+    began = None
+    ready = trio.Event()
+
+    async def serve():
+        async with server_of(wire, identities) as link:
+            ready.set()
+            await link.receive()
+
+    with pytest.RaisesGroup(LinkBroken, LinkBroken, flatten_subgroups=True):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+
+            async def dial():
+                nonlocal began
+                async with client_of(wire, identities) as link:
+                    await ready.wait()
+                    wire.held = True
+                    began = trio.current_time()
+                    await link.receive()
+
+            nursery.start_soon(shielded, dial)
+    assert trio.current_time() - began <= control_link.SILENCE_SECONDS + 3 * control_link.CLOSE_SECONDS + 1
+
+
+async def shielded(function):
+    """Let both ends come to their own conclusion."""
+    with trio.CancelScope(shield=True):
+        await function()
+
+
+async def test_a_peer_that_does_not_finish_its_handshake(wire, identities, autojump_clock):
+    began = trio.current_time()
+    with pytest.raises(CannotConnect, match="did not answer within 10 s"):
+        async with client_of(wire, identities):
+            pytest.fail("nobody is there")
+    assert trio.current_time() - began <= control_link.HANDSHAKE_SECONDS + 3 * control_link.CLOSE_SECONDS
+    other = Wire()
+    with pytest.raises(CannotConnect, match="did not finish its handshake"):
+        async with server_of(other, identities):
+            pytest.fail("nobody is there")
+
+
+async def test_a_peer_that_says_no_hello(wire, identities, autojump_clock):
+    """It shakes hands, opens the WebSocket, and then says nothing."""
+    tls = TlsStream(wire.near, identities[0], server=False, accept_pin=lambda _: True)
+
+    async def dial(nursery):
+        await tls.do_handshake()
+        await wrap_client_stream(nursery, tls, "host", control_link.PATH, subprotocols=[control_link.SUBPROTOCOL])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dial, nursery)
+        with pytest.raises(CannotConnect, match="did not finish"):
+            async with server_of(wire, identities):
+                pytest.fail("no Hello was said")
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("path", "protocol"), [("/", "transporter.v1"), (control_link.PATH, "transporter.v9")])
+async def test_another_path_or_protocol_is_refused(wire, identities, path, protocol):
+    tls = TlsStream(wire.near, identities[0], server=False, accept_pin=lambda _: True)
+
+    async def dial():
+        await tls.do_handshake()
+        with contextlib.suppress(BaseExceptionGroup):
+            async with trio.open_nursery() as nursery:
+                await wrap_client_stream(nursery, tls, "host", path, subprotocols=[protocol])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dial)
+        with pytest.raises(RefusedByPeer, match="asked for"):
+            async with server_of(wire, identities):
+                pytest.fail("it must be refused")
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_that_rejects_the_websocket_cannot_be_connected_to(wire, identities):
+    tls = TlsStream(wire.far, identities[1], server=True, accept_pin=lambda _: True)
+
+    async def serve():
+        await tls.do_handshake()
+        async with trio.open_nursery() as nursery:
+            request = await wrap_server_stream(nursery, tls)
+            await request.reject(404)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        with pytest.raises(CannotConnect, match="does not talk the transporter protocol"):
+            async with client_of(wire, identities):
+                pytest.fail("it was rejected")
+        nursery.cancel_scope.cancel()
+
+
+async def raw_client(nursery, wire, identities):
+    tls = TlsStream(wire.near, identities[0], server=False, accept_pin=lambda _: True)
+    await tls.do_handshake()
+    return await wrap_client_stream(nursery, tls, "host", control_link.PATH, subprotocols=[control_link.SUBPROTOCOL])
+
+
+GARBAGE = {
+    "text": "hello",
+    "no frame": b"\xff" * 50,
+    "empty": b"",
+    "a message before Hello": b"\x00\x00\x00\x10\x12\x00\x01\x80" + bytes(12),
+    "longer than its Hello may be": bytes(100_000),
+}
+
+
+@pytest.mark.parametrize("what", GARBAGE)
+async def test_garbage_instead_of_hello_is_a_named_error(wire, identities, what):
+    async with trio.open_nursery() as nursery:
+
+        async def dial():
+            websocket = await raw_client(nursery, wire, identities)
+            await websocket.send_message(GARBAGE[what])
+
+        nursery.start_soon(dial)
+        with pytest.raises(RefusedByPeer) as caught:
+            async with server_of(wire, identities):
+                pytest.fail("it must be refused")
+        assert "protocol" in caught.value.what or "text" in caught.value.what
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_peer_of_a_future_version_is_told_so(wire, identities, monkeypatch):
+    async def future(link, name):
+        await link.send(Hello(version_min=7, version_max=9, name=name, agent="future"))
+        await link.receive()
+
+    async with trio.open_nursery() as nursery:
+
+        async def dial():
+            with contextlib.suppress(LinkBroken, RefusedByPeer, CannotConnect):
+                async with client_of(wire, identities):
+                    await trio.sleep_forever()
+
+        original = control_link._hello
+        turns = []
+
+        async def hello(link, name):
+            await (future if name == "alice" else original)(link, name)
+            turns.append(name)
+
+        monkeypatch.setattr(control_link, "_hello", hello)
+        nursery.start_soon(dial)
+        with pytest.raises(RefusedByPeer, match="no common version: the peer speaks 7 to 9"):
+            async with server_of(wire, identities):
+                pytest.fail("there is no common version")
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_refused_client_gets_the_reason_not_a_broken_line(wire, identities):
+    async with trio.open_nursery() as nursery:
+
+        async def serve():
+            with pytest.raises(IdentityRefused):
+                async with server_of(wire, identities, accept=lambda _: False):
+                    pytest.fail("the client is a stranger")
+            await wire.far.aclose()
+
+        nursery.start_soon(serve)
+        with pytest.raises(IdentityRefused, match="refused this node's identity"):
+            async with client_of(wire, identities):
+                pytest.fail("this node is a stranger there")
+
+
+async def test_altered_records_end_as_tampering(wire, identities):
+    with pytest.RaisesGroup(TamperingDetected, flatten_subgroups=True):
+        async with pair(wire, identities) as (client, _server):
+            await wire.far.send_stream.send_all(b"\x17\x03\x03\x00\x20" + bytes(32))
+            await client.receive()
+
+
+async def test_a_cut_is_a_broken_link(wire, identities):
+    with pytest.RaisesGroup(LinkBroken, flatten_subgroups=True):
+        async with pair(wire, identities) as (client, _server):
+            await wire.far.send_stream.aclose()
+            await client.receive()
+
+
+async def test_what_does_not_fit_the_state_is_the_peers_fault(wire, identities):
+    with pytest.RaisesGroup(RefusedByPeer, flatten_subgroups=True):
+        async with pair(wire, identities) as (client, server):
+            client._connection.state = "BACKUP"
+            await client._websocket.send_message(b"\x00\x00\x00\x04\x1e\x00\x01\x80")
+            await server.receive()
+
+
+async def test_pings_are_answered_and_never_shown(wire, identities):
+    async with pair(wire, identities) as (client, server):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.receive)
+            await client.send(Ping(token=1))
+            with trio.move_on_after(0.05):
+                await client.receive()
+                pytest.fail("a Pong is no message for the job")
+            assert client.bytes_received > 0
+            nursery.cancel_scope.cancel()
+
+
+def test_every_documented_refusal_becomes_the_error_it_names():
+    for kind in control_link._all_errors(errors.TransporterError):
+        made = refusal_to_error(kind.code, "what", "remedy")
+        assert made.code == kind.code
+        assert (made.what, made.remedy) == ("what", "remedy")
+    assert type(refusal_to_error("of the future", "what", "")) is RefusedByPeer
+    assert isinstance(refusal_to_error(Refused(code="tampering", what="w").code, "w", ""), TamperingDetected)
