@@ -26,11 +26,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/pip || { echo "creating $(VENV)"; rm -rf $(VENV); $(PYTHON) -m venv $(VENV); } \
 		|| { rm -rf $(VENV); echo "python's venv is missing; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@echo "installing into $(VENV)"
-	@$(PIP) install -c constraints.txt -e '.[dev]' </dev/null
+	@$(PIP) install -c constraints.txt --config-settings editable_mode=compat -e '.[dev]' </dev/null
 	@touch $(STAMP)
 
 $(BENCH): $(STAMP)
-	@$(PIP) install -c constraints.txt -e '.[dev,bench]' </dev/null
+	@$(PIP) install -c constraints.txt --config-settings editable_mode=compat -e '.[dev,bench]' </dev/null
 	@touch $(BENCH)
 
 demo: $(STAMP)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from . import corpus, figures, machine, report
 from .measure import BenchError, Sample
-from .peers.base import RESTORES, TREE_FIRST, TREE_RESTORE, WORKS, Peer
+from .peers.base import IMAGE_FIRST, RESTORES, TREE_FIRST, TREE_RESTORE, WORKS, Peer
 from .peers.registry import CONTENDERS, ON_REQUEST, missing_programs
 from .ssh import SshServer, ssh_server
 
@@ -117,6 +117,18 @@ def after_restore(contender: Peer, work: str, *, check: bool) -> None:
         clear(output)
 
 
+def warm_up(contender: Peer, work: str, corpora: corpus.Corpora) -> None:
+    """Read what the work will read, so that every contender finds it in the page cache.
+
+    Right before each measurement, because some systems let go of pages that lie idle for a minute. What a work writes
+    begins cold for all alike.
+    """
+    if work in RESTORES:
+        corpus.warm(contender.folder, leave_out="out-")
+    else:
+        corpus.warm(corpora.image if work == IMAGE_FIRST else corpora.tree)
+
+
 def turns(peers: Sequence[Peer], work: str, number: int) -> list[Peer]:
     """Return who does `work` in this round, in an order that moves on by one each round."""
     able = [peer for peer in peers if work in peer.works]
@@ -150,6 +162,7 @@ def one_round(
             if work in (TREE_FIRST, TREE_RESTORE):
                 quiet.wait()
             for contender in turns(ready, work, number):
+                warm_up(contender, work, corpora)
                 os.sync()
                 try:
                     sample = contender.do(work).sample(contender.name, work, number)

@@ -85,20 +85,28 @@ def make_image(tree: Path, image: Path) -> None:
     part.rename(image)
 
 
-def warm(path: Path) -> tuple[int, int]:
-    """Read everything once, so that every contender finds it in the page cache; return (entries, bytes)."""
-    entries = size = 0
+def warm(path: Path, leave_out: str = "\0") -> tuple[int, int]:
+    """Read a file, or a tree but for folders whose name begins with `leave_out`; return (entries, bytes) read."""
     buffer = bytearray(MIB)
+    if path.is_file():
+        return 1, _read(path, buffer)
+    entries = size = 0
     for root, folders, files in os.walk(path):
+        folders[:] = [name for name in folders if not name.startswith(leave_out)]
         entries += len(folders) + len(files)
         for name in files:
             full = os.path.join(root, name)
-            if os.path.islink(full):
-                continue
-            with open(full, "rb", buffering=0) as file:
-                while count := file.readinto(buffer):
-                    size += count
+            if os.path.isfile(full) and not os.path.islink(full):
+                size += _read(full, buffer)
     return entries, size
+
+
+def _read(path: str | Path, buffer: bytearray) -> int:
+    size = 0
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            size += count
+    return size
 
 
 def prepare(cache: Path, tree: Path | None, image: Path | None, *, quick: bool) -> Corpora:
@@ -113,8 +121,4 @@ def prepare(cache: Path, tree: Path | None, image: Path | None, *, quick: bool) 
         make_image(tree, image)
     image = image.resolve()
     entries, size = warm(tree)
-    with image.open("rb", buffering=0) as file:
-        buffer = bytearray(MIB)
-        while file.readinto(buffer):
-            pass
     return Corpora(tree, image, tree.name, entries, size, image.stat().st_size)

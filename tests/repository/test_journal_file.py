@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transporter.repository import files
-from transporter.repository.journal_file import BLOCK, CAPACITY, JournalFile
+from transporter.repository.journal_file import BLOCK, CAPACITY, EAGER, JournalFile
 
 steps = st.lists(
     st.one_of(
@@ -87,6 +87,8 @@ def test_a_write_that_fails_loses_nothing(tmp_path, monkeypatch):
             file.flush()
         with pytest.raises(OSError, match="full"):
             file.append(b"b" * (CAPACITY - 5000))
+        with pytest.raises(OSError, match="full"):
+            file.append(b"b" * EAGER)
         assert file.length == 10_000
         file.append(b"c" * 100)
     file.flush()

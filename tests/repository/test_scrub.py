@@ -16,8 +16,8 @@ DOMAIN, KEY = b"D" * 16, b"K" * 32
 
 
 def load_campaign() -> ModuleType:
-    path = Path(__file__).parents[1] / "crash" / "bitflip_campaign.py"
-    spec = importlib.util.spec_from_file_location("bitflip_campaign", path)
+    path = Path(__file__).parents[1] / "crash" / "campaign_bitflip.py"
+    spec = importlib.util.spec_from_file_location("campaign_bitflip", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -19,7 +20,14 @@ from transporter.daemon.requests import (
     StatusRequest,
     VerifyRequest,
 )
-from transporter.errors import FinishedWithGaps, Interrupted, JobFailed, TamperingDetected, TransporterError
+from transporter.errors import (
+    DiskFull,
+    FinishedWithGaps,
+    Interrupted,
+    JobFailed,
+    TamperingDetected,
+    TransporterError,
+)
 from transporter.events import EventBus, JobFinished, Note, SecurityEvent, event_to_dict
 from transporter.events import JobFailed as JobFailedEvent
 from transporter.home import Home
@@ -45,6 +53,10 @@ async def execute(
         bus.publish(_failed(request, error))
         return JobOutcome(exit_status=error.exit_status)
     except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            full = DiskFull("no room left on a disk of this node", "make room; the next run goes on from here")
+            bus.publish(_failed(request, full))
+            return JobOutcome(exit_status=full.exit_status)
         failure = JobFailed(
             f"the operating system refused: {error.strerror or error}", "see the log; then run it again"
         )

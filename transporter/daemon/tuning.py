@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import resource
 import sys
 
 # Threads that make many short system calls hand the interpreter lock to and fro; at the default of 5 ms the event
@@ -13,6 +14,9 @@ SWITCH_INTERVAL = 0.0005
 # What the data path allocates is freed by reference counting; the collector finds nothing there, and at its default
 # pace spends several per cent of a backup of many small files looking.
 COLLECT_AFTER = 50_000
+
+# What a job uses at its peak; a daemon may stay that large between jobs.
+KEEP_BYTES = 128 << 20
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
@@ -41,13 +45,24 @@ def tune_process() -> None:
 
 
 def give_back_memory() -> None:
-    """After a job: free what only a cycle holds, and return the C library's free memory to the system.
+    """After a job: free what only a cycle holds, and when much is kept, return free memory to the system.
 
-    Else a daemon keeps the peak of every job it ever ran, and each job adds its own fragments to it.
+    Without it each job adds its own fragments to the peak of those before. Not every time: the next job would have to
+    touch all of it for the first time again, and that is dear on virtual machines.
     """
     gc.collect()
+    if _resident_bytes() < KEEP_BYTES:
+        return
     try:
         trim = ctypes.CDLL(None).malloc_trim
     except (OSError, AttributeError):
         return
     trim(0)
+
+
+def _resident_bytes() -> int:
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        return KEEP_BYTES

@@ -5,6 +5,7 @@ The stages are composed from the trust zone. The run's id is the id of the point
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import trio
@@ -102,17 +103,16 @@ class BackupRun:
             keys = await trio.to_thread.run_sync(self._keys, parent)
             if keys is not None:
                 link.usable = keys.opens
-            needs = Needs(self.context.home.cache)
             chunk_id_key = self._chunk_id_key(keys, started)
-            feed = open_feed(self.context, self.name, self.job, self.run_id, parent, chunk_id_key, needs)
-            try:
-                await self._copy(link, feed, keys)
-                kind = "incremental" if parent.point else "full"
-                commit = Commit(self.context, self.name, self.job, self.run_id, kind, started, parent, keys)
-                await commit_point(commit, link, feed, needs, self.counters.files_skipped)
-            finally:
-                needs.close()
-                feed.close()
+            with closing(Needs(self.context.home.cache)) as needs:
+                feed = open_feed(self.context, self.name, self.job, self.run_id, parent, chunk_id_key, needs)
+                try:
+                    await self._copy(link, feed, keys)
+                    kind = "incremental" if parent.point else "full"
+                    commit = Commit(self.context, self.name, self.job, self.run_id, kind, started, parent, keys)
+                    await commit_point(commit, link, feed, needs, self.counters.files_skipped)
+                finally:
+                    feed.close()
             link.finish()
         self.context.bus.publish(
             PointCommitted(job=self.name, point=self.run_id.hex(), kind=kind, parent=parent.point.hex())

@@ -11,7 +11,7 @@ import trio
 
 from pipeline.trust_zone import Zone
 from protocol.messages import ListPoints, Points, Refused
-from transporter.errors import RefusedByPeer, UsageError
+from transporter.errors import CannotConnect, DamagedData, RefusedByPeer, UsageError
 from transporter.jobs.context import JobContext
 from transporter.link.broken import LinkBroken
 from transporter.link.control_link import refusal_to_error
@@ -19,6 +19,8 @@ from transporter.link.dial import dial_control
 
 ANSWER_SECONDS = 60.0
 LATEST = "latest"
+# The kind of a point that the target cannot read any more.
+DAMAGED = "damaged"
 
 
 class PointRow(msgspec.Struct, frozen=True):
@@ -28,8 +30,9 @@ class PointRow(msgspec.Struct, frozen=True):
     job: str
     kind: str
     created_ns: int
-    zone: str
-    encrypted: bool
+    # Empty in the row of a point that is damaged: nothing of it can be said.
+    zone: str = ""
+    encrypted: bool = False
     parent: bytes = b""
     workload: str = "tree"
     size: int = msgspec.field(default=0, name="bytes")
@@ -94,7 +97,8 @@ async def list_points(context: JobContext, where: Where) -> list[PointRow]:
                 rows += msgspec.msgpack.decode(received.payload, type=list[PointRow])
                 more = received.message.more
     except (LinkBroken, trio.TooSlowError) as error:
-        raise RefusedByPeer(f"the peer did not answer: {error}", "check the line and try again") from error
+        reason = "it is silent" if isinstance(error, trio.TooSlowError) else str(error)
+        raise CannotConnect(f"the peer did not answer: {reason}", "check the line and try again") from error
     except msgspec.DecodeError as error:
         raise RefusedByPeer("the peer's list of points is not valid", "update the transporter there") from error
     return rows
@@ -115,6 +119,11 @@ def choose_point(rows: list[PointRow], text: str, job: str, zone: str) -> PointR
     Raises UsageError, and RefusedByPeer when the target says that it is of another zone than ``zone``.
     """
     row = _named(rows, text, job)
+    if row.kind == DAMAGED:
+        raise DamagedData(
+            f"restore point {row.point.hex()[:8]} is damaged",
+            f"use an older one (`transporter points --job {job}`), and run scrub at the target",
+        )
     if row.zone != zone:
         raise RefusedByPeer(
             f"the target says that restore point {row.point.hex()[:8]} is of trust zone {row.zone!r}, not {zone!r}",

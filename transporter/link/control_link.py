@@ -25,6 +25,7 @@ HEARTBEAT_SECONDS = 10.0
 SILENCE_SECONDS = 30.0
 HANDSHAKE_SECONDS = 10.0
 CLOSE_SECONDS = 2.0
+HASTY_CLOSE_SECONDS = 0.1
 _READ = 64 * 1024
 _QUEUE = 64
 
@@ -97,11 +98,13 @@ class ControlLink:
                 raise LinkBroken("the peer does not read")
 
     async def aclose(self) -> None:
-        """Close in order, without waiting long for the peer."""
-        with trio.move_on_after(CLOSE_SECONDS) as scope:
+        """Close in order, without waiting long for the peer; when cancelled, nobody reads its answer any more."""
+        cancelled = trio.current_effective_deadline() <= trio.current_time()
+        seconds = HASTY_CLOSE_SECONDS if cancelled else CLOSE_SECONDS
+        with trio.move_on_after(seconds) as scope:
             scope.shield = True
             await self._websocket.aclose()
-        with trio.move_on_after(CLOSE_SECONDS) as scope:
+        with trio.move_on_after(seconds) as scope:
             scope.shield = True
             await self._tls.aclose()
 

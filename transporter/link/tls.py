@@ -7,6 +7,7 @@ one inside ``cryptography``, which negotiates the hybrid key exchange without be
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 from OpenSSL import SSL, crypto
@@ -72,6 +73,7 @@ class TlsStream(trio.abc.Stream):
         self.refused = trio.Event()
         # Set once reading has failed for whatever reason.
         self.broken = trio.Event()
+        self._reading = False
 
     def _note_pin(self, pin: bytes) -> None:
         self._offered = pin
@@ -169,7 +171,19 @@ class TlsStream(trio.abc.Stream):
                 except SSL.Error as error:
                     raise trio.BrokenResourceError(f"TLS is over: {error}") from None
                 view = view[sent:]
-                await self._flush()
+                try:
+                    await self._flush()
+                except trio.BrokenResourceError:
+                    await self._hear_out()
+                    raise
+
+    async def _hear_out(self) -> None:
+        """The peer closed: what it said before that may be why. Nobody need listen where somebody reads anyway."""
+        if not self._reading:
+            with trio.move_on_after(1), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                while await self.receive_some():
+                    pass
+        self.broken.set()
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the carrier takes data."""
@@ -182,7 +196,12 @@ class TlsStream(trio.abc.Stream):
             try:
                 return self._tls.recv(max_bytes or _READ)
             except SSL.WantReadError:
-                if not await self._feed_or_break():
+                self._reading = True
+                try:
+                    more = await self._feed_or_break()
+                finally:
+                    self._reading = False
+                if not more:
                     # An end without close_notify: somebody cut the line, or the process died.
                     self.broken.set()
                     raise trio.BrokenResourceError("the connection ended without a TLS close") from None

@@ -23,6 +23,8 @@ from transporter.repository import files, limits
 BLOCK: Final = 4096
 # A whole record, or a footer, and a partial block before it.
 CAPACITY: Final = (limits.STORED_LENGTH + 4 * BLOCK) // BLOCK * BLOCK
+# Large enough that direct writes cost next to nothing, small enough that a killed process loses little.
+EAGER: Final = 1 << 20
 
 
 class _Spare:
@@ -72,6 +74,13 @@ class JournalFile:
                 at += len(part)
             self._used = at
             self.length += total
+            if self._used >= EAGER:
+                try:
+                    self._write(self._used // BLOCK * BLOCK)
+                except OSError:
+                    self._used -= total
+                    self.length -= total
+                    raise
 
     def take_back(self, count: int) -> None:
         """Forget the last ``count`` bytes, appended since the last `flush` that succeeded."""

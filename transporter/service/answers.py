@@ -6,12 +6,14 @@ import msgspec
 
 from protocol.messages import GetPoint, ListPoints, PointHead, Points
 from transporter.catalog import Peer
+from transporter.errors import DamagedData
 from transporter.link.control_link import ControlLink
 from transporter.repository import PointRef, Repository
 from transporter.repository.point_head import decode_head
 from transporter.service.provider import Provider
 
 ROWS_PER_MESSAGE = 500
+DAMAGED = "damaged"
 
 
 async def answer_list_points(provider: Provider, link: ControlLink, peer: Peer, message: ListPoints) -> None:
@@ -25,9 +27,14 @@ async def answer_list_points(provider: Provider, link: ControlLink, peer: Peer, 
 
 
 def _rows(store: Repository, refs: list[PointRef]) -> list[dict[str, object]]:
-    rows = []
+    rows: list[dict[str, object]] = []
     for ref in refs:
-        head = decode_head(store.read_head(ref.tenant, ref.job, ref.point_id))
+        try:
+            head = decode_head(store.read_head(ref.tenant, ref.job, ref.point_id))
+        except DamagedData:
+            # One damaged point must not hide the sound ones.
+            rows.append({"point": ref.point_id, "job": ref.job, "kind": DAMAGED, "created_ns": ref.committed_ns})
+            continue
         rows.append(
             {
                 "point": ref.point_id,

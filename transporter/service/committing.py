@@ -39,7 +39,8 @@ def commit_in_thread(request: CommitRequest, writer: PackWriter) -> bytes:
         if ref.point_id == point_id:
             return ref.hash
     writer.seal()
-    head, slots = _head_and_slots(request, refs[-1].point_id if refs else b"", refs[-1].hash if refs else b"")
+    parent = session.parent
+    head, slots = _head_and_slots(request, parent.point_id if parent else b"", parent.hash if parent else b"")
     # Slots lie by the point's id alone. Whoever guessed the id of another's point must not bury its slots under more
     # than can be sent.
     if len(store.slots(point_id).keys() | {slot_id for slot_id, _ in slots}) > MAX_SLOTS:

@@ -17,6 +17,7 @@ from transporter.errors import RefusedByPeer, TamperingDetected
 from transporter.link.carrier import Carrier
 from transporter.link.control_link import ControlLink
 from transporter.link.data_link import DataLink
+from transporter.repository import PointRef
 from transporter.service.answers import answer_get_point, answer_list_points
 from transporter.service.provider import OpenRepository, Provider, domain_of
 
@@ -38,6 +39,8 @@ class ServiceSession:
     key_b: bytes | None = field(default=None, repr=False)
     channels: trio.MemorySendChannel[DataLink] | None = None
     ended: trio.Event = field(default_factory=trio.Event)
+    # What a backup builds on: announced at its start, and checked at its commit.
+    parent: PointRef | None = None
     tampered: TamperingDetected | None = None
     _scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     _arrived: set[int] = field(default_factory=set)

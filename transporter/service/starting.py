@@ -9,7 +9,7 @@ import trio
 from pipeline.trust_zone import Zone
 from protocol.messages import Start, Started
 from transporter.catalog import Peer
-from transporter.errors import NoKey, RefusedByPeer, TransporterError
+from transporter.errors import DamagedData, NoKey, RefusedByPeer, TransporterError
 from transporter.events import EventBus
 from transporter.keys.key_ring import KeyRing
 from transporter.link.control_link import ControlLink
@@ -70,8 +70,7 @@ async def _backup(session: ServiceSession) -> None:
     if not start.resume:
         raise RefusedByPeer("a backup must name its run", "update the transporter there")
     store = session.repository.store
-    refs = await provider.lookups.run(store.points, session.tenant, start.job)
-    parent = refs[-1] if refs else None
+    parent = session.parent = await provider.lookups.run(_newest_sound, session)
     sealing, chunk_id_key = await provider.lookups.run(_target_sealing, session, parent)
     domain_empty = not await provider.lookups.run(store.knows_domain, session.domain)
     writer = await provider.writes.run(store.writer, session.domain, session.tenant)
@@ -88,6 +87,18 @@ async def _backup(session: ServiceSession) -> None:
         domain_empty=domain_empty,
     )
     await _work(session, started, service.run)
+
+
+def _newest_sound(session: ServiceSession) -> PointRef | None:
+    """Return the newest point of the job that proves itself: a damaged one must not stop the job for ever."""
+    store = session.repository.store
+    for ref in reversed(store.points(session.tenant, session.start.job)):
+        try:
+            store.read_head(session.tenant, session.start.job, ref.point_id)
+        except DamagedData:
+            continue
+        return ref
+    return None
 
 
 def _target_sealing(session: ServiceSession, parent: PointRef | None) -> tuple[TargetSealing, bytes]:

@@ -133,3 +133,5 @@ def _write(file: RestoredFile, fd: int, data: memoryview, offset: int) -> None:
         write_pages(fd, data, offset)
     else:
         write_at(fd, data, offset)
+    if file.behind is not None:
+        file.behind.wrote(fd, offset + len(data))

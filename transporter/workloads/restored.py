@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from transporter.workloads.drop_behind import STEP, DropBehind
 from transporter.workloads.entry import Entry
 from transporter.workloads.folders import Folder
 
@@ -28,7 +29,7 @@ class StagedFolder(Folder):
 class RestoredFile:
     """A file whose content is being written. ``left`` counts bytes planned and not written yet."""
 
-    __slots__ = ("busy", "complete", "done", "entry", "failed", "fd", "folder", "left", "name", "sparse")
+    __slots__ = ("behind", "busy", "complete", "done", "entry", "failed", "fd", "folder", "left", "name", "sparse")
 
     def __init__(self, folder: StagedFolder, name: bytes, entry: Entry) -> None:
         self.folder = folder
@@ -41,6 +42,7 @@ class RestoredFile:
         self.complete = False  # every piece has been planned
         self.done = False  # content and metadata are in place
         self.failed = False
+        self.behind = DropBehind() if entry.size > STEP else None
 
 
 class Piece(NamedTuple):

@@ -1,6 +1,6 @@
 """Flip one bit at a time, anywhere in a small repository, and demand that `scrub` finds each.
 
-python tests/crash/bitflip_campaign.py --count 20000
+python tests/crash/campaign_bitflip.py --count 20000
 """
 
 from __future__ import annotations
