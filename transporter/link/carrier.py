@@ -7,7 +7,6 @@ from typing import Protocol
 
 import trio
 
-from protocol.limits import LENGTH_WORD
 
 # Waking up for less costs more than it brings: some 40 microseconds of event loop for 64 KiB.
 LOW_WATER = 256 << 10
@@ -55,8 +54,7 @@ class SocketCarrier:
         ``missing`` bytes are certain to come; a carrier may wait for so many, never for more.
         """
         try:
-            # The buffer has room for the next frame's length word, too, which may never come.
-            self._expect(max(1, min(len(buffer) - LENGTH_WORD, LOW_WATER)))
+            self._expect(min(missing, LOW_WATER))
             return await self._socket.recv_into(buffer)
         except OSError as error:
             raise trio.BrokenResourceError(f"receiving failed: {error}") from error
