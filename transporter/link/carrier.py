@@ -7,7 +7,6 @@ from typing import Protocol
 
 import trio
 
-
 # Waking up for less costs more than it brings: some 40 microseconds of event loop for 64 KiB.
 LOW_WATER = 256 << 10
 
