@@ -25,7 +25,7 @@ PATIENCE = 30.0
 PASSWORD = b"correct horse battery staple"
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:  # noqa: ANN401
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
     """Return the first true value of ``condition``; fail when it does not come."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -102,20 +102,20 @@ class Node:
         """The words that run a command in a process of its own."""
         return [sys.executable, "-m", "transporter", "--home", str(self.home), *options, *map(str, arguments)]
 
-    def spawn(self, *arguments: str | Path, **how: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401
+    def spawn(self, *arguments: str | Path, **how: Any) -> subprocess.Popen[bytes]:
         """Start a command in a process of its own."""
         how = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how}
         process = subprocess.Popen(self.command(*arguments), **how)
         self._spawned.append(process)
         return process
 
-    def outside(self, *arguments: str | Path, **how: Any) -> Done:  # noqa: ANN401
+    def outside(self, *arguments: str | Path, **how: Any) -> Done:
         """Run a command in a process of its own, to its end."""
         return ended(self.spawn(*arguments, **how))
 
     # --- the daemon -------------------------------------------------------------------------------------------
 
-    def serve(self, before: Sequence[str] = (), **how: Any) -> None:  # noqa: ANN401
+    def serve(self, before: Sequence[str] = (), **how: Any) -> None:
         """Start the daemon; return when it is ready. ``before``: words in front of the command."""
         assert self.daemon is None
         with self.log.open("ab") as log:
@@ -161,6 +161,10 @@ class Node:
                 process.kill()
             process.communicate()
         self._spawned.clear()
+        self.kill_daemon()
+
+    def kill_daemon(self) -> None:
+        """Kill the daemon alone."""
         if self.daemon is not None:
             self.daemon.kill()
             self.daemon.wait()
@@ -224,7 +228,7 @@ class Pair:
         """Both."""
         return self.source, self.target
 
-    def serve(self, **how: Any) -> None:  # noqa: ANN401
+    def serve(self, **how: Any) -> None:
         """Start the target's daemon, and tell the source where it listens."""
         self.target.serve(**how)
         self.source.dials("offsite", self.target.port)

@@ -75,7 +75,18 @@ def awkward_tree(root: Path) -> Path:
 def _names(folder: Path) -> None:
     folder.mkdir()
     inside = os.fsencode(folder) + b"/"
-    odd = (b"-rf", b" ", b"...", b"~", b"*", b"a\nb", b"tab\tbell\x07", b"\xff\xfe not utf-8", "über ☃".encode(), b"n" * 255)
+    odd = (
+        b"-rf",
+        b" ",
+        b"...",
+        b"~",
+        b"*",
+        b"a\nb",
+        b"tab\tbell\x07",
+        b"\xff\xfe not utf-8",
+        "über ☃".encode(),
+        b"n" * 255,
+    )
     for name in odd:
         with open(inside + name, "wb") as file:
             file.write(name)

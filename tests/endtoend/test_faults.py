@@ -24,7 +24,9 @@ PR_CAPBSET_DROP = 24
 
 def can_mount():
     words = ["unshare", "-m", "sh", "-c", "mount -t tmpfs -o size=1m none /mnt"]
-    return shutil.which("unshare") is not None and subprocess.run(words, capture_output=True, check=False).returncode == 0
+    return (
+        shutil.which("unshare") is not None and subprocess.run(words, capture_output=True, check=False).returncode == 0
+    )
 
 
 needs_mount = pytest.mark.skipif(not can_mount(), reason="this machine lets nobody mount a small disk")
@@ -59,7 +61,10 @@ def test_a_full_disk_at_the_target_fails_the_job_and_loses_nothing(new_pair, tre
     pair.serve(before=on_small_disk(pair.target.repository, "12m"))
     first = pair.source.job("backup", "--job", "small", *sealed(), tree)
     failed(
-        pair.source("backup", "--job", "large", *sealed(), large_tree(tmp_path / "large", 24)), 1, "disk-full", "no room"
+        pair.source("backup", "--job", "large", *sealed(), large_tree(tmp_path / "large", 24)),
+        1,
+        "disk-full",
+        "no room",
     )
     assert [row["point"] for row in pair.source.ok("points").objects] == [first["point"]]
     pair.source.job("restore", "small", "latest", "--output", tmp_path / "out")
@@ -218,7 +223,10 @@ def test_one_damaged_point_does_not_hide_the_sound_ones(copied, tree, tmp_path):
     (bad,) = copied.target.files(f"points/*/docs/{second}")
     bad.chmod(0o600)
     flip(bad, 500)
-    assert [(row["point"], row["kind"]) for row in copied.source.points("docs")] == [(first, "full"), (second, "damaged")]
+    assert [(row["point"], row["kind"]) for row in copied.source.points("docs")] == [
+        (first, "full"),
+        (second, "damaged"),
+    ]
     for point in ("latest", second):
         failed(copied.source("verify", "docs", point), 7, "damaged", f"restore point {second[:8]} is damaged")
     copied.source.job("restore", "docs", first, "--output", tmp_path / "out")
@@ -459,5 +467,3 @@ def test_a_home_that_others_may_look_into_is_refused(new_pair):
     pair.source.home.chmod(0o700)
     (pair.source.home / "identity.key").chmod(0o644)
     failed(pair.source("points", "--from", "offsite/main"), 3, "config", "can be read by others")
-
-

@@ -184,7 +184,7 @@ def test_tls_1_2_is_refused_by_the_target(pair):
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     with (
         socket.create_connection(("127.0.0.1", pair.target.port), timeout=9) as sock,
-        pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION|protocol version"),
+        pytest.raises(ssl.SSLError, match=r"PROTOCOL_VERSION|protocol version"),
     ):
         context.wrap_socket(sock)
     assert still_serves(pair)

@@ -114,8 +114,9 @@ def test_threads_flush_and_read_while_one_appends(tmp_path):
         thread.start()
     for number in range(300):
         piece = bytes([number % 255 + 1]) * (1000 + number * 37)
-        pieces.append((file.length, piece))
+        offset = file.length
         file.append(piece)
+        pieces.append((offset, piece))
     done.set()
     for thread in threads:
         thread.join()

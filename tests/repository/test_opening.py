@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -9,7 +10,7 @@ import time
 import pytest
 
 from transporter.clock import ManualClock
-from transporter.errors import DamagedData, UnsupportedFormat
+from transporter.errors import DamagedData, TransporterError, UnsupportedFormat
 from transporter.repository import Repository, RepositoryBusy, RepositoryExists, RepositoryMissing, format_file
 from transporter.repository.format_file import Format
 
@@ -234,3 +235,37 @@ def test_the_index_is_rebuilt_while_readers_read(repository, record):
     fill(repository, record, 7)
     assert known(repository, record, 7) == [True]
     assert repository.scrub().clean
+
+
+@pytest.mark.parametrize("writable", [False, True])
+def test_a_damaged_index_without_a_seal_yields_documented_errors_and_never_a_wrong_chunk(
+    repository, record, place, writable
+):
+    """As after a crash: no seal says that the index is not what it was. Open for writing, it can be made anew."""
+    fill(repository, record, *range(12))
+    repository.close()
+    (place / "index" / "seal").unlink()
+    path = place / "index" / "chunks.db"
+    whole = path.read_bytes()
+    dice = random.Random(5)
+    used = [at for at in range(len(whole)) if whole[at]]
+    for _ in range(60 if writable else 250):
+        raw = bytearray(whole)
+        raw[dice.choice(used)] ^= 1 << dice.randrange(8)
+        for leftover in (place / "index").iterdir():
+            leftover.unlink()
+        path.write_bytes(raw)
+        try:
+            with Repository.open(place, ManualClock(), writable=writable) as opened:
+                opened.scrub()
+                for number in range(12):
+                    try:
+                        assert opened.read(DOMAIN, record(number).chunk_id).stored == record(number).stored
+                    except TransporterError:
+                        pass
+                if writable:
+                    opened.rebuild_index()
+                    assert known(opened, record, *range(12)) == [True] * 12
+                    assert opened.scrub().clean
+        except TransporterError:
+            assert not writable

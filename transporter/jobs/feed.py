@@ -65,6 +65,11 @@ class Feed(Protocol):
         """Let go of files."""
 
 
+def _previous(cache: CachedManifest, point: bytes) -> Iterator[Entry]:
+    """Open the last run's manifest at the first entry that is asked for: a run that cannot begin opens nothing."""
+    yield from cache.read(point) or ()
+
+
 def open_feed(
     context: JobContext, name: str, job: JobConfig, run_id: bytes, parent: Parent, chunk_id_key: bytes, needs: Needs
 ) -> Feed:
@@ -80,7 +85,7 @@ def open_feed(
             reader = StreamReader(STDIN, job.stdin_name)
         else:
             roots = [os.fsencode(path) for path in job.paths]
-            previous: Iterator[Entry] | None = cache.read(parent.point) if parent.known_here else None
+            previous = _previous(cache, parent.point) if parent.known_here else None
             reader = TreeScanner(roots, previous, exclude=job.exclude, max_entries=ENTRIES_PER_UNIT)
         return ContentFeed(reader, ManifestStream(key.id_of, needs, writer, reader.roots), key.id_of)
     except BaseException:

@@ -132,6 +132,22 @@ def choose_point(rows: list[PointRow], text: str, job: str, zone: str) -> PointR
     return row
 
 
+def check_newest(context: JobContext, where: Where, text: str, point: bytes, created_ns: int) -> None:
+    """Refuse a point that was served as ``latest`` and is older than the one that this node committed last.
+
+    ``created_ns`` is that of the opened head: in zone ``source`` no word of the target's. Raises RefusedByPeer.
+    """
+    last = context.catalog.last_point(where.job)
+    if text != LATEST or last is None or last.destination != str(where) or point == last.point:
+        return
+    if created_ns < last.committed_ns:
+        raise RefusedByPeer(
+            f"the target shows {point.hex()[:8]} as the newest restore point, but this node committed "
+            f"{last.point.hex()[:8]} after it",
+            "somebody removed or withholds points there; to use an older one, name it",
+        )
+
+
 def _named(rows: list[PointRow], text: str, job: str) -> PointRow:
     if not rows:
         raise UsageError(f"job {job!r} has no restore points there", "run the job first, or name the right job")

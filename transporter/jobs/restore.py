@@ -14,7 +14,7 @@ from transporter.events import FileNote, FileSkipped, JobFinished, JobStarted, R
 from transporter.jobs.context import JobContext
 from transporter.jobs.fetch import Wanted
 from transporter.jobs.manifest_stream import Preamble
-from transporter.jobs.points import choose_point, expected_zone, list_points, where_of
+from transporter.jobs.points import check_newest, choose_point, expected_zone, list_points, where_of
 from transporter.jobs.recovery import Recovery, open_recovery, wait_for
 from transporter.workloads.entry import Entry
 from transporter.workloads.notes import Note
@@ -54,6 +54,7 @@ async def run_restore(context: JobContext, order: RestoreOrder) -> JobFinished:
         )
     )
     async with open_recovery(context, where, row, order.password) as recovery:
+        check_newest(context, where, order.point, row.point, recovery.head.created_ns)
         restore = _Restore(context, order, recovery)
         await restore.run()
     context.bus.publish(restore.progress())

@@ -13,7 +13,7 @@ from transporter.events import DamageFound, JobFinished, JobStarted, VerifyProgr
 from transporter.jobs.context import JobContext
 from transporter.jobs.fetch import Wanted
 from transporter.jobs.manifest_stream import Preamble
-from transporter.jobs.points import choose_point, expected_zone, list_points, where_of
+from transporter.jobs.points import check_newest, choose_point, expected_zone, list_points, where_of
 from transporter.jobs.recovery import Recovery, open_recovery, wait_for
 from transporter.workloads.entry import Entry
 
@@ -53,6 +53,7 @@ async def run_verify(context: JobContext, order: VerifyOrder) -> JobFinished:
         )
     )
     async with open_recovery(context, where, row, order.password) as recovery:
+        check_newest(context, where, order.point, row.point, recovery.head.created_ns)
         verify = _Verify(context, order, recovery)
         await verify.run()
     if verify.damaged:

@@ -12,8 +12,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from transporter.errors import DamagedData, DiskFull, JobFailed, TransporterError, UsageError
+from transporter.errors import DiskFull, JobFailed, TransporterError, UsageError
 from transporter.repository import files, limits
+from transporter.repository.errors import DamagedIndex
+
+# What Python makes of rows whose types are not those of the schema, and of a schema that is not text.
+_WRONG_TYPES = (AttributeError, OverflowError, TypeError, ValueError)
+
+# Our statements fit our schema: if one does not, the schema or a row is not what we wrote. (Code 0: text that is none.)
+_DAMAGE = (
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_FORMAT,
+)
 
 
 @contextmanager
@@ -23,6 +37,15 @@ def index_errors() -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise translate(error) from error
+    except UnicodeDecodeError as error:  # of a message that quotes a damaged schema
+        raise damaged_index() from error
+
+
+def damaged_index() -> DamagedIndex:
+    """Return the error for an index that contradicts itself."""
+    return DamagedIndex(
+        "the repository's index is damaged", "run `transporter repository rebuild-index`; the packs are not touched"
+    )
 
 
 def translate(error: sqlite3.Error) -> TransporterError:
@@ -30,10 +53,8 @@ def translate(error: sqlite3.Error) -> TransporterError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         return DiskFull("no room left in the repository: cannot write its index", "free some space and run it again")
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return DamagedData(
-            "the repository's index is damaged", "run `scrub --rebuild-index`; the packs are not touched"
-        )
+    if code in _DAMAGE or (not code and isinstance(error, sqlite3.OperationalError)):
+        return damaged_index()
     return JobFailed(f"the repository's index cannot be used: {error}", "look at the folder `index` of the repository")
 
 
@@ -91,6 +112,8 @@ class Connections:
                 if connection is None:
                     connection = self._connect(limits.READER_CACHE)
                 yield connection
+            except _WRONG_TYPES as error:
+                raise damaged_index() from error
             finally:
                 with self._state:
                     self._borrowed -= 1

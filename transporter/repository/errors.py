@@ -11,6 +11,10 @@ class ChunkMissing(DamagedData):
     code = "chunk-missing"
 
 
+class DamagedIndex(DamagedData):
+    """The index contradicts itself or its schema. It is a cache: it can be made anew."""
+
+
 class PointExists(JobFailed):
     """A restore point, or a slot of it, is there already; committed objects are never overwritten."""
 

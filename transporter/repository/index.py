@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from transporter.repository import limits
-from transporter.repository.connections import Connections
+from transporter.repository.connections import Connections, damaged_index
 from transporter.repository.record import Entry
 
 SCHEMA: Final = """
@@ -202,6 +202,7 @@ class Index(Connections):
     def locate(self, domain: bytes, ids: Sequence[bytes]) -> list[Location]:
         """Return every place of every chunk, in no order."""
         places: list[Location] = []
+        asked = set(ids)
         with self.reader() as connection:
             row = connection.execute("SELECT no FROM domains WHERE id = ?", (domain,)).fetchone()
             if row is None:
@@ -210,6 +211,9 @@ class Index(Connections):
                 batch = ids[start : start + limits.LOOKUP_BATCH]
                 query = _LOCATE.format(",".join("?" * len(batch)))
                 for chunk, key_id, pack, offset, stored, plain, codec in connection.execute(query, (row[0], *batch)):
+                    sane = 0 <= offset < 1 << 62 and 0 < stored <= limits.STORED_LENGTH
+                    if len(pack) != 32 or chunk not in asked or not sane:
+                        raise damaged_index()  # before anything of that size, or for another chunk, is read
                     places.append(Location(pack, Entry(domain, chunk, key_id, offset, stored, plain, codec)))
         return places
 

@@ -9,15 +9,15 @@ lets a scrub (and the next open) find every flipped bit in it. A damaged index i
 from __future__ import annotations
 
 import os
-import sqlite3
 from dataclasses import dataclass, field
 from typing import Final
 
 from blake3 import blake3
 
 from transporter.clock import Clock
-from transporter.errors import DamagedData, DiskFull
+from transporter.errors import DiskFull
 from transporter.repository import files, limits
+from transporter.repository.errors import DamagedIndex
 from transporter.repository.index import Index
 from transporter.repository.layout import Layout
 from transporter.repository.pack_file import hash_file
@@ -50,14 +50,24 @@ def open_index(layout: Layout, repository_id: bytes, clock: Clock, *, writable: 
         # From here on the index may change, and an old seal would accuse it of that.
         files.unlink(layout.index_seal)
         files.sync_folder(layout.index.parent)
-    reconciled = Reconciled()
     reason = reason or _unusable(layout, repository_id)
-    if reason:
-        reconciled = rebuild(layout, repository_id, layout.index, clock)
+    if not reason:
+        try:
+            return _agree(layout, repository_id, clock, Reconciled(), "")
+        except DamagedIndex:
+            reason = "the index was damaged"
+    reconciled = rebuild(layout, repository_id, layout.index, clock)
+    return _agree(layout, repository_id, clock, reconciled, reason)
+
+
+def _agree(
+    layout: Layout, repository_id: bytes, clock: Clock, reconciled: Reconciled, rebuilt: str
+) -> tuple[Index, OpenReport]:
+    """Open the index, make it agree with the packs (unless it was ``rebuilt``) and salvage the journals."""
     index = Index(layout.index, writable=True)
     salvaged, unfinished = Salvaged(), ""
     try:
-        if not reason:
+        if not rebuilt:
             with files.disk_errors("compare the index with the packs"):
                 reconciled = reconcile(layout, index, clock)
         salvaged = salvage(layout, index, repository_id, lambda: ())
@@ -67,7 +77,7 @@ def open_index(layout: Layout, repository_id: bytes, clock: Clock, *, writable: 
     except BaseException:
         index.close()
         raise
-    return index, OpenReport(salvaged, reconciled, reason, unfinished)
+    return index, OpenReport(salvaged, reconciled, rebuilt, unfinished)
 
 
 def _unusable(layout: Layout, repository_id: bytes) -> str:
@@ -79,7 +89,7 @@ def _unusable(layout: Layout, repository_id: bytes) -> str:
             mine = index.belongs_to(repository_id)
         finally:
             index.close()
-    except (DamagedData, sqlite3.Error):
+    except DamagedIndex:
         return "the index was damaged"
     return "" if mine else "the index was of another repository or version"
 

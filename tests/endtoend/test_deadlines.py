@@ -1,0 +1,161 @@
+"""Peers that say nothing: each wait on a peer ends, and tells what it waited for. Small numbers instead of waiting."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+import pytest
+import trio
+from e2e_node import sealed
+from e2e_relay import Fault, Relay
+from e2e_trees import MIB, assert_same, large_tree
+
+from transporter.link import control_link, listen, resilient, session
+
+
+@pytest.fixture
+def silent_server():
+    """Something that takes connections and never says a word; its port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_peer_that_never_answers_the_handshake(pair, second_home, silent_server, monkeypatch):
+    monkeypatch.setattr(control_link, "HANDSHAKE_SECONDS", 0.2)
+    source = second_home(pair.source)
+    source.dials("offsite", silent_server)
+    done = source("points", "--from", "offsite/main")
+    assert (done.status, done.failed["code"]) == (4, "cannot-connect")
+    assert "did not answer" in done.err and done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "first", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01"], ids=["nothing", "a byte", "half a hello"]
+)
+async def test_a_node_that_connects_and_says_nothing_is_gone_in_time(first, monkeypatch):
+    monkeypatch.setattr(listen, "FIRST_BYTES_SECONDS", 0.05)
+    monkeypatch.setattr(control_link, "HANDSHAKE_SECONDS", 0.05)
+    half_open = listen.HalfOpen()
+    ended = []
+
+    async def control(stream):
+        try:
+            with half_open, trio.fail_after(control_link.HANDSHAKE_SECONDS):
+                await trio.sleep_forever()
+        except trio.TooSlowError:
+            ended.append("control")
+
+    async def data(_preface, _carrier):
+        raise AssertionError("no preface was sent")
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+
+        async def take(stream):
+            await listen.dispatch(stream, half_open, control, data)
+
+        nursery.start_soon(trio.serve_listeners, take, [listener])
+        client = await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])
+        await client.send_all(first)
+        with trio.fail_after(10):
+            assert await client.receive_some() == b""
+        assert half_open.count == 0
+        await client.aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def test_no_more_half_open_peers_than_there_is_room_for():
+    half_open = listen.HalfOpen(limit=1)
+
+    async def never(*_):
+        raise AssertionError
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+
+        async def take(stream):
+            await listen.dispatch(stream, half_open, never, never)
+
+        nursery.start_soon(trio.serve_listeners, take, [listener])
+        port = listener.socket.getsockname()[1]
+        first = await trio.open_tcp_stream("127.0.0.1", port)
+        with trio.fail_after(10):
+            while not half_open.full:
+                await trio.sleep(0.001)
+            second = await trio.open_tcp_stream("127.0.0.1", port)
+            assert await second.receive_some() == b"", "closed at once"
+        await first.aclose()
+        await second.aclose()
+        with trio.fail_after(10):
+            while half_open.count:
+                await trio.sleep(0.001)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("kind", ["control", "data"])
+def test_a_line_that_goes_silent_is_given_up_and_dialled_again(new_pair, relay, tmp_path, monkeypatch, kind):
+    """No reset, no end: the bytes just stop, as when a firewall forgets a connection."""
+    monkeypatch.setattr(control_link, "HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr(control_link, "SILENCE_SECONDS", 0.6)
+    monkeypatch.setattr(resilient, "STALL_SECONDS", 0.8)
+    monkeypatch.setattr(resilient, "WATCH_SECONDS", 0.1)
+    pair = new_pair()
+    line = relay(pair)
+    tree = large_tree(tmp_path / "tree", 6)
+    direction, after = {"control": ("down", 2900), "data": ("up", 2 * MIB)}[kind]
+    stall = line.plan(Fault("stall", after=after, direction=direction, kind=kind))
+    finished = threading.Event()
+    release = threading.Thread(target=let_new_connections_pass, args=(line, stall, finished))
+    release.start()
+    try:
+        done = pair.source.ok("backup", "--job", "docs", *sealed(), tree)
+    finally:
+        finished.set()
+        release.join()
+    assert stall.fired.is_set()
+    assert done.events("link_lost"), done
+    assert done.finished["redials"] >= 1
+    pair.source.job("restore", "docs", "latest", "--output", tmp_path / "out")
+    assert_same(tree, tmp_path / "out")
+
+
+def let_new_connections_pass(line: Relay, stall: Fault, finished: threading.Event) -> None:
+    """Once the source has dialled again, the line is a good one (the old connections stay silent for ever)."""
+    stall.fired.wait(30)
+    accepted = line.accepted
+    while not finished.wait(0.005):
+        if line.accepted > accepted:
+            line.faults.remove(stall)
+            return
+
+
+def test_a_peer_that_never_comes_back_from_silence_ends_the_job(new_pair, relay, tmp_path, monkeypatch):
+    monkeypatch.setattr(control_link, "HEARTBEAT_SECONDS", 0.1)
+    monkeypatch.setattr(control_link, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(control_link, "HANDSHAKE_SECONDS", 0.2)
+    monkeypatch.setattr(resilient, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(resilient, "WATCH_SECONDS", 0.1)
+    pair = new_pair()
+    pair.source.limit('redial_for = "1s"')
+    line = relay(pair)
+    tree = large_tree(tmp_path / "tree", 6)
+    for direction in ("up", "down"):
+        for kind in ("control", "data"):
+            line.plan(Fault("stall", after=2 * MIB if kind == "data" else 3000, direction=direction, kind=kind))
+    done = pair.source("backup", "--job", "docs", *sealed(), tree)
+    assert (done.status, done.failed["code"]) == (1, "link-lost"), done
+    assert "run the job again" in done.failed["remedy"]
+
+
+def test_a_peer_that_never_starts_the_session_is_given_up(new_pair, relay, tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "ANSWER_SECONDS", 0.3)
+    pair = new_pair()
+    line = relay(pair)
+    tree = large_tree(tmp_path / "tree", 1)
+    pair.source.job("backup", "--job", "first", *sealed(), tree)
+    # TLS, WebSocket and Hello pass; the answer to Start does not.
+    line.plan(Fault("stall", after=2300, direction="down", kind="control"))
+    done = pair.source("backup", "--job", "docs", *sealed(), tree)
+    assert (done.status, done.failed["code"]) == (4, "cannot-connect"), done
+    assert done.err.count("\n") == 1
