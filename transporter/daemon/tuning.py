@@ -16,7 +16,7 @@ SWITCH_INTERVAL = 0.0005
 COLLECT_AFTER = 50_000
 
 # What a job uses at its peak; a daemon may stay that large between jobs.
-KEEP_BYTES = 128 << 20
+KEEP_BYTES = 104 << 20
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3

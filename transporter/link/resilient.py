@@ -36,7 +36,7 @@ STEADY_SECONDS = 10.0
 STALL_SECONDS = 600.0
 WATCH_SECONDS = 10.0
 # Chunks that are out and not yet durable at the other end: memory here, and what a crash there can cost.
-UNACKNOWLEDGED_BYTES = 24 << 20
+UNACKNOWLEDGED_BYTES = 20 << 20
 # Ids of chunks that were put in this run (8 MiB of memory); an older repetition is asked for like any other chunk.
 REMEMBERED = 65_536
 # One millisecond is nothing on any line that is not a loopback, and on that one a few requests gather in it.
