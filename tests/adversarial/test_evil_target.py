@@ -260,9 +260,7 @@ async def test_a_lie_that_it_has_a_chunk_under_an_unknown_key_is_not_believed(wo
 
     async def have(self, received):
         count = len(received.message.ids) // 32
-        await self._session.link.send(
-            HaveReply(batch=received.message.batch, known=b"\1" * count, key_ids=[b"x" * 32])
-        )
+        await self._session.link.send(HaveReply(batch=received.message.batch, known=b"\1" * count, key_ids=[b"x" * 32]))
 
     monkeypatch.setattr(BackupService, "_have", have)
     (world.source.tree / "large").write_bytes(bytes(range(256)) * 4000)

@@ -10,7 +10,14 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from transporter.clock import ManualClock
 from transporter.errors import ConfigError
-from transporter.link.identity import LIFETIME, RENEW_WHEN_LEFT, create_identity, fingerprint_text, load_identity, pin_of
+from transporter.link.identity import (
+    LIFETIME,
+    RENEW_WHEN_LEFT,
+    create_identity,
+    fingerprint_text,
+    load_identity,
+    pin_of,
+)
 
 DAY = 24 * 3600.0
 

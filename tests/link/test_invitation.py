@@ -47,7 +47,9 @@ def test_its_secret_is_in_no_repr():
 def test_a_cut_or_altered_line_is_refused_or_another_invitation_and_never_repeated(data):
     line = encode_invitation(INVITATION)
     at = data.draw(st.integers(0, len(line) - 1))
-    altered = data.draw(st.sampled_from([line[:at], line[at + 1 :], line[:at] + "!" + line[at + 1 :], line[:at] + line]))
+    altered = data.draw(
+        st.sampled_from([line[:at], line[at + 1 :], line[:at] + "!" + line[at + 1 :], line[:at] + line])
+    )
     try:
         got = decode_invitation(altered)
     except UsageError as error:

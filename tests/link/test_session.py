@@ -73,9 +73,7 @@ class Heard:
         async def nothing(_header, _payload):
             return
 
-        return SessionHandlers(
-            trio.sleep_forever, self.stored.append, nothing, lambda *args: self.missing.append(args)
-        )
+        return SessionHandlers(trio.sleep_forever, self.stored.append, nothing, lambda *args: self.missing.append(args))
 
 
 @pytest.fixture

@@ -198,5 +198,7 @@ async def test_what_is_worse_than_a_failure_stays_a_group():
 
 def test_the_first_error_of_a_group():
     deep = ValueError()
-    assert first_error(BaseExceptionGroup("", [KeyboardInterrupt(), BaseExceptionGroup("", [deep]), KeyError()])) is deep
+    assert (
+        first_error(BaseExceptionGroup("", [KeyboardInterrupt(), BaseExceptionGroup("", [deep]), KeyError()])) is deep
+    )
     assert first_error(BaseExceptionGroup("", [KeyboardInterrupt()])) is None

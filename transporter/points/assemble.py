@@ -73,7 +73,7 @@ def decode_facts(data: bytes | memoryview) -> PointFacts:
         raise DamagedData("the description of a restore point is too long", "update the transporter at both ends")
     try:
         return msgspec.msgpack.decode(data, type=PointFacts)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ValueError) as error:
         raise DamagedData("the description of a restore point is not valid", "update the transporter there") from error
 
 
