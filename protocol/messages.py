@@ -176,13 +176,17 @@ class Stored(Message):
 
 @dataclass(frozen=True, slots=True)
 class Get(Message):
-    """Send these chunks, in this order; each comes as a Chunk on a data channel, or as Missing."""
+    """Send these chunks, in this order; each comes as a Chunk on a data channel, or as Missing.
+
+    A chunk may be stored under several keys. ``without``: ids of keys that the initiator has not; not those forms.
+    """
 
     KIND: ClassVar[int] = 16
     PAYLOAD: ClassVar[int] = limits.MAX_IDS * limits.ID
     IN_PAYLOAD: ClassVar[str | None] = "ids"
     batch: U32
     ids: Ids
+    without: Annotated[bytes, Sized(0, limits.MAX_KEY_IDS * limits.ID, step=limits.ID)] = b""
 
 
 @dataclass(frozen=True, slots=True)

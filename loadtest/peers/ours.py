@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from ..corpus import Corpora
 from ..measure import BenchError, DaemonMeter, Finished, Usage, background, disk_usage, run
 from ..ssh import SshServer, free_port, wait_for_line
-from .base import Peer, Result
+from .base import COPIES, Peer, Result
 
 PASSWORD = "office"
 
@@ -150,7 +150,8 @@ class TargetMode(Transporter):
 
     name: ClassVar[str] = "transporter (target)"
     mode: ClassVar[str] = "target"
-    note: ClassVar[str] = "mode `target`: encrypted at rest by the target; job in the source's daemon"
+    works: ClassVar[tuple[str, ...]] = COPIES
+    note: ClassVar[str] = "mode `target`: encrypted at rest by the target; job in the source's daemon; copies only"
 
 
 class NoneMode(Transporter):
@@ -158,7 +159,8 @@ class NoneMode(Transporter):
 
     name: ClassVar[str] = "transporter (none)"
     mode: ClassVar[str] = "none"
-    note: ClassVar[str] = "mode `none`: stored unencrypted, the link is encrypted; job in the source's daemon"
+    works: ClassVar[tuple[str, ...]] = COPIES
+    note: ClassVar[str] = "mode `none`: stored unencrypted, link encrypted; job in the source's daemon; copies only"
 
 
 class SourceModeInCommand(SourceMode):

@@ -96,12 +96,11 @@ async def test_messages_pass_and_bytes_are_counted(wire, identities):
 
 
 async def test_a_heartbeat_keeps_an_idle_connection(wire, identities, autojump_clock):
-    async with pair(wire, identities) as (client, server):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(client.receive)
-            nursery.start_soon(server.receive)
-            await trio.sleep(3600)
-            nursery.cancel_scope.cancel()
+    async with pair(wire, identities) as (client, server), trio.open_nursery() as nursery:
+        nursery.start_soon(client.receive)
+        nursery.start_soon(server.receive)
+        await trio.sleep(3600)
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("end", ["client", "server"])
@@ -296,15 +295,14 @@ async def test_what_does_not_fit_the_state_is_the_peers_fault(wire, identities):
 
 
 async def test_pings_are_answered_and_never_shown(wire, identities):
-    async with pair(wire, identities) as (client, server):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(server.receive)
-            await client.send(Ping(token=1))
-            with trio.move_on_after(0.05):
-                await client.receive()
-                pytest.fail("a Pong is no message for the job")
-            assert client.bytes_received > 0
-            nursery.cancel_scope.cancel()
+    async with pair(wire, identities) as (client, server), trio.open_nursery() as nursery:
+        nursery.start_soon(server.receive)
+        await client.send(Ping(token=1))
+        with trio.move_on_after(0.05):
+            await client.receive()
+            pytest.fail("a Pong is no message for the job")
+        assert client.bytes_received > 0
+        nursery.cancel_scope.cancel()
 
 
 def test_every_documented_refusal_becomes_the_error_it_names():

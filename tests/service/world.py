@@ -111,14 +111,14 @@ class Node:
         """Run a job."""
         return await run_backup(self.context, job)
 
-    async def restore(self, job: str = "docs", point: str = "latest", output: str = "out", **how: Any) -> Path:  # noqa: ANN401
+    async def restore(self, job: str = "docs", point: str = "latest", output: str = "out", **how: Any) -> Path:
         """Restore a point; return where to."""
         place = self.home.path.parent / f"{self.config.node.name}-{output}"
         order = RestoreOrder(job, point, str(place), [], False, "", b"", "")
         await run_restore(self.context, replace(order, **how))
         return place
 
-    async def verify(self, job: str = "docs", point: str = "latest", **how: Any) -> JobFinished:  # noqa: ANN401
+    async def verify(self, job: str = "docs", point: str = "latest", **how: Any) -> JobFinished:
         """Verify a point."""
         return await run_verify(self.context, replace(VerifyOrder(job, point, 1.0, "", b"", ""), **how))
 
@@ -146,13 +146,13 @@ class Node:
             yield session
 
 
-def start_of(**fields: Any) -> Start:  # noqa: ANN401
+def start_of(**fields: Any) -> Start:
     """A Start of a backup; ``fields`` change it."""
     start = Start(purpose="backup", job="docs", repository="main", zone="source", resume=RUN)
     return replace(start, **fields)
 
 
-def quiet_handlers(**fields: Any) -> SessionHandlers:  # noqa: ANN401
+def quiet_handlers(**fields: Any) -> SessionHandlers:
     """Handlers of a session that sends no chunks of its own accord and drops what comes."""
 
     async def drop(_header: object, _payload: object) -> None:

@@ -15,9 +15,9 @@ import trio
 from pipeline.channel import ByteBudget
 from pipeline.compress import DecompressionError, decompress
 from pipeline.workers import Lane, processors
-from protocol.limits import MAX_PLAIN_LENGTH
+from protocol.limits import MAX_KEY_IDS, MAX_PLAIN_LENGTH
 from protocol.messages import Chunk
-from transporter.errors import DamagedData, TransporterError
+from transporter.errors import DamagedData, NoKey, TransporterError
 from transporter.keys.chunk_id import ChunkIdKey
 from transporter.keys.session_key import ChunkOpener
 from transporter.link.resilient import ResilientLink
@@ -27,11 +27,16 @@ AHEAD_BYTES = 48 << 20
 MANIFEST_CHUNK = 256 << 10
 MANIFEST_AHEAD_BYTES = 8 * MANIFEST_CHUNK
 KEPT_BYTES = 8 << 20
+# In a sealed chunk, behind its form (keys/session_key.py).
+_KEY_ID = slice(1, 33)
 
 
 @dataclass(eq=False)
 class Wanted:
-    """A chunk that was asked for. ``users`` hold it; ``plain`` or ``error`` is there once ``ready``."""
+    """A chunk that was asked for. ``users`` hold it; ``plain`` or ``error`` is there once ``ready``.
+
+    ``without``: ids of keys under which it came and that the point has not.
+    """
 
     chunk_id: bytes
     users: int = 0
@@ -39,6 +44,7 @@ class Wanted:
     ready: trio.Event = field(default_factory=trio.Event)
     plain: memoryview | None = field(default=None, repr=False)
     error: TransporterError | None = None
+    without: list[bytes] = field(default_factory=list)
 
 
 class ChunkFetcher:
@@ -67,7 +73,7 @@ class ChunkFetcher:
     async def want(self, chunk_id: bytes) -> Wanted:
         """Ask for a chunk unless it is here or on its way; waits while too many are. Give it back with ``done``."""
         wanted = self._wanted.get(chunk_id)
-        if wanted is None or wanted.error is not None:
+        if wanted is None or (wanted.ready.is_set() and wanted.error is not None):
             wanted = self._wanted[chunk_id] = Wanted(chunk_id, users=1)
             wanted.charged = self._longest
             await self._budget.acquire(wanted.charged)
@@ -122,23 +128,41 @@ class ChunkFetcher:
             self.link.arrived(header.id)
         try:
             wanted.plain = await self._lane.run(self.open, header, stored)
+        except NoKey as error:
+            wanted.error = error
+            if await self._ask_for_another(wanted, bytes(stored[_KEY_ID])):
+                return
         except TransporterError as error:
             wanted.error = error
         else:
+            wanted.error = None
             self._budget.release(wanted.charged - len(wanted.plain))
             wanted.charged = len(wanted.plain)
         self.chunks += 1
         self.bytes_plain += header.plain_length
         wanted.ready.set()
 
+    async def _ask_for_another(self, wanted: Wanted, key_id: bytes) -> bool:
+        """Ask for another form of a chunk that came under a key of another point; tell whether there is sense in it.
+
+        A job whose parent could not be opened stores chunks again under keys of its own, beside the old ones.
+        """
+        if self.link is None or key_id in wanted.without or len(wanted.without) >= MAX_KEY_IDS:
+            return False
+        wanted.without.append(key_id)
+        await self.link.ask_for_another(wanted.chunk_id, wanted.without)
+        return True
+
     def on_missing(self, chunk_id: bytes, reason: str) -> None:
         """Note that a chunk cannot be had."""
         wanted = self._wanted.get(chunk_id)
-        if wanted is not None and not wanted.ready.is_set():
+        if wanted is None or wanted.ready.is_set():
+            return
+        if wanted.error is None:
             wanted.error = DamagedData(
                 f"chunk {chunk_id.hex()[:16]} is {reason} at the target", "run scrub there; another point may be whole"
             )
-            wanted.ready.set()
+        wanted.ready.set()
 
     def open(self, header: Chunk, stored: memoryview) -> memoryview:
         """Open, decompress and check one chunk: its id is a keyed hash of what must come out."""

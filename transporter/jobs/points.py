@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import trio
+from msgspec import Meta
 
 from pipeline.trust_zone import Zone
 from protocol.messages import ListPoints, Points, Refused
@@ -21,23 +22,28 @@ ANSWER_SECONDS = 60.0
 LATEST = "latest"
 # The kind of a point that the target cannot read any more.
 DAMAGED = "damaged"
+# A row takes some 600 bytes of memory here: a point a minute for a year are 300 MB.
+ROWS_AT_MOST = 500_000
+# What a target says is shown on terminals: no control characters.
+_Word = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+_Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 class PointRow(msgspec.Struct, frozen=True):
     """One line of ``points``: what the target may know of a point. Sizes in bytes."""
 
-    point: bytes
-    job: str
-    kind: str
-    created_ns: int
+    point: Annotated[bytes, Meta(min_length=16, max_length=16)]
+    job: _Word
+    kind: _Word
+    created_ns: _Count
     # Empty in the row of a point that is damaged: nothing of it can be said.
-    zone: str = ""
+    zone: _Word = ""
     encrypted: bool = False
-    parent: bytes = b""
-    workload: str = "tree"
-    size: int = msgspec.field(default=0, name="bytes")
-    files: int = 0
-    skipped: int = 0
+    parent: Annotated[bytes, Meta(max_length=16)] = b""
+    workload: _Word = "tree"
+    size: _Count = msgspec.field(default=0, name="bytes")
+    files: _Count = 0
+    skipped: _Count = 0
 
     def public(self) -> dict[str, Any]:
         """Return the row as ``points --json`` prints it."""
@@ -96,6 +102,8 @@ async def list_points(context: JobContext, where: Where) -> list[PointRow]:
                     raise RefusedByPeer("the peer did not list its points", "update the transporter there")
                 rows += msgspec.msgpack.decode(received.payload, type=list[PointRow])
                 more = received.message.more
+                if len(rows) > ROWS_AT_MOST:
+                    raise RefusedByPeer("the peer lists too many restore points", "name one job: --job")
     except (LinkBroken, trio.TooSlowError) as error:
         reason = "it is silent" if isinstance(error, trio.TooSlowError) else str(error)
         raise CannotConnect(f"the peer did not answer: {reason}", "check the line and try again") from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
@@ -151,6 +151,14 @@ class ResilientLink:
         self._asked[chunk_id] = self._asked.get(chunk_id, 0) + 1
         self._to_ask.append(chunk_id)
         self._asking.unpark()
+
+    async def ask_for_another(self, chunk_id: bytes, without: Sequence[bytes]) -> None:
+        """Request a chunk that came sealed under a key that nobody here has, in a form that is not under ``without``.
+
+        After a break it is asked for like any other, and so comes here again.
+        """
+        self._asked[chunk_id] = self._asked.get(chunk_id, 0) + 1
+        await self._persist(lambda session: session.ask_for([chunk_id], without))
 
     def arrived(self, chunk_id: bytes) -> None:
         """Note that a requested chunk came."""

@@ -5,7 +5,7 @@ New session, new keys, always. A session that breaks is over; ``resilient.py`` o
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -118,10 +118,13 @@ class Session:
             raise RefusedByPeer("the peer's answer does not fit the question", "update the transporter there")
         return [reply.key_ids[mark - 1] if mark else None for mark in reply.known]
 
-    async def ask_for(self, ids: list[bytes]) -> None:
-        """Request chunks; they arrive through ``on_chunk`` or ``on_missing``, in any order."""
+    async def ask_for(self, ids: list[bytes], without: Sequence[bytes] = ()) -> None:
+        """Request chunks; they arrive through ``on_chunk`` or ``on_missing``, in any order.
+
+        ``without``: ids of keys that nobody here has; forms of the chunks that are sealed under them are of no use.
+        """
         self._batch += 1
-        await self._link.send(Get(batch=self._batch, ids=b"".join(ids)))
+        await self._link.send(Get(batch=self._batch, ids=b"".join(ids), without=b"".join(without)))
 
     async def tell(self, message: Message, payload: bytes = b"") -> None:
         """Send a message that has no answer."""

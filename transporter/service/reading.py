@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -18,6 +18,18 @@ QUEUE_BYTES = 16 << 20
 QUEUE_ITEMS = 64
 # Ids only: 32 bytes each.
 REQUESTS_AT_MOST = 1 << 16
+
+
+def _split(ids: bytes) -> Iterator[bytes]:
+    return (ids[at : at + 32] for at in range(0, len(ids), 32))
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A chunk that was asked for, in any form but those sealed under one of the keys ``without``."""
+
+    chunk_id: bytes
+    without: Sequence[bytes]
 
 
 @dataclass(slots=True)
@@ -38,7 +50,7 @@ class ChunkReader:
 
     def __init__(
         self,
-        read: Callable[[bytes], ChunkRecord],
+        read: Callable[[bytes, Sequence[bytes]], ChunkRecord],
         to_wire: Callable[[ChunkRecord], tuple[ChunkHeader, bytes | bytearray | memoryview]],
         missing: Callable[[bytes, str], Awaitable[None]],
         lane: Lane,
@@ -47,19 +59,23 @@ class ChunkReader:
         self._to_wire = to_wire
         self._missing = missing
         self._lane = lane
-        self.requests: ByteChannel[bytes] = ByteChannel("requests", REQUESTS_AT_MOST, 32 * REQUESTS_AT_MOST, len)
+        self.requests: ByteChannel[Request] = ByteChannel(
+            "requests", REQUESTS_AT_MOST, 32 * REQUESTS_AT_MOST, lambda request: 32 + 32 * len(request.without)
+        )
         self.outgoing: ByteChannel[Outgoing] = ByteChannel("outgoing", QUEUE_ITEMS, QUEUE_BYTES, lambda item: item.size)
 
-    async def ask(self, ids: bytes) -> None:
-        """Queue requests: chunk ids, 32 bytes each."""
-        for at in range(0, len(ids), 32):
-            await self.requests.send(ids[at : at + 32])
+    async def ask(self, ids: bytes, without: bytes) -> None:
+        """Queue requests: chunk ids and the ids of keys that the initiator has not, 32 bytes each."""
+        keys = tuple(_split(without))
+        for chunk_id in _split(ids):
+            await self.requests.send(Request(chunk_id, keys))
 
     async def serve(self) -> None:
         """Read and queue until cancelled."""
-        async for chunk_id in self.requests:
+        async for request in self.requests:
+            chunk_id = request.chunk_id
             try:
-                item = await self._lane.run(self._load, chunk_id)
+                item = await self._lane.run(self._load, request)
             except ChunkMissing:
                 await self._missing(chunk_id, "missing")
             except DamagedData:
@@ -67,8 +83,8 @@ class ChunkReader:
             else:
                 await self.outgoing.send(item)
 
-    def _load(self, chunk_id: bytes) -> Outgoing:
-        header, stored = self._to_wire(self._read(chunk_id))
+    def _load(self, request: Request) -> Outgoing:
+        header, stored = self._to_wire(self._read(request.chunk_id, request.without))
         memory = bytearray(HEADROOM + len(stored))
         memory[HEADROOM:] = stored
         return Outgoing(header, memory)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -69,8 +69,12 @@ class RecoveryService:
             raise RefusedByPeer("an unexpected message on a data channel", "update the transporter")
         await channel.finish()
 
-    def _read(self, chunk_id: bytes) -> ChunkRecord:
-        return self._store.read(self._session.domain, chunk_id, self._key_ids)
+    def _read(self, chunk_id: bytes, without: Sequence[bytes]) -> ChunkRecord:
+        key_ids = self._key_ids
+        if without:
+            (stored_under,) = self._store.have(self._session.domain, [chunk_id])
+            key_ids = frozenset(stored_under if key_ids is None else key_ids).difference(without)
+        return self._store.read(self._session.domain, chunk_id, key_ids)
 
     async def _missing(self, chunk_id: bytes, reason: str) -> None:
         await self._session.link.send(Missing(id=chunk_id, reason=reason))
@@ -82,7 +86,7 @@ class RecoveryService:
                 await self._session.link.send(Stopped())
                 return
             if isinstance(received.message, Get):
-                await self._chunks.ask(received.message.ids)
+                await self._chunks.ask(received.message.ids, received.message.without)
             else:
                 await self._session.general(received)(received)
 

@@ -163,6 +163,7 @@ MESSAGES: list[tuple[Message, bytes]] = [
     (HaveReply(1, b"\0\1", [ID1]), b""),
     (Stored(ID1 + ID2), b""),
     (Get(3, ID1), b""),
+    (Get(3, ID1, ID2 + ID1), b""),
     (Missing(ID1, "damaged"), b""),
     (Flush(), b""),
     (Flushed(), b""),
