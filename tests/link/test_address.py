@@ -25,8 +25,9 @@ def test_addresses_as_people_write_them(text, host, port):
 
 
 @pytest.mark.parametrize(
-    "text", ["", ":6180", "host:", "host:port", "host:65536", "host:-1", "host:6 1", "[::1", "[::1]6180", "[::1]:x", "[]:1"]
-)  # fmt: skip
+    "text",
+    ["", ":6180", "host:", "host:port", "host:65536", "host:-1", "host:6 1", "[::1", "[::1]6180", "[::1]:x", "[]:1"],
+)
 def test_what_is_no_address_is_refused(text):
     with pytest.raises(UsageError, match="not an address"):
         parse_address(text)

@@ -430,6 +430,22 @@ async def test_a_question_without_an_answer_ends_the_session_and_at_last_the_job
     assert 2 <= len(peer.sessions) <= 3
 
 
+@pytest.mark.parametrize("seconds", [1, 11, 31, 200])
+async def test_a_peer_that_cuts_instead_of_answering_is_given_up_however_long_it_waits(
+    link, peer, autojump_clock, seconds
+):
+    async def never(_message):
+        await trio.sleep(seconds)
+        peer.now.cut()
+        raise LinkBroken("cut")
+
+    peer.answers = never
+    with pytest.raises(LinkLost):
+        async with running(link):
+            await link.request(GetPoint(repository="a", job="b", point=bytes(16)), b"", PointHead)
+    assert trio.current_time() < 1000
+
+
 async def test_acknowledgements_that_never_come_end_the_job(link, peer, autojump_clock):
     with pytest.raises(LinkLost, match="neither acknowledges"):
         async with running(link):

@@ -5,6 +5,7 @@ The stages are composed from the trust zone. The run's id is the id of the point
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -183,8 +184,12 @@ class BackupRun:
                 chunk.let_go()
                 await link.put(chunk)
 
+        async def hand_on(chunks: list[Chunk]) -> None:
+            for group in _in_small_groups(chunks):
+                await unknown.send(group)
+
         async def known_stage() -> None:
-            await ordered_window(cut, known, unknown.send, QUESTIONS_UNDER_WAY)
+            await ordered_window(cut, known, hand_on, QUESTIONS_UNDER_WAY)
             unknown.close()
 
         async with open_tasks() as watch:
@@ -290,6 +295,20 @@ def _all_that_wait(first: list[Chunk], cut: ByteChannel[list[Chunk]]) -> list[Ch
         except trio.WouldBlock:
             break
     return chunks
+
+
+def _in_small_groups(chunks: list[Chunk]) -> Iterator[list[Chunk]]:
+    """Yield the chunks in groups of about one block: the unit of work of the packing threads, and of memory there."""
+    group: list[Chunk] = []
+    size = 0
+    for chunk in chunks:
+        if group and size + chunk.plain_length > BLOCK:
+            yield group
+            group, size = [], 0
+        group.append(chunk)
+        size += chunk.plain_length
+    if group:
+        yield group
 
 
 def _size(chunks: list[Chunk]) -> int:

@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 15.0
-# A session that lasts this long was a good one: the next loss starts the count anew.
+# A session that lasts this long and owes nothing was a good one: the next loss starts the count anew.
 STEADY_SECONDS = 10.0
 # A peer that owes something (acknowledgements, chunks asked for) and gives nothing for so long does not work, even if
 # its heartbeat does: two chunks of the greatest length take this long at 100 kbit/s.
@@ -77,6 +77,7 @@ class ResilientLink:
         self._complaint: LinkBroken | None = None
         self._complained = trio.Event()
         self._progressed = False
+        self._questions = 0
         self._moved_at = 0.0
         # Which stored forms of a chunk are of use to this job: what the peer has under other keys is sent again.
         self.usable: Callable[[bytes], bool] = lambda _key_id: True
@@ -205,6 +206,18 @@ class ResilientLink:
         return self._session
 
     async def _persist(self, ask: Callable[[Session], Awaitable[T]]) -> T:
+        self._questions += 1
+        try:
+            return await self._until_answered(ask)
+        finally:
+            self._questions -= 1
+
+    @property
+    def _owed(self) -> bool:
+        """Whether the peer owes anything: an answer, an acknowledgement, a chunk."""
+        return bool(self._questions or self._unacknowledged or self._asked)
+
+    async def _until_answered(self, ask: Callable[[Session], Awaitable[T]]) -> T:
         while True:
             session = await self._current()
             try:
@@ -236,7 +249,8 @@ class ResilientLink:
                     raise self._first_failure(error) from error
                 now = trio.current_time()
                 steady = self._up_since is not None and now - self._up_since > STEADY_SECONDS
-                if self._progressed or (steady and not isinstance(error, NoAnswer)):
+                # A peer that comes back again and again, and never does its part, is not waited for for ever.
+                if self._progressed or (steady and not self._owed):
                     lost_at, pause = None, FIRST_PAUSE
                 lost_at = now if lost_at is None else lost_at
                 if now - lost_at > self._redial_for:
