@@ -54,17 +54,17 @@ class BackupService:
 
     async def run(self, channels: trio.MemoryReceiveChannel[DataLink]) -> None:
         """Serve until Stop or until the link is gone. What has arrived by then is kept."""
-        try:
-            async with open_tasks() as nursery:
-                nursery.start_soon(self._accept, channels, nursery)
-                nursery.start_soon(self._chunks.write)
-                nursery.start_soon(self._chunks.sync)
-                await self._converse()
-                nursery.cancel_scope.cancel()
-        finally:
-            # What was received is worth keeping: the next session or run finds it and does not send it again.
-            with trio.CancelScope(shield=True):
-                await self._provider.writes.run(self._chunks.drain)
+        async with open_tasks() as nursery:
+            nursery.start_soon(self._accept, channels, nursery)
+            nursery.start_soon(self._chunks.write)
+            nursery.start_soon(self._chunks.sync)
+            await self._converse()
+            nursery.cancel_scope.cancel()
+
+    async def close(self) -> None:
+        """Close the packs. What was received is worth keeping: the next session or run does not send it again."""
+        with trio.CancelScope(shield=True):
+            await self._provider.writes.run(self._chunks.drain)
 
     async def _accept(self, channels: trio.MemoryReceiveChannel[DataLink], nursery: trio.Nursery) -> None:
         async for channel in channels:

@@ -13,7 +13,7 @@ from protocol.data import DataChannel, Preface
 from protocol.errors import TamperingError
 from protocol.messages import GetPoint, ListPoints, Ready, Start
 from transporter.catalog import Peer
-from transporter.errors import RefusedByPeer, TamperingDetected
+from transporter.errors import RefusedByPeer, TamperingDetected, TransporterError
 from transporter.link.carrier import Carrier
 from transporter.link.control_link import ControlLink
 from transporter.link.data_link import DataLink
@@ -41,7 +41,7 @@ class ServiceSession:
     ended: trio.Event = field(default_factory=trio.Event)
     # What a backup builds on: announced at its start, and checked at its commit.
     parent: PointRef | None = None
-    tampered: TamperingDetected | None = None
+    failure: TransporterError | None = None
     _scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     _arrived: set[int] = field(default_factory=set)
     _open: list[DataLink] = field(default_factory=list)
@@ -116,19 +116,19 @@ class ServiceSession:
         try:
             channel = DataChannel.accept(preface, input_key=key, binding=bound)
         except TamperingError as error:
-            self.tampered = TamperingDetected(
+            self.failure = TamperingDetected(
                 f"a data channel of {self.peer.name} was not opened by {self.peer.name}: {error}",
                 "find out who stands in the line before the next run",
             )
             self._scope.cancel()
-            raise self.tampered from error
+            raise self.failure from error
         # Each number once: that is what makes the replay of a whole channel fail.
         self._arrived.add(number)
         data_link = DataLink(channel, carrier, self.link.peer_name)
         try:
             key_b = await data_link.open_as_acceptor()
-        except TamperingDetected as error:
-            self.tampered = error
+        except TransporterError as error:
+            self.failure = error
             self._scope.cancel()
             raise
         if number == 0:

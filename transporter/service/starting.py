@@ -43,8 +43,8 @@ async def serve_session(provider: Provider, link: ControlLink, peer: Peer, start
     try:
         with session.scope:
             await (_backup if start.purpose == "backup" else _recovery)(session)
-        if session.tampered is not None:
-            raise session.tampered
+        if session.failure is not None:
+            raise session.failure
         if session.scope.cancelled_caught:
             raise RefusedByPeer("the session was replaced: its run came back over a new link", "nothing to do")
     finally:
@@ -86,7 +86,10 @@ async def _backup(session: ServiceSession) -> None:
         tenant=session.tenant,
         domain_empty=domain_empty,
     )
-    await _work(session, started, service.run)
+    try:
+        await _work(session, started, service.run)
+    finally:
+        await service.close()
 
 
 def _newest_sound(session: ServiceSession) -> PointRef | None:
