@@ -10,7 +10,7 @@ HERE = Path(__file__).parent
 # The whole pair in one process stands beside the tests of the service, the attackers' tools beside this file.
 sys.path[:0] = [str(HERE), str(HERE.parent / "service")]
 
-from world import open_world
+from world import open_world  # noqa: E402 - found on the path that was just set
 
 
 @pytest.fixture

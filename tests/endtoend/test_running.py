@@ -77,10 +77,10 @@ def test_two_runs_of_one_job_do_not_meet(either, tmp_path):
 
 def test_ctrl_c_ends_with_130_and_the_next_run_sends_only_the_rest(either, tmp_path):
     pair, line = either
-    tree = large_tree(tmp_path / "tree", 16)
-    stall = line.plan(Fault("stall", after=10 * MIB))
+    tree = large_tree(tmp_path / "tree", 24)
+    stall = line.plan(Fault("stall", after=20 * MIB))
     process = pair.source.spawn("backup", "--job", "docs", *sealed(), tree)
-    wait_until(lambda: pair.target.stored > 6 * MIB, "some chunks to be written")
+    wait_until(lambda: pair.target.stored > 10 * MIB, "some chunks to be written")
     process.send_signal(signal.SIGINT)
     done = ended(process)
     assert done.status == 130
@@ -92,7 +92,7 @@ def test_ctrl_c_ends_with_130_and_the_next_run_sends_only_the_rest(either, tmp_p
     before = line.up
     again = pair.source.job("run", "docs")
     assert again["kind"] == "full"
-    assert line.up - before < 12 * MIB
+    assert line.up - before < 18 * MIB
     pair.source.job("restore", "docs", "latest", "--output", tmp_path / "out")
     assert_same(tree, tmp_path / "out")
     with pair.source.catalog as catalog:

@@ -19,8 +19,12 @@ ZONES = {
     "none": ("--to", "offsite/main", "--encrypt", "none"),
     "at rest": ("--to", "offsite/rest", "--encrypt", "none"),
 }
-SIZE = 16
+SIZE = 24
 """MiB of incompressible data: small enough to be fast, large enough to be cut in the middle of."""
+STALL = 20 * MIB
+WRITTEN = 10 * MIB
+"""Where the line stalls, and what the target surely has written by then: a chunk of up to 4 MiB is on its way on each
+of the two data channels."""
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +60,16 @@ def test_a_backup_goes_on_when_the_line_is_cut_again_and_again(line, tree, tmp_p
     done = pair.source.job("backup", "--job", "docs", *ZONES[zone], tree)
     assert all(cut.fired.is_set() for cut in cuts)
     assert done["redials"] == 3
-    # Each cut may cost what was on its way just then, and the sockets of this machine hold a lot.
-    assert relay.up < 1.5 * SIZE * MIB
     assert len(pair.source.points("docs")) == 1
     restored_is(pair, "docs", tree, tmp_path)
+
+
+def test_what_the_target_has_is_not_sent_again_after_a_cut(line, tree, tmp_path):
+    pair, relay = line
+    relay.plan(Fault("cut", after=STALL))
+    pair.source.job("backup", "--job", "docs", *sealed(), tree)
+    # What was on its way is lost with the line, no more: all again would be 1.8.
+    assert relay.up < 1.5 * SIZE * MIB
 
 
 @pytest.mark.parametrize("kind", ["control", "data"])
@@ -102,7 +112,7 @@ def test_a_line_that_is_down_for_a_while_is_dialled_until_it_is_back(line, tree,
 def test_a_line_that_does_not_come_back_ends_the_job_with_link_lost(line, tree):
     pair, relay = line
     pair.source.limit('redial_for = "1s"')
-    relay.plan(Fault("cut", after=5 * MIB, refuse=1_000_000))
+    relay.plan(Fault("cut", after=STALL, refuse=1_000_000))
     done = pair.source("backup", "--job", "docs", *sealed(), tree)
     assert (done.status, done.failed["code"]) == (1, "link-lost")
     assert "run the job again" in done.failed["remedy"]
@@ -110,7 +120,7 @@ def test_a_line_that_does_not_come_back_ends_the_job_with_link_lost(line, tree):
     assert pair.source.points("docs") == []
     before = relay.up
     pair.source.job("run", "docs")
-    assert relay.up - before < (SIZE - 3) * MIB
+    assert relay.up - before < (SIZE - 5) * MIB
 
 
 def test_a_restore_goes_on_when_the_line_is_cut(line, tree, tmp_path):
@@ -197,10 +207,10 @@ def test_a_flipped_bit_on_the_control_connection_is_no_mere_loss(line, tree):
 @pytest.mark.parametrize("zone", ZONES)
 def test_a_job_goes_on_when_the_targets_daemon_was_killed_and_came_back(line, tree, tmp_path, zone):
     pair, relay = line
-    stall = relay.plan(Fault("stall", after=9 * MIB))
+    stall = relay.plan(Fault("stall", after=STALL))
     run = pair.source.spawn("backup", "--job", "docs", *ZONES[zone], tree)
     repository = pair.target.home / "repositories" / ("rest" if zone == "at rest" else "main")
-    wait_until(lambda: stored(repository) > 6 * MIB, "some chunks to be written")
+    wait_until(lambda: stored(repository) > WRITTEN, "some chunks to be written")
     pair.target.kill()
     pair.target.serve()
     relay.target_port = pair.target.port
@@ -216,16 +226,16 @@ def test_a_job_goes_on_when_the_targets_daemon_was_killed_and_came_back(line, tr
 
 def test_after_the_source_was_killed_the_next_run_sends_only_the_rest(line, tree, tmp_path):
     pair, relay = line
-    stall = relay.plan(Fault("stall", after=9 * MIB))
+    stall = relay.plan(Fault("stall", after=STALL))
     run = pair.source.spawn("backup", "--job", "docs", *sealed(), tree)
-    wait_until(lambda: stored(pair.target.repository) > 6 * MIB, "some chunks to be written")
+    wait_until(lambda: stored(pair.target.repository) > WRITTEN, "some chunks to be written")
     run.kill()
     run.communicate()
     relay.cut()  # what was on its way is lost
     stall.released.set()
     assert pair.source.points("docs") == [], "never a partial point"
     pair.source.job("run", "docs")
-    assert relay.up < 1.2 * SIZE * MIB
+    assert relay.up < 1.5 * SIZE * MIB
     restored_is(pair, "docs", tree, tmp_path)
     assert len(pair.source.points("docs")) == 1
 
@@ -255,7 +265,6 @@ def test_points_that_were_committed_outlive_every_kill(line, tmp_path):
     pair.target.ok("scrub", "main")
 
 
-@pytest.mark.xfail(strict=True, reason="a Get cannot say which keys open: the target sends any stored form of a chunk")
 def test_a_run_that_lost_its_keys_does_not_spoil_the_next(line, tree, tmp_path):
     """Orphan chunks whose key nobody has any more (a home put back from a copy) must not end up in a point."""
     pair, relay = line

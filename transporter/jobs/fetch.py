@@ -22,11 +22,11 @@ from transporter.keys.chunk_id import ChunkIdKey
 from transporter.keys.session_key import ChunkOpener
 from transporter.link.resilient import ResilientLink
 
-AHEAD_BYTES = 48 << 20
+AHEAD_BYTES = 28 << 20
 # Manifest chunks are 256 KiB at the most.
 MANIFEST_CHUNK = 256 << 10
 MANIFEST_AHEAD_BYTES = 8 * MANIFEST_CHUNK
-KEPT_BYTES = 8 << 20
+KEPT_BYTES = 4 << 20
 # In a sealed chunk, behind its form (keys/session_key.py).
 _KEY_ID = slice(1, 33)
 
