@@ -25,4 +25,4 @@ def fast_clock(monkeypatch):
     monkeypatch.setattr("transporter.jobs.backup.PROGRESS_SECONDS", 60.0)
     monkeypatch.setattr("transporter.jobs.restore.PROGRESS_SECONDS", 60.0)
     monkeypatch.setattr("transporter.jobs.verify.PROGRESS_SECONDS", 60.0)
-    return trio.testing.MockClock(autojump_threshold=0.02)
+    return trio.testing.MockClock(autojump_threshold=0.05)

@@ -83,7 +83,7 @@ class Middle:
             scope.cancel()
 
 
-def once_at(kind: str, number: int, up: bool, at: int, act: Callable[[bytes, int], list[bytes] | None]) -> Meddle:  # noqa: FBT001
+def once_at(kind: str, number: int, up: bool, at: int, act: Callable[[bytes, int], list[bytes] | None]) -> Meddle:
     """Do ``act(block, place within it)`` once, when byte ``at`` of that way of that connection comes by."""
 
     def meddle(way: Way, data: bytes) -> list[bytes] | None:

@@ -22,6 +22,9 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 _LARGE = 64 << 20
+# Up to an image's block and its seal memory is kept and used again; the longer chunks of a tree, of ever different
+# lengths, would leave a heap full of holes (half as much again at the peak of a restore): they are mapped one by one.
+_MAPPED_FROM = 1280 << 10
 # Few arenas: memory freed by one thread is used again by the next instead of growing one heap for each.
 _ARENAS = 2
 
@@ -39,7 +42,7 @@ def tune_process() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return
-    mallopt(_M_MMAP_THRESHOLD, _LARGE)
+    mallopt(_M_MMAP_THRESHOLD, _MAPPED_FROM)
     mallopt(_M_TRIM_THRESHOLD, _LARGE)
     mallopt(_M_ARENA_MAX, _ARENAS)
 

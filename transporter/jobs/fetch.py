@@ -126,6 +126,11 @@ class ChunkFetcher:
             return
         if self.link is not None:
             self.link.arrived(header.id)
+        # It is here, whatever becomes of the session that carried it: nobody will ask for it again.
+        with trio.CancelScope(shield=True):
+            await self._take(wanted, header, stored)
+
+    async def _take(self, wanted: Wanted, header: Chunk, stored: memoryview) -> None:
         try:
             wanted.plain = await self._lane.run(self.open, header, stored)
         except NoKey as error:

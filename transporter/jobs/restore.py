@@ -25,6 +25,7 @@ from transporter.workloads.tree_restore import TreeWriter
 BATCHES = 2
 GROUPS = 16
 PROGRESS_SECONDS = 0.25
+WRITERS = 2
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class _Restore:
         self._order = order
         self._recovery = recovery
         self._lane = Lane(1)
+        self._writers = Lane(WRITERS)
         self.writer: TreeWriter | None = None
         self.gaps = 0
         send, receive = trio.open_memory_channel[list[Entry]](BATCHES)
@@ -155,18 +157,27 @@ class _Restore:
         await self._groups_in.send((group, await self._recovery.content.want(group.chunk_id)))
 
     async def _write(self) -> None:
-        async for group, wanted in self._groups_out:
-            writer = self.writer
-            if writer is None:
-                raise RuntimeError("a group without a writer")
-            try:
-                plain = await wait_for(wanted)
-            except DamagedData as error:
-                await self._lane.run(writer.skip_group, group, error.what)
-            else:
-                await self._lane.run(writer.write_group, group, plain)
-            self._recovery.content.done(wanted)
-            self._report()
+        """Write groups, a few at once: making files is work for the kernel, and it does that on every processor."""
+        room = trio.CapacityLimiter(WRITERS)
+        async with open_tasks() as nursery:
+            async for group, wanted in self._groups_out:
+                place = object()  # two groups may want one chunk
+                await room.acquire_on_behalf_of(place)
+                nursery.start_soon(self._write_one, group, wanted, room, place)
+
+    async def _write_one(self, group: Group, wanted: Wanted, room: trio.CapacityLimiter, place: object) -> None:
+        writer = self.writer
+        if writer is None:
+            raise RuntimeError("a group without a writer")
+        try:
+            plain = await wait_for(wanted)
+        except DamagedData as error:
+            await self._writers.run(writer.skip_group, group, error.what)
+        else:
+            await self._writers.run(writer.write_group, group, plain)
+        room.release_on_behalf_of(place)
+        self._recovery.content.done(wanted)
+        self._report()
 
     def _report(self) -> None:
         if self.writer is None:

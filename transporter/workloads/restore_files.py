@@ -45,7 +45,13 @@ class FileWriter:
     def _write_whole(self, file: RestoredFile, piece: Piece, data: memoryview) -> None:
         """Make, write and finish a file with one piece left to write: no other thread knows of it."""
         with self._lock:
-            fd = self._create(file)
+            # A handle of our own: creating a file takes the kernel longest, and must not keep the other threads
+            # waiting for the lock; meanwhile the cache may close its handle of the folder.
+            folder = os.dup(self._stage.cache.fd(file.folder))
+        try:
+            fd = os.open(file.name, O_CREATE, self._stage.metadata.creation_mode(file.entry), dir_fd=folder)
+        finally:
+            os.close(folder)
         try:
             _write(file, fd, data, piece.file_offset)
             if file.sparse:
