@@ -62,7 +62,7 @@ NOT_FROM_THE_CLOCK = {
     "transporter/keys/private_file.py": "names of temporary files",
     "transporter/link/resilient.py": "jitter of redialling",
     "transporter/workloads/stream.py": "a stream has no time of its own",
-    "transporter/workloads/tree_scan.py": "compared with times that the file system wrote: the kernel's clock",
+    "transporter/workloads/scan_clock.py": "compared with times that the file system wrote: the kernel's clock",
 }
 
 

@@ -68,9 +68,7 @@ class Relay:
         self.recording = record
         self.recorded: list[bytes] = []
         self.passed: dict[tuple[Direction, Kind], int] = {
-            (way, kind): 0
-            for way in ("up", "down")
-            for kind in ("control", "data")  # type: ignore[misc]
+            (way, kind): 0 for way in ("up", "down") for kind in ("control", "data")
         }
         self.faults: list[Fault] = []
         self.connections: list[_Connection] = []

@@ -94,9 +94,9 @@ def _names(folder: Path) -> None:
     with open(inside + b"\xff folder/\xff", "wb"):
         pass
     # Path order: "a", "a/…", "a-b" sort differently as strings and as components.
-    for name in ("a", "a-b", "a.b"):
-        (folder / name).mkdir()
-        (folder / name / "inner").write_text(name)
+    for sibling in ("a", "a-b", "a.b"):
+        (folder / sibling).mkdir()
+        (folder / sibling / "inner").write_text(sibling)
     deep = folder
     for _ in range(60):
         deep = deep / "deep"

@@ -56,7 +56,7 @@ def in_memory() -> Iterator[Path]:
         yield Path(folder)
 
 
-def small_tree(root: Path, seed: int = 1, size: int = 700_000) -> Path:
+def small_tree(root: Path, seed: int = 1, size: int = 300_000) -> Path:
     """A few files; one of them is incompressible and as long as ``size``."""
     (root / "sub").mkdir(parents=True)
     (root / "large").write_bytes((seed * 7919).to_bytes(4, "big") + os.urandom(size - 4))
