@@ -25,4 +25,5 @@ def fast_clock(monkeypatch):
     monkeypatch.setattr("transporter.jobs.backup.PROGRESS_SECONDS", 60.0)
     monkeypatch.setattr("transporter.jobs.restore.PROGRESS_SECONDS", 60.0)
     monkeypatch.setattr("transporter.jobs.verify.PROGRESS_SECONDS", 60.0)
+    monkeypatch.setattr("transporter.link.resilient.STALL_SECONDS", 90.0)
     return trio.testing.MockClock(autojump_threshold=0.05)

@@ -102,6 +102,18 @@ class Relay:
             self.faults.append(fault)
         return fault
 
+    def counted_from_now(self) -> None:
+        """Begin to count anew."""
+        with self._lock:
+            self.passed = dict.fromkeys(self.passed, 0)
+
+    def forgive(self) -> None:
+        """Be a good line from now on."""
+        with self._lock:
+            faults, self.faults, self._refuse = self.faults, [], 0
+        for fault in faults:
+            fault.released.set()
+
     def cut(self, refuse: int = 0) -> None:
         """Reset every connection now, and refuse so many later ones (from now on)."""
         with self._lock:

@@ -185,9 +185,7 @@ def assert_same(original: Path, restored: Path) -> None:
     found = list(differences(original, restored))
     assert not found, "\n".join(found[:20])
     if shutil.which("rsync"):
-        words = ["rsync", "-aHAXn", "--checksum", "--itemize-changes", "--delete", "--numeric-ids", "--no-specials"]
-        # "--no-specials" would leave out fifos; only sockets may be missing, and they are removed by the caller.
-        words.remove("--no-specials")
+        words = ["rsync", "-aHAXn", "--checksum", "--itemize-changes", "--delete", "--numeric-ids"]
         done = subprocess.run([*words, f"{original}/", f"{restored}/"], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (0, ""), done.stdout[:2000] + done.stderr[:2000]
 

@@ -67,6 +67,7 @@ class TlsStream(trio.abc.Stream):
         else:
             self._tls.set_connect_state()
         self._sending = trio.Lock()
+        self._torn = False
         # Under TLS 1.3 a client learns that its certificate was refused only when it reads: kept for the caller.
         # So is that records were altered: the end of the stream, too, but no broken line.
         self.refusal: RefusedByPeer | None = None
@@ -136,12 +137,21 @@ class TlsStream(trio.abc.Stream):
         return self._tls.export_keying_material(EXPORTER_LABEL, 32)
 
     async def _flush(self) -> None:
+        """Send what TLS has to say. A send that is cancelled half-way leaves half a record on the line.
+
+        Nothing may follow it then, not even a goodbye: the peer would find a record that does not open, and take an
+        honest end for tampering.
+        """
         while True:
+            if self._torn:
+                raise trio.BrokenResourceError("an earlier send was cut short")
             try:
                 data = self._tls.bio_read(_READ)
             except SSL.WantReadError:
                 return
+            self._torn = True
             await self._carrier.send_all(data)
+            self._torn = False
 
     async def _feed(self, during: str = "") -> bool:
         data = await self._carrier.receive_some(_READ)
