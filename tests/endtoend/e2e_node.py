@@ -184,11 +184,7 @@ class Node:
     @property
     def stored(self) -> int:
         """Bytes of packs, published or not."""
-        sizes = 0
-        for path in (path for name in ("journal/*", "packs/*/*") for path in self.files(name)):
-            with contextlib.suppress(FileNotFoundError):  # published meanwhile
-                sizes += path.stat().st_size
-        return sizes
+        return sum(path.stat().st_size for name in ("journal/*", "packs/*/*") for path in self.files(name))
 
     def files(self, pattern: str) -> list[Path]:
         """Files of the repository, by glob."""

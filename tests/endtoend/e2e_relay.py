@@ -68,7 +68,9 @@ class Relay:
         self.recording = record
         self.recorded: list[bytes] = []
         self.passed: dict[tuple[Direction, Kind], int] = {
-            (way, kind): 0 for way in ("up", "down") for kind in ("control", "data")
+            (way, kind): 0
+            for way in ("up", "down")
+            for kind in ("control", "data")  # type: ignore[misc]
         }
         self.faults: list[Fault] = []
         self.connections: list[_Connection] = []
@@ -101,18 +103,6 @@ class Relay:
             fault.after += self.passed[fault.direction, fault.kind]
             self.faults.append(fault)
         return fault
-
-    def counted_from_now(self) -> None:
-        """Begin to count anew."""
-        with self._lock:
-            self.passed = dict.fromkeys(self.passed, 0)
-
-    def forgive(self) -> None:
-        """Be a good line from now on."""
-        with self._lock:
-            faults, self.faults, self._refuse = self.faults, [], 0
-        for fault in faults:
-            fault.released.set()
 
     def cut(self, refuse: int = 0) -> None:
         """Reset every connection now, and refuse so many later ones (from now on)."""

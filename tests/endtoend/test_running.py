@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-import zlib
 
 import pytest
 from e2e_node import ended, sealed, wait_until
-from e2e_relay import Fault, Relay
+from e2e_relay import Fault
 from e2e_trees import MIB, assert_same, large_tree, small_tree
 
 
@@ -17,140 +16,115 @@ def tree(tmp_path):
     return small_tree(tmp_path / "tree")
 
 
-@pytest.fixture(scope="module")
-def served_pair(paired_homes, tmp_path_factory):
-    pair = paired_homes.copy(tmp_path_factory.mktemp("served"))
-    pair.serve()
-    yield pair
-    pair.kill()
-
-
 @pytest.fixture
-def served(served_pair):
+def served(new_pair):
     """A pair with a daemon at both ends."""
-    if served_pair.source.daemon is None:
-        served_pair.source.serve()
-    return served_pair
+    pair = new_pair()
+    pair.source.serve()
+    return pair
 
 
-@pytest.fixture(scope="module", params=["by the daemon", "without a daemon"])
-def running(request, paired_homes, tmp_path_factory):
-    pair = paired_homes.copy(tmp_path_factory.mktemp("running"))
-    pair.serve()
-    line = Relay(pair.target.port)
-    pair.source.dials("offsite", line.port)
+@pytest.fixture(params=["by the daemon", "without a daemon"])
+def either(request, new_pair, relay):
+    """A pair with a relay between, and perhaps a daemon at the source."""
+    pair = new_pair()
+    line = relay(pair)
     if request.param == "by the daemon":
         pair.source.serve()
-    yield pair, line
-    pair.kill()
-    line.close()
+    return pair, line
 
 
-@pytest.fixture
-def either(running):
-    """A pair with a relay between, and perhaps a daemon at the source."""
-    pair, line = running
-    settings = (pair.source.home / "config.toml").read_text()
-    yield pair, line
-    line.forgive()
-    (pair.source.home / "config.toml").write_text(settings)
-
-
-@pytest.fixture
-def job(request):
-    """A job of this test alone."""
-    return f"job-{zlib.crc32(request.node.name.encode()):08x}"
-
-
-def test_a_job_is_handed_to_the_daemon_of_the_home(served, job, tree, tmp_path):
+def test_a_job_is_handed_to_the_daemon_of_the_home(served, tree, tmp_path):
     source = served.source
-    done = source.ok("backup", "--job", job, *sealed(), tree)
+    done = source.ok("backup", "--job", "docs", *sealed(), tree)
     kinds = [each["event"] for each in done.objects]
     assert kinds[:2] == ["job_started", "link_up"]
     assert kinds[-2:] == ["point_committed", "job_finished"]
     assert done.finished["files"] == 41
-    source.job("restore", job, "latest", "--output", tmp_path / "out")
+    source.job("restore", "docs", "latest", "--output", tmp_path / "out")
     assert_same(tree, tmp_path / "out")
-    assert source.job("verify", job)["files"] == 41
-    assert [row["point"] for row in source.points(job)] == [done.finished["point"]]
+    assert source.job("verify", "docs")["files"] == 41
+    assert [row["point"] for row in source.points("docs")] == [done.finished["point"]]
     with source.catalog as catalog:
-        runs = catalog.runs(job)
+        runs = catalog.runs("docs")
     assert [(run.operation, run.exit_status) for run in runs] == [("verify", 0), ("restore", 0), ("backup", 0)]
     assert runs[-1].point.hex() == done.finished["point"]
     assert runs[-1].statistics["bytes_sent"] == done.finished["bytes_sent"]
 
 
-def test_errors_of_a_job_that_was_handed_over_keep_their_exit_status(served, job, tree):
-    done = served.source("backup", "--job", job, "--to", "offsite/main", "--encrypt", "target", "--password", "x", tree)
+def test_errors_of_a_job_that_was_handed_over_keep_their_exit_status(served, tree):
+    done = served.source(
+        "backup", "--job", "docs", "--to", "offsite/main", "--encrypt", "target", "--password", "x", tree
+    )
     assert (done.status, done.failed["code"]) == (6, "unknown-password")
     assert done.err.count("\n") == 1
 
 
-def test_two_runs_of_one_job_do_not_meet(either, job, tmp_path):
+def test_two_runs_of_one_job_do_not_meet(either, tmp_path):
     pair, line = either
     tree = large_tree(tmp_path / "tree", 6)
     stall = line.plan(Fault("stall", after=2 * MIB))
-    first = pair.source.spawn("backup", "--job", job, *sealed(), tree)
+    first = pair.source.spawn("backup", "--job", "docs", *sealed(), tree)
     wait_until(stall.fired.is_set, "the first run to be under way")
-    second = pair.source("run", job)
+    second = pair.source("run", "docs")
     assert (second.status, second.failed["code"]) == (1, "job-busy")
-    assert f"another run of job {job!r} is under way" in second.err
+    assert "another run of job 'docs' is under way" in second.err
     stall.released.set()
     assert ended(first).status == 0
-    assert pair.source.job("run", job)["kind"] == "incremental"
-    assert len(pair.source.points(job)) == 2
+    assert pair.source.job("run", "docs")["kind"] == "incremental"
+    assert len(pair.source.points("docs")) == 2
 
 
-def test_ctrl_c_ends_with_130_and_the_next_run_sends_only_the_rest(either, job, tmp_path):
+def test_ctrl_c_ends_with_130_and_the_next_run_sends_only_the_rest(either, tmp_path):
     pair, line = either
     tree = large_tree(tmp_path / "tree", 24)
     stall = line.plan(Fault("stall", after=20 * MIB))
-    process = pair.source.spawn("backup", "--job", job, *sealed(), tree)
+    process = pair.source.spawn("backup", "--job", "docs", *sealed(), tree)
     wait_until(lambda: pair.target.stored > 10 * MIB, "some chunks to be written")
     process.send_signal(signal.SIGINT)
     done = ended(process)
     assert done.status == 130
     assert done.err.strip().splitlines() == [done.err.strip()], "one line says it"
     assert "interrupted" in done.err
-    assert pair.source.points(job) == []
+    assert pair.source.points("docs") == []
     line.cut()
     stall.released.set()
     before = line.up
-    again = pair.source.job("run", job)
+    again = pair.source.job("run", "docs")
     assert again["kind"] == "full"
     assert line.up - before < 18 * MIB
-    pair.source.job("restore", job, "latest", "--output", tmp_path / "out")
+    pair.source.job("restore", "docs", "latest", "--output", tmp_path / "out")
     assert_same(tree, tmp_path / "out")
     with pair.source.catalog as catalog:
-        assert [run.exit_status for run in catalog.runs(job)][1:] == [0, 130]
+        assert [run.exit_status for run in catalog.runs("docs")][1:] == [0, 130]
 
 
-def test_status_shows_what_goes_on_at_both_ends(either, job, tmp_path):
+def test_status_shows_what_goes_on_at_both_ends(either, tmp_path):
     pair, line = either
     tree = large_tree(tmp_path / "tree", 4)
     stall = line.plan(Fault("stall", after=2 * MIB))
-    process = pair.source.spawn("backup", "--job", job, *sealed(), tree)
+    process = pair.source.spawn("backup", "--job", "docs", *sealed(), tree)
     wait_until(stall.fired.is_set, "the run to be under way")
 
     (there,) = pair.target.ok("status").objects
     assert there["daemon"] is True
     (session,) = there["sessions"]
-    assert (session["peer"], session["job"], session["purpose"]) == ("office", job, "backup")
+    assert (session["peer"], session["job"], session["purpose"]) == ("office", "docs", "backup")
     assert session["bytes"] >= MIB
     (here,) = pair.source.ok("status").objects
     assert here["daemon"] is (pair.source.daemon is not None)
     if pair.source.daemon is not None:
         (job,) = here["running"]
-        assert (job["job"], job["operation"]) == (job, "backup")
+        assert (job["job"], job["operation"]) == ("docs", "backup")
         wait_until(lambda: pair.source.ok("status").objects[0]["running"][0]["bytes"] >= MIB, "bytes to be counted")
     text = pair.target.ok("status", options=()).out
-    assert "office" in text and job in text
+    assert "office" in text and "docs" in text
 
     stall.released.set()
     assert ended(process).status == 0
     (after,) = pair.source.ok("status").objects
     (row,) = after["jobs"]
-    assert row["job"] == job
+    assert row["job"] == "docs"
     assert wait_until(lambda: pair.target.ok("status").objects[0]["sessions"] == [], "the session to end")
 
 
@@ -163,18 +137,18 @@ def test_one_daemon_serves_several_jobs_at_once(served, tmp_path):
         assert_same(trees[at], tmp_path / f"out-{at}")
 
 
-def test_a_daemon_that_ends_stops_its_jobs_in_order(served, job, relay, tmp_path):
+def test_a_daemon_that_ends_stops_its_jobs_in_order(served, relay, tmp_path):
     line = relay(served)
     tree = large_tree(tmp_path / "tree", 6)
     stall = line.plan(Fault("stall", after=2 * MIB))
-    process = served.source.spawn("backup", "--job", job, *sealed(), tree)
+    process = served.source.spawn("backup", "--job", "docs", *sealed(), tree)
     wait_until(stall.fired.is_set, "the run to be under way")
     served.source.stop()
     done = ended(process)
     assert done.status != 0
     assert len(done.err.strip().splitlines()) == 1
     stall.released.set()
-    assert served.source.job("run", job)["kind"] == "full"
+    assert served.source.job("run", "docs")["kind"] == "full"
 
 
 def test_a_second_daemon_of_one_home_is_refused(served):

@@ -8,7 +8,7 @@ import pytest
 # The whole pair in one process stands beside the tests of the service.
 sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
 
-from world import open_world  # noqa: E402 - found on the path that was just set
+from world import open_world
 
 
 @pytest.fixture
