@@ -80,8 +80,7 @@ class ContentFeed:
         crowded = self._builder.pending_count > PENDING_AT_MOST
         pieces = self._cutter.cut(unit.buffer, unit.length, last=unit.last or crowded)
         chunks = [self._content(piece, unit) for piece in pieces]
-        for entry in self._builder.take_ready():
-            self._manifest.add(entry)
+        self._manifest.add(self._builder.take_ready())
         return chunks + self._manifest.take(last=unit.last)
 
     def _content(self, piece: memoryview, unit: Unit) -> Chunk:

@@ -63,8 +63,7 @@ class ImageFeed:
         chunks = [self._chunk(unit, block) for block in unit.pending]
         if unit.last:
             self._records.finish()
-        for entry in self._records.take_ready():
-            self._manifest.add(entry)
+        self._manifest.add(self._records.take_ready())
         return chunks + self._manifest.take(last=unit.last)
 
     def _chunk(self, unit: Unit, block: Block) -> Chunk:

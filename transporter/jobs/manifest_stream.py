@@ -15,8 +15,8 @@ from pipeline.chunk import Chunk
 from pipeline.chunker import MANIFEST_SIZES, StreamCutter
 from transporter.jobs.needs import Needs
 from transporter.workloads.cached_manifest import CacheWriter
-from transporter.workloads.entry import Entry
-from transporter.workloads.manifest import ManifestEncoder
+from transporter.workloads.entry import CONTINUATION, UNTRUSTED, Entry
+from transporter.workloads.manifest import ManifestEncoder, encode_records
 
 # Cut in runs of this many bytes: the cutter needs more than one maximum chunk at a time to be worth its call.
 CUT_BYTES = 1 << 20
@@ -54,12 +54,20 @@ class ManifestStream:
         self._cache = cache
         self.chunks: list[tuple[bytes, int]] = []
 
-    def add(self, entry: Entry) -> None:
-        """Append one entry and note the chunks that it needs."""
-        for chunk_id in entry.chunk_ids():
-            self._needs.add(chunk_id)
-        self._encoder.add(entry)
-        self._cache.add(entry)
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Append entries and note the chunks that they need. They are encoded once, for the point and for the copy."""
+        need = self._needs.add
+        distrusted = []
+        for entry in entries:
+            if entry.packed_extents:
+                for chunk_id in entry.chunk_ids():
+                    need(chunk_id)
+            if entry.flags & UNTRUSTED and entry.flags & CONTINUATION:
+                distrusted.append(entry.path)
+        for records in encode_records(entries):
+            self._encoder.extend(records)
+            self._cache.add(records, distrusted)
+            distrusted = []
 
     def take(self, *, last: bool = False) -> list[Chunk]:
         """Return the metadata chunks that are complete; with ``last`` all that is left."""

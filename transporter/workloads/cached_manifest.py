@@ -14,13 +14,13 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import BinaryIO
 
 import msgspec
 
-from transporter.workloads.entry import CONTINUATION, UNTRUSTED, Entry
+from transporter.workloads.entry import UNTRUSTED, Entry
 
 MAGIC = b"TPCM"
 VERSION = 1
@@ -31,7 +31,7 @@ LENGTH = struct.Struct(">I")
 BLOCK_SIZE = 256 << 10
 """Bytes gathered to a block: large enough that the checksum's call costs nothing, small enough to hold many."""
 MAX_BLOCK = 32 << 20
-"""A block holds less than ``BLOCK_SIZE`` and one more record (at most 16 MiB): a longer one is damage."""
+"""A block holds less than ``BLOCK_SIZE``, one more piece and one more record (at most 16 MiB): a longer one is damage."""
 
 
 class CachedManifest:
@@ -83,19 +83,16 @@ class CacheWriter:
         self._file: BinaryIO = open(fd, "wb", buffering=0)  # noqa: SIM115 - closed by commit or discard
         self._file.write(HEADER.pack(MAGIC, VERSION, len(identity)) + identity)
         self._block = bytearray(BLOCK.size)
-        self._encode_into = msgspec.msgpack.Encoder().encode_into
         self._untrusted: list[bytes] = []
 
-    def add(self, entry: Entry) -> None:
-        """Append one record, in path order."""
-        block = self._block
-        start = len(block)
-        block += b"\0\0\0\0"
-        self._encode_into(entry, block, -1)
-        LENGTH.pack_into(block, start, len(block) - start - 4)
-        if entry.flags & UNTRUSTED and entry.flags & CONTINUATION:
-            self._untrusted.append(entry.path)
-        if len(block) >= BLOCK_SIZE:
+    def add(self, records: bytes, distrusted: Iterable[bytes] = ()) -> None:
+        """Append whole records in path order, as ``encode_records`` makes them.
+
+        ``distrusted``: the paths of those among them that are continuations and flagged as untrusted.
+        """
+        self._block += records
+        self._untrusted += distrusted
+        if len(self._block) >= BLOCK_SIZE:
             self._write_block()
 
     def commit(self) -> None:

@@ -11,6 +11,7 @@ them, and the chunks of an unchanged part of the tree stay the same.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -28,12 +29,39 @@ MAX_RECORD = 16 << 20
 path of 1 MiB each, and ~0.8 MiB of extents and holes; past 16 MiB the bytes are not ours, and are not buffered."""
 
 
+PIECE = 128 << 10
+"""Bytes of records that ``encode_records`` gathers: enough to make joining them cheap."""
+
+
+def encode_records(entries: Iterable[Entry]) -> Iterator[bytes]:
+    """Yield the records of ``entries`` in order, whole ones, ``PIECE`` bytes and at most one record more at a time.
+
+    Raises ``ValueError`` when a record passes ``MAX_RECORD``.
+    """
+    encode = msgspec.msgpack.Encoder().encode
+    pack = LENGTH.pack
+    parts: list[bytes] = []
+    gathered = 0
+    for entry in entries:
+        record = encode(entry)
+        length = len(record)
+        if length > MAX_RECORD:
+            raise ValueError(f"entry of {length} bytes for {entry.path[:200]!r}")
+        parts += (pack(length), record)
+        gathered += length
+        if gathered >= PIECE:
+            yield b"".join(parts)
+            parts.clear()
+            gathered = 0
+    if parts:
+        yield b"".join(parts)
+
+
 class ManifestEncoder:
     """Entries in, bytes out. Not thread-safe."""
 
     def __init__(self) -> None:
         self._buffer = bytearray(HEADER.pack(MAGIC, VERSION, 0))
-        self._encode_into = msgspec.msgpack.Encoder().encode_into
         self._finished = False
 
     @property
@@ -43,15 +71,12 @@ class ManifestEncoder:
 
     def add(self, entry: Entry) -> None:
         """Append one record. Raises ``ValueError`` when it passes ``MAX_RECORD``."""
-        buffer = self._buffer
-        start = len(buffer)
-        buffer += END
-        self._encode_into(entry, buffer, -1)
-        length = len(buffer) - start - 4
-        if length > MAX_RECORD:
-            del buffer[start:]
-            raise ValueError(f"entry of {length} bytes for {entry.path[:200]!r}")
-        LENGTH.pack_into(buffer, start, length)
+        for records in encode_records((entry,)):
+            self.extend(records)
+
+    def extend(self, records: bytes) -> None:
+        """Append records that ``encode_records`` made."""
+        self._buffer += records
 
     def finish(self) -> None:
         """Append the end mark: to be called once, after the last entry and before the last ``take``."""

@@ -51,9 +51,8 @@ class ManifestBuilder:
             raise ValueError(f"a cut at {stream_offset}, expected at {self._cursor}")
         waiting = self._waiting
         chunk_end = stream_offset + length
-        cursor = stream_offset
         self._drain()
-        while waiting and cursor < chunk_end:
+        while (cursor := self._whole_entries(chunk_id, stream_offset, chunk_end)) < chunk_end and waiting:
             head = waiting[0]
             end = chunk_end if head.end == OPEN_END else min(head.end, chunk_end)
             self._extents += EXTENT.pack(chunk_id, cursor - stream_offset, end - cursor)
@@ -64,6 +63,34 @@ class ManifestBuilder:
             self._drain()
         if cursor != chunk_end:
             raise ValueError(f"no entry for bytes {cursor} to {chunk_end} of the stream")
+
+    def _whole_entries(self, chunk_id: bytes, chunk_start: int, chunk_end: int) -> int:
+        """Finish what lies whole in the chunk at the head, in one piece; returns where the first other entry begins.
+
+        A tree of small files is nothing but those: this loop is what each of them costs.
+        """
+        waiting = self._waiting
+        finished = self._ready.append
+        pack = EXTENT.pack
+        cursor = self._cursor
+        if self._extents:
+            return cursor
+        while waiting:
+            head = waiting[0]
+            start, end = head.start, head.end
+            special = head.holes or head.flags or head.size >= 0
+            if start == end:
+                if special:
+                    self._finish(head)
+            elif start != cursor or not start < end <= chunk_end or special:
+                break
+            else:
+                head.entry.packed_extents = pack(chunk_id, start - chunk_start, end - start)
+                cursor = end
+            finished(head.entry)
+            waiting.popleft()
+        self._cursor = cursor
+        return cursor
 
     def take_ready(self) -> list[Entry]:
         """Return the entries finished since the last call, in path order."""

@@ -18,6 +18,11 @@ class Previous:
         self._next: Entry | None = None
         self._advance()
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether ``find`` will find nothing any more."""
+        return self._next is None
+
     def find(self, path: bytes) -> Entry | None:
         """Return the first record of the entry of ``path``; paths must be asked for in path order."""
         entry = self._next

@@ -25,6 +25,7 @@ class ScanOutput:
         self.bytes_total = 0
         self._owners = OwnerNames()
         self._links: dict[tuple[int, int], tuple[bytes, int]] = {}  # device, inode → first path, names to come
+        self._linked: set[int] = set()  # the inodes of ``_links``, of whatever device: a hint, not a proof
         self._entries: list[Pending] = []
         self._notes: list[Note] = []
 
@@ -67,7 +68,11 @@ class ScanOutput:
     def _emit(self, entry: Entry, state: os.stat_result | None = None, start: int = 0, end: int = 0) -> None:
         self._entries.append(Pending(entry, start, end))
         if state is not None and state.st_nlink > 1:
-            self._links[(state.st_dev, state.st_ino)] = (entry.path, state.st_nlink - 1)
+            self._remember_link(entry.path, state)
+
+    def _remember_link(self, path: bytes, state: os.stat_result) -> None:
+        self._links[(state.st_dev, state.st_ino)] = (path, state.st_nlink - 1)
+        self._linked.add(state.st_ino)
 
     def _attributes(self, target: int | bytes, path: bytes, names: list[str] | None = None) -> dict[bytes, bytes]:
         names = xattrs.listed(target) if names is None else names
