@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from transporter.workloads import cached_manifest
 from transporter.workloads.cached_manifest import CachedManifest
 from transporter.workloads.entry import CONTINUATION, MORE, UNTRUSTED, Entry
+from transporter.workloads.manifest import encode_records
 
 
 def entries(count=200):
@@ -19,10 +20,16 @@ def entries(count=200):
     return [Entry(b"r/%06d" % i, "f", size=i, packed_extents=rng.randbytes(40)) for i in range(count)]
 
 
+def add(writer, item):
+    distrusted = [item.path] if item.flags & UNTRUSTED and item.flags & CONTINUATION else []
+    for records in encode_records([item]):
+        writer.add(records, distrusted)
+
+
 def write(path, items, identity=b"me"):
     with CachedManifest(path).writer(identity) as writer:
         for item in items:
-            writer.add(item)
+            add(writer, item)
         writer.commit()
 
 
@@ -56,7 +63,7 @@ def test_without_commit_the_old_one_stays(tmp_path):
     path = tmp_path / "cache"
     write(path, entries(3))
     with CachedManifest(path).writer(b"you") as writer:
-        writer.add(entries(1)[0])
+        add(writer, entries(1)[0])
     assert list(CachedManifest(path).read(b"me")) == entries(3)
     assert os.listdir(tmp_path) == ["cache"]
 

@@ -48,7 +48,7 @@ POINT_ID_LENGTH = 16
 # What is read at once. The cutter looks at the bytes behind the last cut of a block again, a chunk's length or less:
 # at 6 MiB that is a tenth of its work, at 3 MiB a third.
 BLOCK = 6 << 20
-BUFFERS = 3
+BUFFERS = 4
 # What is compressed and sealed at once: large enough that a hop into a thread costs nothing, small enough to cancel
 # between, and for both processors to have something to do.
 GROUP = 3 << 20

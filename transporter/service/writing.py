@@ -21,6 +21,9 @@ QUEUE_ITEMS = 256
 SYNC_BYTES = 6 << 20
 IDLE_SECONDS = 0.02
 BATCH_BYTES = 4 << 20
+# Chunks come one by one, and a hop into a thread for each would cost as much as writing it: wait for a few.
+GATHER_BYTES = 1536 << 10
+GATHER_SECONDS = 0.005
 ACKNOWLEDGE_AT_MOST = 1024
 
 
@@ -70,18 +73,26 @@ class ChunkWriter:
                 self._written.set()
                 await self._synced.wait()
                 continue
-            batch, size = [first], first.size
-            while size < BATCH_BYTES:
-                try:
-                    item = self.incoming.receive_nowait()
-                except trio.WouldBlock:
-                    break
-                batch.append(item)
-                size += item.size
+            batch = await self._gather(first)
             await self._lane.run(self._write_batch, batch)
-            self._unsynced += size
+            self._unsynced += sum(item.size for item in batch)
             if self._unsynced >= SYNC_BYTES:
                 self._written.set()
+
+    async def _gather(self, first: Incoming) -> list[Incoming]:
+        """Return ``first`` and what comes right behind it."""
+        batch, size = [first], first.size
+        with trio.move_on_after(GATHER_SECONDS):
+            while size < GATHER_BYTES:
+                batch.append(await self.incoming.receive())
+                size += batch[-1].size
+        while size < BATCH_BYTES:
+            try:
+                batch.append(self.incoming.receive_nowait())
+            except trio.WouldBlock:
+                break
+            size += batch[-1].size
+        return batch
 
     def _write_batch(self, batch: list[Incoming]) -> None:
         for item in batch:

@@ -21,6 +21,7 @@ from transporter.workloads.previous import Previous
 from transporter.workloads.scan_clock import coarse_now_ns
 from transporter.workloads.scan_file import FileReading, data_ranges, holes_between
 from transporter.workloads.scan_output import ScanOutput
+from transporter.workloads.scan_plain import Name, PlainReader, list_folder
 from transporter.workloads.scan_roots import normalised_roots
 
 O_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
@@ -36,10 +37,6 @@ KINDS: Final[dict[int, Kind]] = {
     stat.S_IFBLK: "b",
 }
 Hook = Callable[[str, bytes], None]
-
-
-Name = tuple[bytes, int]
-"""A name in a folder; the inode where the folder says that it is a regular file, else -1."""
 
 
 class _Frame:
@@ -93,8 +90,8 @@ class TreeScanner(ScanOutput):
         self._frames: list[_Frame] = []
         self._reading: FileReading | None = None
         self._euid = os.geteuid()
-        # O_NOATIME is for the owner alone: for anybody else's files the plain way would fail, and the other one begin.
-        self._plain_flags = O_READ | O_NOATIME if self._euid == 0 else O_READ
+        # O_NOATIME is for owner and root alone: with anybody else's file the plain way fails, and the other one begins.
+        self._plain = PlainReader(self._owners, self._linked, O_READ | O_NOATIME)
 
     # -- what a job calls
 
@@ -154,7 +151,7 @@ class TreeScanner(ScanOutput):
         else:
             try:
                 fd = self._cache.fd(folder)
-                names = _listed(fd)
+                names = list_folder(fd)
                 attributes = {} if kept else self._attributes(fd, path)
             except OSError as error:
                 self._cache.close(folder)
@@ -170,7 +167,6 @@ class TreeScanner(ScanOutput):
         if len(path) + 256 > MAX_PATH:
             self._note("unreadable", path, f"the path is longer than {MAX_PATH} bytes", gap=True)
             return
-        names.sort()
         prefix = path + b"/" if path else b""
         self._frames.append(_Frame(folder, prefix, state.st_dev, iter(names), seen_ns))
 
@@ -185,22 +181,29 @@ class TreeScanner(ScanOutput):
             return filled
         frame.seen_ns = seen_ns = coarse_now_ns()
         prefix = frame.prefix
-        excluding = bool(self._exclude)
+        excluded = self._excluded if self._exclude else None
         room = len(buffer)
         most = self._max_entries or 1 << 60
         entries = self._entries
         plainly = self._previous.exhausted and self._hook is None
-        for name, inode in frame.names:
+        while True:
+            if plainly:
+                files, start = len(entries), filled
+                filled, item = self._plain.read(
+                    fd, prefix, frame.names, excluded, seen_ns, buffer, filled, self.bytes_read, entries, most
+                )
+                self.files += len(entries) - files
+                self.bytes_total += filled - start
+                if item is None and (filled == room or len(entries) >= most):
+                    return filled
+            else:
+                item = next(frame.names, None)
+            if item is None:
+                break
+            name = item[0]
             path = prefix + name
-            if excluding and self._exclude.match(path, self._root):
+            if excluded is not None and excluded(path):
                 continue
-            if plainly and inode >= 0 and inode not in self._linked:
-                end = self._read_plainly(fd, name, path, seen_ns, buffer, filled)
-                if end >= 0:
-                    filled = end
-                    if filled == room or len(entries) >= most:
-                        return filled
-                    continue
             try:
                 state = os.stat(name, dir_fd=fd, follow_symlinks=False)
             except OSError as error:
@@ -215,6 +218,9 @@ class TreeScanner(ScanOutput):
         self._frames.pop()
         self._cache.close(frame.folder)
         return filled
+
+    def _excluded(self, path: bytes) -> bool:
+        return self._exclude.match(path, self._root)
 
     # -- everything but folders
 
@@ -241,41 +247,6 @@ class TreeScanner(ScanOutput):
             return self._read_small(fd, name, path, state, seen_ns, buffer, filled)
         self._open_large(fd, name, path, state, seen_ns, filled)
         return filled
-
-    def _read_plainly(
-        self, fd: int, name: bytes, path: bytes, seen_ns: int, buffer: memoryview, filled: int
-    ) -> int:
-        """Read a regular file that nothing is known of; returns how full the buffer is now, -1 if it is no plain case.
-
-        This is what each file of a first copy costs, so it looks at the file once only, and after reading it: a ctime
-        before ``seen_ns`` says that nothing changed since before it was opened. Everything else (a file that is too
-        long for the buffer, sparse, changed just now, with attributes, that cannot be read) is left to ``_visit``,
-        which begins anew.
-        """
-        try:
-            file = os.open(name, self._plain_flags, dir_fd=fd)
-            try:
-                got = os.readv(file, (buffer[filled:],))
-                state = os.fstat(file)
-                attributes = os.listxattr(file)
-            finally:
-                os.close(file)
-        except OSError:
-            return -1
-        if (
-            attributes
-            or got != state.st_size
-            or state.st_ctime_ns >= seen_ns
-            or state.st_blocks * 512 < got
-            or state.st_mode & S_IFMT != S_IFREG
-            or (state.st_dev, state.st_ino) in self._links
-        ):
-            return -1
-        self.files += 1
-        self.bytes_total += got
-        start = self.bytes_read + filled
-        self._emit(self._entry(path, "f", state, seen_ns, xattrs.NONE), state, start, start + got)
-        return filled + got
 
     def _unchanged(self, entry: Entry, kind: Kind, state: os.stat_result) -> bool:
         return (
@@ -444,12 +415,3 @@ class TreeScanner(ScanOutput):
                 self._note("changed", path, "changed while it was read", gap=False)
         return count
 
-
-def _listed(fd: int) -> list[Name]:
-    """Return the names in an open folder, in path order of its files."""
-    with os.scandir(fd) as rows:
-        names = [
-            (os.fsencode(row.name), row.inode() if row.is_file(follow_symlinks=False) else -1) for row in rows
-        ]
-    names.sort()
-    return names
