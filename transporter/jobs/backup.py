@@ -302,7 +302,7 @@ def _all_that_wait(first: list[Chunk], cut: ByteChannel[list[Chunk]]) -> list[Ch
 
 
 def _in_small_groups(chunks: list[Chunk]) -> Iterator[list[Chunk]]:
-    """Yield the chunks in groups of about ``GROUP`` bytes: the unit of work of the packing threads, and of memory there."""
+    """Yield the chunks in groups of about ``GROUP`` bytes: the unit of work, and of memory, of the packing threads."""
     group: list[Chunk] = []
     size = 0
     for chunk in chunks:

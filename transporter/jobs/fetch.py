@@ -1,8 +1,9 @@
 """Chunks on their way in: asked for well ahead, opened in threads, handed on in the order of need.
 
-Memory: a chunk that was asked for counts as the longest there can be until it is here and its length is known; all of
-them together stay within ``AHEAD_BYTES``. ``KEPT_BYTES`` of those that were used stay,
-because an incremental point goes back and forth between old and new chunks.
+Memory: a chunk that was asked for counts as what is known of its length, but not less than the usual one, until it is
+here. All of them together stay within ``AHEAD_BYTES``; where many turn out to be longer (four times at the most), no
+more are asked for until they are used. ``KEPT_BYTES`` of those that were used stay, because an incremental point goes
+back and forth between old and new chunks.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from transporter.keys.session_key import ChunkOpener
 from transporter.link.resilient import ResilientLink
 
 AHEAD_BYTES = 28 << 20
+# What a chunk is taken for of which little is known: an ordinary one, minimum and half an average long.
+USUAL_LENGTH = 1280 << 10
 # Manifest chunks are 256 KiB at the most.
 MANIFEST_CHUNK = 256 << 10
 MANIFEST_AHEAD_BYTES = 8 * MANIFEST_CHUNK
@@ -70,12 +73,15 @@ class ChunkFetcher:
         self.chunks = 0
         self.bytes_plain = 0
 
-    async def want(self, chunk_id: bytes) -> Wanted:
-        """Ask for a chunk unless it is here or on its way; waits while too many are. Give it back with ``done``."""
+    async def want(self, chunk_id: bytes, at_least: int = 0) -> Wanted:
+        """Ask for a chunk unless it is here or on its way; waits while too many are. Give it back with ``done``.
+
+        ``at_least``: bytes that it is known to have.
+        """
         wanted = self._wanted.get(chunk_id)
         if wanted is None or (wanted.ready.is_set() and wanted.error is not None):
             wanted = self._wanted[chunk_id] = Wanted(chunk_id, users=1)
-            wanted.charged = self._longest
+            wanted.charged = min(max(at_least, USUAL_LENGTH), self._longest)
             await self._budget.acquire(wanted.charged)
             if self.link is None:
                 raise RuntimeError("no link")

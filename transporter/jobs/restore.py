@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import trio
@@ -21,10 +20,11 @@ from transporter.workloads.notes import Note
 from transporter.workloads.restored import Group
 from transporter.workloads.tree_restore import TreeWriter
 
-# Batches of entries (one manifest chunk each, some 600 entries) and groups (one chunk each) between the tasks.
-BATCHES = 2
-GROUPS = 16
+# Groups (one chunk each) between planning and writing.
+GROUPS = 64
 PROGRESS_SECONDS = 0.25
+# Threads that write large pieces. Small files come from one thread: two of them cost the kernel a third more for the
+# same files, and need the interpreter lock at the same times.
 WRITERS = 2
 
 
@@ -87,11 +87,10 @@ class _Restore:
         self._order = order
         self._recovery = recovery
         self._lane = Lane(1)
+        self._small = Lane(1)
         self._writers = Lane(WRITERS)
         self.writer: TreeWriter | None = None
         self.gaps = 0
-        send, receive = trio.open_memory_channel[list[Entry]](BATCHES)
-        self._batches_in, self._batches_out = send, receive
         groups_in, groups_out = trio.open_memory_channel[tuple[Group, Wanted]](GROUPS)
         self._groups_in, self._groups_out = groups_in, groups_out
 
@@ -101,7 +100,7 @@ class _Restore:
             async with open_tasks() as watch:
                 watch.start_soon(self._publish_progress)
                 async with open_tasks() as nursery:
-                    nursery.start_soon(self._read_manifest, nursery)
+                    nursery.start_soon(self._plan)
                     nursery.start_soon(self._write)
                 watch.cancel_scope.cancel()
             if self.writer is None:
@@ -116,15 +115,22 @@ class _Restore:
                     await self._lane.run(self.writer.abort)
             raise
 
-    async def _read_manifest(self, nursery: trio.Nursery) -> None:
+    async def _plan(self) -> None:
+        """Walk the manifest: that makes folders and links, and says which chunks are needed."""
+
         async def use(preamble: Preamble, entries: list[Entry]) -> None:
             if self.writer is None:
                 self.writer = await self._lane.run(self._open_writer, preamble)
-                nursery.start_soon(self._plan, self.writer)
-            await self._batches_in.send(entries)
+            await self._want(await self._lane.run(self.writer.place, entries))
 
-        with self._batches_in:
+        with self._groups_in:
             await self._recovery.read_manifest(use)
+            if self.writer is not None:
+                await self._want(await self._lane.run(self.writer.end))
+
+    async def _want(self, groups: list[Group]) -> None:
+        for group in groups:
+            await self._groups_in.send((group, await self._recovery.content.want(group.chunk_id, group.reach)))
 
     def _open_writer(self, preamble: Preamble) -> TreeWriter:
         order = self._order
@@ -136,46 +142,32 @@ class _Restore:
             overwrite=order.overwrite,
         )
 
-    async def _plan(self, writer: TreeWriter) -> None:
-        """Walk the manifest in a thread of its own: it makes folders and links, and says which chunks are needed."""
-        with self._groups_in:
-            await trio.to_thread.run_sync(self._plan_in_thread, writer)
-
-    def _plan_in_thread(self, writer: TreeWriter) -> None:
-        for group in writer.plan(self._entries_in_thread()):
-            trio.from_thread.run(self._want, group)
-
-    def _entries_in_thread(self) -> Iterator[Entry]:
-        while True:
-            try:
-                batch = trio.from_thread.run(self._batches_out.receive)
-            except trio.EndOfChannel:
-                return
-            yield from batch
-
-    async def _want(self, group: Group) -> None:
-        await self._groups_in.send((group, await self._recovery.content.want(group.chunk_id)))
-
     async def _write(self) -> None:
-        """Write groups, a few at once: making files is work for the kernel, and it does that on every processor."""
+        """Write groups: small files in the order of the plan, large pieces a few at once beside them."""
         room = trio.CapacityLimiter(WRITERS)
         async with open_tasks() as nursery:
             async for group, wanted in self._groups_out:
-                place = object()  # two groups may want one chunk
-                await room.acquire_on_behalf_of(place)
-                nursery.start_soon(self._write_one, group, wanted, room, place)
+                if group.large:
+                    place = object()  # two groups may want one chunk
+                    await room.acquire_on_behalf_of(place)
+                    nursery.start_soon(self._write_large, group, wanted, room, place)
+                else:
+                    await self._write_group(group, wanted, self._small)
 
-    async def _write_one(self, group: Group, wanted: Wanted, room: trio.CapacityLimiter, place: object) -> None:
+    async def _write_large(self, group: Group, wanted: Wanted, room: trio.CapacityLimiter, place: object) -> None:
+        await self._write_group(group, wanted, self._writers)
+        room.release_on_behalf_of(place)
+
+    async def _write_group(self, group: Group, wanted: Wanted, lane: Lane) -> None:
         writer = self.writer
         if writer is None:
             raise RuntimeError("a group without a writer")
         try:
             plain = await wait_for(wanted)
         except DamagedData as error:
-            await self._writers.run(writer.skip_group, group, error.what)
+            await lane.run(writer.skip_group, group, error.what)
         else:
-            await self._writers.run(writer.write_group, group, plain)
-        room.release_on_behalf_of(place)
+            await lane.run(writer.write_group, group, plain)
         self._recovery.content.done(wanted)
         self._report()
 

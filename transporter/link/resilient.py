@@ -39,8 +39,8 @@ WATCH_SECONDS = 10.0
 UNACKNOWLEDGED_BYTES = 20 << 20
 # Ids of chunks that were put in this run (8 MiB of memory); an older repetition is asked for like any other chunk.
 REMEMBERED = 65_536
-# One millisecond is nothing on any line that is not a loopback, and on that one a few requests gather in it.
-ASK_TOGETHER_SECONDS = 0.001
+# Nothing beside what is on its way meanwhile, and a few requests gather in it, which arrive one by one.
+ASK_TOGETHER_SECONDS = 0.004
 IDS_PER_REQUEST = 1024
 
 Connect = Callable[[SessionHandlers], AbstractAsyncContextManager[Session]]

@@ -31,7 +31,7 @@ LENGTH = struct.Struct(">I")
 BLOCK_SIZE = 256 << 10
 """Bytes gathered to a block: large enough that the checksum's call costs nothing, small enough to hold many."""
 MAX_BLOCK = 32 << 20
-"""A block holds less than ``BLOCK_SIZE``, one more piece and one more record (at most 16 MiB): a longer one is damage."""
+"""A block holds less than ``BLOCK_SIZE``, one more piece and one more record (16 MiB): a longer one is damage."""
 
 
 class CachedManifest:

@@ -36,6 +36,7 @@ class Metadata:
         self._ids = OwnerIds(numeric_owner)
         self._note = note
         self._owner_noted = False
+        self._own: dict[tuple[bytes, int, bytes, int], bool] = {}
 
     def creation_mode(self, entry: Entry) -> int:
         """Return the mode to create a file with: its own where that is possible."""
@@ -43,8 +44,11 @@ class Metadata:
 
     def to_new_file(self, fd: int, entry: Entry) -> None:
         """Finish a file that was created with ``creation_mode``."""
-        mode = entry.mode
-        if entry.xattrs or mode & (self._umask | 0o7000) or self._wanted(entry) != (self._uid, self._gid):
+        owner = (entry.user, entry.uid, entry.group, entry.gid)
+        own = self._own.get(owner)
+        if own is None:
+            own = self._own[owner] = self._wanted(entry) == (self._uid, self._gid)
+        if not own or entry.xattrs or entry.mode & (self._umask | 0o7000):
             self.to_descriptor(fd, entry)
         else:
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
+from transporter.workloads.direct_write import DirectWriter
 from transporter.workloads.drop_behind import STEP, DropBehind
 from transporter.workloads.entry import Entry
 from transporter.workloads.folders import Folder
@@ -29,7 +31,9 @@ class StagedFolder(Folder):
 class RestoredFile:
     """A file whose content is being written. ``left`` counts bytes planned and not written yet."""
 
-    __slots__ = ("behind", "busy", "complete", "done", "entry", "failed", "fd", "folder", "left", "name", "sparse")
+    __slots__ = (
+        "behind", "busy", "complete", "direct", "done", "entry", "failed", "fd", "folder", "left", "name", "sparse",
+    )  # fmt: skip
 
     def __init__(self, folder: StagedFolder, name: bytes, entry: Entry) -> None:
         self.folder = folder
@@ -43,6 +47,16 @@ class RestoredFile:
         self.done = False  # content and metadata are in place
         self.failed = False
         self.behind = DropBehind() if entry.size > STEP else None
+        self.direct: DirectWriter | None = None  # a large image: past the page cache
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self.direct is not None:
+            self.direct.close()
+            self.direct = None
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
 
 class Piece(NamedTuple):
@@ -59,6 +73,12 @@ class Group(NamedTuple):
 
     chunk_id: bytes
     pieces: list[Piece]
+
+    @property
+    def reach(self) -> int:
+        """Bytes of the chunk up to the end of its last piece: the chunk is at least so long."""
+        last = self.pieces[-1]
+        return last.chunk_offset + last.length
 
     @property
     def large(self) -> bool:

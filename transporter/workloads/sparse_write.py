@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 PAGE = 4096
 """Bytes of a page: the block of the common file systems, and so the smallest hole they can keep."""
@@ -16,10 +17,11 @@ def write_at(fd: int, data: memoryview, offset: int) -> None:
         done += os.pwrite(fd, data[done:], offset + done)
 
 
-def write_pages(fd: int, data: memoryview, offset: int) -> None:
-    """Write ``data`` but leave out pages (aligned in the file) that are all zero. The file must read as zeros there.
+def write_pages(write: Callable[[memoryview, int], None], data: memoryview, offset: int) -> None:
+    """Call ``write(part, offset)`` for ``data`` but leave out pages (aligned in the file) that are all zero.
 
-    The first bytes of all pages are looked at together: only a page that begins with a zero is compared.
+    The file must read as zeros there. The first bytes of all pages are looked at together: only a page that begins
+    with a zero is compared.
     """
     total = len(data)
     head = min(-offset % PAGE, total)
@@ -31,11 +33,11 @@ def write_pages(fd: int, data: memoryview, offset: int) -> None:
         end = min(position + PAGE, total)
         if _is_zero(data[position:end]):
             if start < position:
-                write_at(fd, data[start:position], offset + start)
+                write(data[start:position], offset + start)
             start = end
         page = firsts.find(0, page + 1)
     if start < total:
-        write_at(fd, data[start:], offset + start)
+        write(data[start:], offset + start)
 
 
 def _is_zero(page: memoryview) -> bool:

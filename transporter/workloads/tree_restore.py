@@ -2,8 +2,10 @@
 
     writer = TreeWriter(output, point, roots)
     with writer:                               # leaving without publish() removes what was staged
-        for group in writer.plan(entries):     # makes folders, links, devices… as it goes
-            writer.write_group(group, plaintext of group.chunk_id)
+        for batch of entries:
+            for group in writer.place(batch):  # makes folders, links, devices… as it goes
+                writer.write_group(group, plaintext of group.chunk_id)
+        … the same with the groups of writer.end()
         writer.finish()
         writer.publish()
 
@@ -23,7 +25,7 @@ from transporter.workloads.hard_links import HardLinks
 from transporter.workloads.layout import lay_out
 from transporter.workloads.notes import Note
 from transporter.workloads.publish import Publisher
-from transporter.workloads.restore_files import FileWriter
+from transporter.workloads.restore_files import FileWriter, content_of
 from transporter.workloads.restore_path import Step, Walk
 from transporter.workloads.restore_stage import Stage
 from transporter.workloads.restored import MAX_GROUP_PIECES, Group, Piece, RestoredFile, StagedFolder
@@ -31,7 +33,7 @@ from transporter.workloads.staging import Staging
 
 
 class TreeWriter:
-    """One restore. ``plan`` and ``write_group`` may run in two threads; large groups in any number of threads.
+    """One restore. ``place`` and ``write_group`` may run in two threads; large groups in any number of threads.
 
     Memory: the folders on the way down, files whose content is under way, and one line for each hard-linked file.
     Open descriptors: at most ``MAX_OPEN_FOLDERS`` folders, and a file for each group being written.
@@ -76,34 +78,45 @@ class TreeWriter:
     # -- what a job calls
 
     def plan(self, entries: Iterable[Entry]) -> Iterator[Group]:
-        """Make everything that has no content, and yield what content is needed, in path order.
+        """Make everything that has no content, and yield what content is needed, in path order: all entries at once.
+
+        Raises what ``place`` and ``end`` raise.
+        """
+        for entry in entries:
+            yield from self.place((entry,))
+        yield from self.end()
+
+    def place(self, entries: Iterable[Entry]) -> list[Group]:
+        """Make what has no content of some entries, the next in path order; return the content known to be needed.
 
         Raises ``DamagedData`` when the manifest is not one, ``DiskFull``, ``JobFailed``.
         """
         for entry in entries:
             self._place(entry)
-            if self._groups:
-                yield from self._groups
-                self._groups.clear()
+        groups, self._groups = self._groups, []
+        return groups
+
+    def end(self) -> list[Group]:
+        """Say that there are no more entries; return the content needed for the last. Raises like ``place``."""
         if self._long is not None:
             raise DamagedData("The manifest ends within a file.")
-        if self._group is not None:
-            yield self._group
-            self._group = None
+        groups = [] if self._group is None else [self._group]
+        self._group = None
         self._leave(reversed(self._walk.steps))
         self._walk.steps = []
+        return groups
 
     def write_group(self, group: Group, plaintext: memoryview) -> None:
         """Write the pieces of one group; a file whose last piece it is gets its metadata and is closed.
 
-        Groups must come in the order of ``plan`` and from one thread, but for those that are ``large``.
+        Groups must come in the order of ``place`` and from one thread, but for those that are ``large``.
         """
-        for piece in group.pieces:
-            data = plaintext[piece.chunk_offset : piece.chunk_offset + piece.length]
-            if len(data) != piece.length:
-                raise DamagedData(f"A chunk is shorter than {piece.file.entry.path!r} says.")
-            if not piece.file.failed:
-                self._files.write(piece, data)
+        if group.large:
+            for piece in group.pieces:
+                if not piece.file.failed:
+                    self._files.write(piece, content_of(piece, plaintext))
+        else:
+            self._files.write_small(group.pieces, plaintext)
 
     def skip_group(self, group: Group, reason: str) -> None:
         """Give up the files of a group whose chunk cannot be had: they are noted, and not published."""

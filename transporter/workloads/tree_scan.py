@@ -134,7 +134,9 @@ class TreeScanner(ScanOutput):
             else:
                 parent, _, name = root.rpartition(b"/")
                 prefix = parent.lstrip(b"/") + b"/" if parent else b""
-                self._frames.append(_Frame(Folder(None, parent or b"/"), prefix, state.st_dev, iter(((name, -1),)), seen_ns))
+                self._frames.append(
+                    _Frame(Folder(None, parent or b"/"), prefix, state.st_dev, iter(((name, -1),)), seen_ns)
+                )
         except OSError as error:
             self._lost(self._root, error, gone_is_gap=True)
         return True
@@ -414,4 +416,3 @@ class TreeScanner(ScanOutput):
             elif reading.pending.flags:
                 self._note("changed", path, "changed while it was read", gap=False)
         return count
-
