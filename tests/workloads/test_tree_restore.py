@@ -11,8 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from transporter.errors import DamagedData, DiskFull, JobBusy, JobFailed, UsageError
+from transporter.workloads import tree_restore
 from transporter.workloads.entry import CONTINUATION, MORE, PAGED, Entry, pack_extents, pack_holes
 from transporter.workloads.folders import MAX_OPEN_FOLDERS
+from transporter.workloads.restore_files import UNSETTLED_AT_MOST
 from transporter.workloads.tree_restore import TreeWriter
 
 ID = b"i" * 32
@@ -350,6 +352,8 @@ def test_open_descriptors_and_memory_are_bounded(tmp_path):
             assert len(os.listdir("/proc/self/fd")) - before <= MAX_OPEN_FOLDERS + 10
         for group in waiting:
             writer.write_group(group, memoryview(b"1"))
+            assert len(os.listdir("/proc/self/fd")) - before <= MAX_OPEN_FOLDERS + UNSETTLED_AT_MOST + 10
+        writer.settle()
         assert len(os.listdir("/proc/self/fd")) - before <= MAX_OPEN_FOLDERS + 10
         writer.finish()
         writer.publish()
@@ -402,3 +406,22 @@ def test_the_lock_is_held_by_the_staging_folder(tmp_path):
         with pytest.raises(BlockingIOError):
             fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         os.close(fd)
+
+
+def test_contents_are_durable_before_names_and_names_before_the_end(tmp_path, monkeypatch):
+    """A loss of power at any moment leaves no final name over half a file."""
+    seen = []
+    output = tmp_path / "out"
+    monkeypatch.setattr(tree_restore, "sync_all", lambda fd: seen.append((output / "f").exists()))
+    write(output, [b"r"], [folder(b"r"), file(b"r/f", b"1")])
+    assert seen == [False, True]
+
+
+def test_a_disk_that_fails_at_the_end_publishes_nothing(tmp_path, monkeypatch):
+    def failing(_fd):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(tree_restore, "sync_all", failing)
+    with pytest.raises(JobFailed, match="Input/output error"):
+        write(tmp_path / "out", [b"r"], [folder(b"r"), file(b"r/f", b"1")])
+    assert not (tmp_path / "out").exists()

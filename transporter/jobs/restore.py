@@ -88,6 +88,8 @@ class _Restore:
         self._recovery = recovery
         self._lane = Lane(1)
         self._small = Lane(1)
+        self._settler = Lane(1)
+        self._settling = False
         self._writers = Lane(WRITERS)
         self.writer: TreeWriter | None = None
         self.gaps = 0
@@ -153,6 +155,14 @@ class _Restore:
                     nursery.start_soon(self._write_large, group, wanted, room, place)
                 else:
                     await self._write_group(group, wanted, self._small)
+                    if not self._settling:
+                        self._settling = True
+                        nursery.start_soon(self._settle)
+
+    async def _settle(self) -> None:
+        if self.writer is not None:
+            await self._settler.run(self.writer.settle)
+        self._settling = False
 
     async def _write_large(self, group: Group, wanted: Wanted, room: trio.CapacityLimiter, place: object) -> None:
         await self._write_group(group, wanted, self._writers)

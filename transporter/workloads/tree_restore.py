@@ -30,6 +30,7 @@ from transporter.workloads.restore_path import Step, Walk
 from transporter.workloads.restore_stage import Stage
 from transporter.workloads.restored import MAX_GROUP_PIECES, Group, Piece, RestoredFile, StagedFolder
 from transporter.workloads.staging import Staging
+from transporter.workloads.writeback import sync_all
 
 
 class TreeWriter:
@@ -118,6 +119,10 @@ class TreeWriter:
         else:
             self._files.write_small(group.pieces, plaintext)
 
+    def settle(self) -> None:
+        """Let go of files that are finished; to be called now and then, from any thread."""
+        self._files.settle()
+
     def skip_group(self, group: Group, reason: str) -> None:
         """Give up the files of a group whose chunk cannot be had: they are noted, and not published."""
         for piece in group.pieces:
@@ -125,16 +130,19 @@ class TreeWriter:
                 self._files.fail(piece.file, reason)
 
     def finish(self) -> None:
-        """Set what links and folders still wait for; to be called when every group has been written."""
+        """Set what links and folders still wait for, make all durable; to be called when every group was written."""
+        self._files.settle()
         with self._stage.lock:
             for entry, folder, name, file in self._links.take_waiting():
                 self._make_link(entry, folder, name, file)
                 self._stage.release(folder)
             if self._stage.top.open_children != 1:
                 raise JobFailed("The restore is not complete: some content was never written.")
+        # Before anything gets its final name: after a loss of power a name must not stand for half a file.
+        self._make_durable()
 
     def publish(self) -> None:
-        """Move everything to its final place; with ``overwrite`` into what is there already."""
+        """Move everything to its final place, with ``overwrite`` into what is there already, and make that durable."""
         self._stage.cache.close_all()
         top = self._stage.top.entry
         Publisher(self._staging, self._stage).publish()
@@ -142,7 +150,14 @@ class TreeWriter:
         if top is not None and (self._staging.created or not self._partial):
             self._stage.metadata.to_existing(self._staging.output_fd, top)
         self._published = True
+        self._make_durable()
         self._staging.close()
+
+    def _make_durable(self) -> None:
+        try:
+            sync_all(self._staging.output_fd)
+        except OSError as error:
+            self._stage.stop(error, Entry(self._staging.output, "d"))
 
     def abort(self) -> None:
         """Remove what was staged; the output is as it was. No thread may be writing any more."""
