@@ -76,15 +76,18 @@ class Provider:
         A session of the same run is replaced: its link is gone, whether or not this end has noticed. Raises JobBusy
         when another run of the job goes on.
         """
-        for other in list(self.sessions.values()):
-            if other.same_job(session):
+        with trio.move_on_after(HAND_OVER_SECONDS):
+            # Looked up anew after each wait: another one that waited may have got in before.
+            while (other := self._of_same_job(session)) is not None:
                 if other.start.resume == session.start.resume:
                     other.replace()
-                with trio.move_on_after(HAND_OVER_SECONDS):
-                    await other.ended.wait()
-                if not other.ended.is_set():
-                    raise JobBusy("another run of this job is under way", "wait until it has ended")
+                await other.ended.wait()
+        if self._of_same_job(session) is not None:
+            raise JobBusy("another run of this job is under way", "wait until it has ended")
         self.sessions[session.session_id] = session
+
+    def _of_same_job(self, session: ServiceSession) -> ServiceSession | None:
+        return next((other for other in self.sessions.values() if other.same_job(session)), None)
 
     def release(self, session: ServiceSession) -> None:
         """Forget a session."""
