@@ -9,6 +9,7 @@ import trio
 import trio.testing
 from trio_websocket import wrap_client_stream, wrap_server_stream
 
+from pipeline.run import open_tasks
 from protocol.messages import Hello, ListPoints, Ping, Points, Refused
 from transporter import errors
 from transporter.errors import CannotConnect, IdentityRefused, RefusedByPeer, TamperingDetected
@@ -101,6 +102,46 @@ async def test_a_heartbeat_keeps_an_idle_connection(wire, identities, autojump_c
         nursery.start_soon(server.receive)
         await trio.sleep(3600)
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("queue", [1, 64])
+async def test_an_end_that_takes_no_messages_for_long_does_not_end_a_healthy_link(
+    wire, identities, autojump_clock, monkeypatch, queue
+):
+    """As a provider that commits a large point. Its peer beats all the while, more often than the queue has places."""
+    monkeypatch.setattr(control_link, "_QUEUE", queue)
+    async with pair(wire, identities) as (client, server):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.receive)
+            await trio.sleep(600)
+            nursery.cancel_scope.cancel()
+        await client.send(ListPoints(repository="main"))
+        assert (await server.receive()).message == ListPoints(repository="main")
+
+
+async def test_a_peer_that_died_while_nobody_listened_is_noticed_once_somebody_does(
+    wire, identities, autojump_clock, monkeypatch
+):
+    monkeypatch.setattr(control_link, "_QUEUE", 1)
+
+    async def dial():
+        with contextlib.suppress(LinkBroken):
+            async with client_of(wire, identities) as client:
+                await client.receive()
+
+    async def nothing(_data):
+        return
+
+    with pytest.raises(LinkBroken, match="nothing was heard"):
+        async with open_tasks() as nursery:
+            nursery.start_soon(dial)
+            async with server_of(wire, identities) as server:
+                await trio.sleep(100)
+                wire.near.send_stream.send_all = nothing
+                began = trio.current_time()
+                await server.receive()
+    seconds = control_link.SILENCE_SECONDS + control_link.HEARTBEAT_SECONDS + 3 * control_link.CLOSE_SECONDS
+    assert trio.current_time() - began <= seconds
 
 
 @pytest.mark.parametrize("end", ["client", "server"])

@@ -11,6 +11,7 @@ from world import start_of
 
 from transporter.catalog import Peer
 from transporter.errors import JobBusy, RefusedByPeer
+from transporter.link.control_link import SILENCE_SECONDS
 from transporter.service import provider as provider_module
 from transporter.service import session as session_module
 from transporter.service.provider import Provider
@@ -111,6 +112,10 @@ async def test_who_waits_for_one_after_the_other_is_told_in_time(provider, sessi
             await provider.claim(sessions.new())
         nursery.cancel_scope.cancel()
     assert trio.current_time() - began <= provider_module.HAND_OVER_SECONDS + 1
+
+
+def test_who_waits_for_another_session_is_told_before_the_link_counts_as_silent():
+    assert provider_module.HAND_OVER_SECONDS < SILENCE_SECONDS
 
 
 async def test_a_data_channel_that_opens_when_its_session_has_ended_is_refused(sessions, monkeypatch):

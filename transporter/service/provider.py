@@ -24,8 +24,9 @@ from transporter.repository import Repository
 if TYPE_CHECKING:
     from transporter.service.session import ServiceSession
 
-# A session that lost its link closes its pack first; the next one of the same job waits for that.
-HAND_OVER_SECONDS = 40.0
+# A session that lost its link closes its pack first; the next one of the same job waits for that. Less than the time
+# after which a silent link is given up: whoever waits here should hear why, not find the line cut.
+HAND_OVER_SECONDS = 20.0
 
 
 def domain_of(tenant: str, job: str) -> bytes:
