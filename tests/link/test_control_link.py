@@ -7,6 +7,7 @@ import contextlib
 import pytest
 import trio
 import trio.testing
+import wsproto.events
 from trio_websocket import wrap_client_stream, wrap_server_stream
 
 from pipeline.run import open_tasks
@@ -16,6 +17,7 @@ from transporter.errors import CannotConnect, IdentityRefused, RefusedByPeer, Ta
 from transporter.link import control_link
 from transporter.link.broken import LinkBroken
 from transporter.link.control_link import control_client, control_server, refusal_to_error
+from transporter.link.listen import HalfOpen
 from transporter.link.tls import TlsStream
 
 
@@ -101,6 +103,48 @@ async def test_a_heartbeat_keeps_an_idle_connection(wire, identities, autojump_c
         nursery.start_soon(client.receive)
         nursery.start_soon(server.receive)
         await trio.sleep(3600)
+        nursery.cancel_scope.cancel()
+
+
+async def test_few_messages_wait_to_be_taken(wire, identities):
+    """Each may have 16 MiB: a peer that sends and sends must not fill the memory of one that is busy."""
+    async with pair(wire, identities) as (client, server):
+        server.peer_is_known()
+        for _ in range(40):
+            await client._websocket.send_message(bytes(100_000))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert server._websocket._recv_channel.statistics().current_buffer_used <= 2
+
+
+async def test_a_peer_that_is_not_known_may_send_little(wire, identities):
+    """However it is cut into messages, finished or not: what it sends is gathered before anybody can judge it."""
+    async with pair(wire, identities) as (client, server):
+        half = wsproto.events.BytesMessage(data=bytes(control_link.UNKNOWN_BYTES), message_finished=False)
+        await client._websocket._send(half)
+        with pytest.raises(RefusedByPeer, match="before it was known"):
+            await server.receive()
+    async with pair(Wire(), identities) as (client, server):
+        server.peer_is_known()
+        await client._websocket.send_message(bytes(10 * control_link.UNKNOWN_BYTES))
+        with pytest.raises(RefusedByPeer, match="not exactly one frame"):
+            await server.receive()
+
+
+async def test_a_peer_counts_as_half_open_until_it_is_known(wire, identities):
+    half_open = HalfOpen(1)
+    tls = TlsStream(wire.far, identities[1], server=True, accept_pin=lambda _: True)
+
+    async def dial():
+        async with client_of(wire, identities):
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dial)
+        async with control_server(tls, "bob", half_open) as server:
+            assert half_open.full, "it has said Hello, but who it is has not been looked up"
+            server.peer_is_known()
+            assert half_open.count == 0
+        assert half_open.count == 0, "nobody is counted out twice"
         nursery.cancel_scope.cancel()
 
 

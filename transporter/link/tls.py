@@ -74,6 +74,8 @@ class TlsStream(trio.abc.Stream):
         self.refused = trio.Event()
         # Set once reading has failed for whatever reason.
         self.broken = trio.Event()
+        # How many bytes more the peer may send before it is known; None: any number.
+        self.allowance: int | None = None
         # Since when somebody waits for bytes of the peer.
         self._waits_since: float | None = None
 
@@ -205,7 +207,7 @@ class TlsStream(trio.abc.Stream):
         await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             try:
-                return self._tls.recv(max_bytes or _READ)
+                return self._allowed(self._tls.recv(max_bytes or _READ))
             except SSL.WantReadError:
                 self._waits_since = trio.current_time()
                 try:
@@ -221,10 +223,23 @@ class TlsStream(trio.abc.Stream):
             except SSL.Error as error:
                 refusal = self._refusal(error)
                 if isinstance(refusal, RefusedByPeer):
-                    self.refusal = refusal
-                    self.refused.set()
+                    self._refuse(refusal)
                 self.broken.set()
                 raise trio.BrokenResourceError(f"TLS error: {refusal}") from None
+
+    def _refuse(self, refusal: RefusedByPeer) -> None:
+        self.refusal = refusal
+        self.refused.set()
+
+    def _allowed(self, data: bytes) -> bytes:
+        if self.allowance is not None:
+            self.allowance -= len(data)
+            if self.allowance < 0:
+                what = "a peer broke the protocol: it sent too much before it was known"
+                self._refuse(RefusedByPeer(what, "nothing to do here"))
+                self.broken.set()
+                raise trio.BrokenResourceError("more was sent than a peer may send before it is known")
+        return data
 
     def silence(self) -> float:
         """Return for how many seconds bytes of the peer have been waited for in vain.
