@@ -358,7 +358,7 @@ async def test_a_commit_and_what_belongs_to_it_go_within_one_session(link, peer,
     peer.answers = answers
     async with running(link):
         needs, commit = GetPoint(repository="a", job="b", point=bytes(16)), Commit(point=bytes(16))
-        await link.tell([(needs, b"")], commit, b"", Committed)
+        await link.tell(lambda: iter([(needs, b"")]), commit, b"", Committed)
         assert [session.told for session in peer.sessions] == [[needs], [needs]]
 
 

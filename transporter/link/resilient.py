@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
@@ -114,11 +114,16 @@ class ResilientLink:
         """Ask for something that may safely be asked again on the next session."""
         return await self._persist(lambda session: session.request(message, payload, reply))
 
-    async def tell(self, messages: list[tuple[Message, bytes]], ask: Message, payload: bytes, reply: type[M]) -> M:
-        """Send ``messages`` and then ``ask`` within one session, and return the answer; all again after a break."""
+    async def tell(
+        self, messages: Callable[[], Iterable[tuple[Message, bytes]]], ask: Message, payload: bytes, reply: type[M]
+    ) -> M:
+        """Send ``messages`` and then ``ask`` within one session, and return the answer; all again after a break.
+
+        ``messages`` is called for each attempt: so many need not be in memory at once.
+        """
 
         async def all_of_it(session: Session) -> M:
-            for message, more in messages:
+            for message, more in messages():
                 await session.tell(message, more)
             return (await session.request(ask, payload, reply))[0]
 
