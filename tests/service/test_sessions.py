@@ -114,6 +114,31 @@ async def test_who_waits_for_one_after_the_other_is_told_in_time(provider, sessi
     assert trio.current_time() - began <= provider_module.HAND_OVER_SECONDS + 1
 
 
+async def test_a_tenant_has_so_many_sessions_at_once_and_another_tenant_its_own(provider, sessions, monkeypatch):
+    monkeypatch.setattr(provider_module, "SESSIONS_AT_MOST", 3)
+    mine = [sessions.new(job="a"), sessions.new(job="b"), sessions.new(job="a", purpose="recovery")]
+    for session in mine:
+        await provider.claim(session)
+    for refused in (sessions.new(job="c"), sessions.new(job="a", purpose="recovery")):
+        with pytest.raises(JobBusy, match="3 jobs of this node are under way here"):
+            await provider.claim(refused)
+    neighbour = sessions.new(Peer("neighbour", b"n" * 32, tenant="neighbour-1"), job="a")
+    await provider.claim(neighbour)
+    provider.release(mine[1])
+    await provider.claim(sessions.new(job="c"))
+    assert len(live(provider)) == 4
+
+
+async def test_a_run_that_comes_back_replaces_its_session_however_many_there_are(provider, sessions, monkeypatch):
+    monkeypatch.setattr(provider_module, "SESSIONS_AT_MOST", 1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sessions.serve, sessions.new(), trio.Event())
+        await trio.testing.wait_all_tasks_blocked()
+        again = sessions.new()
+        await provider.claim(again)
+        assert live(provider) == [again]
+
+
 def test_who_waits_for_another_session_is_told_before_the_link_counts_as_silent():
     assert provider_module.HAND_OVER_SECONDS < SILENCE_SECONDS
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 # after which a silent link is given up: whoever waits here should hear why, not find the line cut.
 HAND_OVER_SECONDS = 20.0
 
+# Live sessions of one tenant: each has queues, buffers and files of its own, and few homes run so many jobs at once.
+SESSIONS_AT_MOST = 16
+
 
 def domain_of(tenant: str, job: str) -> bytes:
     """Return the dedup domain of a job, 16 bytes: one for each tenant and job, never shared between tenants."""
@@ -75,7 +78,7 @@ class Provider:
         """Make ``session`` the only one of its tenant and job; a predecessor that is ending is waited for.
 
         A session of the same run is replaced: its link is gone, whether or not this end has noticed. Raises JobBusy
-        when another run of the job goes on.
+        when another run of the job goes on, and when the tenant has as many sessions as it may.
         """
         with trio.move_on_after(HAND_OVER_SECONDS):
             # Looked up anew after each wait: another one that waited may have got in before.
@@ -85,6 +88,11 @@ class Provider:
                 await other.ended.wait()
         if self._of_same_job(session) is not None:
             raise JobBusy("another run of this job is under way", "wait until it has ended")
+        if sum(other.tenant == session.tenant for other in self.sessions.values()) >= SESSIONS_AT_MOST:
+            raise JobBusy(
+                f"{SESSIONS_AT_MOST} jobs of this node are under way here, and no more are served at once",
+                "wait until one of them has ended",
+            )
         self.sessions[session.session_id] = session
 
     def _of_same_job(self, session: ServiceSession) -> ServiceSession | None:
