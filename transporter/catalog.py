@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transporter.errors import ConfigError, IdentityRefused, UnsupportedFormat
+from transporter.database_errors import transaction, translate, translated
+from transporter.errors import ConfigError, DiskFull, IdentityRefused, UnsupportedFormat
 
 SCHEMA_VERSION = 1
+_CATALOG = "the catalog"
 BUSY_TIMEOUT = 20.0
 """Seconds to wait for another process's transaction; ours last milliseconds, so this is only met by a stuck disk."""
 
@@ -127,7 +129,10 @@ class LastPoint:
 
 
 class Catalog:
-    """Opens (and makes) ``catalog.db``. Raises ``UnsupportedFormat`` for one of a newer version."""
+    """Opens (and makes) ``catalog.db``. Raises ``UnsupportedFormat`` for one of a newer version.
+
+    Every method raises ``DiskFull``, ``DamagedData`` and ``JobFailed`` for what the disk does.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -139,6 +144,8 @@ class Catalog:
             self._prepare()
         except sqlite3.DatabaseError as error:
             self._database.close()
+            if isinstance(full := translate(error, f"{_CATALOG} {path}"), DiskFull):
+                raise full from None
             raise ConfigError(
                 f"{path} cannot be used: {error}", "put back a copy, or move it away: peers must then be paired again"
             ) from None
@@ -150,7 +157,7 @@ class Catalog:
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = FULL")
         self._database.execute("PRAGMA foreign_keys = ON")
-        with self._transaction():
+        with transaction(self._database):
             (version,) = self._database.execute("PRAGMA user_version").fetchone()
             if version > SCHEMA_VERSION:
                 raise UnsupportedFormat(
@@ -174,17 +181,11 @@ class Catalog:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._database
-            except BaseException:
-                self._database.execute("ROLLBACK")
-                raise
-            self._database.execute("COMMIT")
+        with self._lock, translated(_CATALOG, self.path), transaction(self._database):
+            yield self._database
 
     def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._lock:
+        with self._lock, translated(_CATALOG, self.path):
             return self._database.execute(query, values).fetchall()
 
     # Peers

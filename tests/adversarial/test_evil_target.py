@@ -527,6 +527,16 @@ async def test_a_list_of_points_without_end_is_not_read_for_ever(world, monkeypa
         await world.source.restore()
 
 
+async def test_a_list_of_points_that_goes_on_with_nothing_is_refused(world, monkeypatch):
+    async def answer(_provider, link, _peer, _message):
+        while True:
+            await link.send(Points(more=True), msgspec.msgpack.encode([]))
+
+    monkeypatch.setattr("transporter.service.peer.answer_list_points", answer)
+    with trio.fail_after(10), pytest.raises(RefusedByPeer, match="without end"):
+        await world.source.restore()
+
+
 async def test_no_message_of_the_target_chooses_the_mode(world, monkeypatch):
     """Every Started it could send: the source seals under its own keys whatever it says."""
     from transporter.service import starting

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from transporter.catalog import SCHEMA_VERSION, Catalog, Invitation, LastPoint, Peer
-from transporter.errors import ConfigError, IdentityRefused, UnsupportedFormat
+from transporter.errors import ConfigError, DamagedData, DiskFull, IdentityRefused, JobFailed, UnsupportedFormat
 
 PIN = bytes(range(32))
 
@@ -128,6 +128,38 @@ def test_a_file_that_is_no_database_is_named(path):
     path.write_bytes(b"no database, " * 100)
     with pytest.raises(ConfigError, match=r"catalog\.db cannot be used"):
         Catalog(path)
+
+
+@pytest.mark.parametrize("cache", [-2000, 1], ids=["at the commit", "before it"])
+def test_a_full_disk_is_told_as_such_and_leaves_the_catalog_usable(catalog, cache):
+    (pages,) = catalog._database.execute("PRAGMA page_count").fetchone()
+    catalog._database.execute(f"PRAGMA cache_size = {cache}")
+    catalog._database.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(DiskFull, match="no room left for the catalog"):
+        catalog.run_started("docs" * 50_000, "backup", 1)
+    catalog._database.execute("PRAGMA max_page_count = 1000000")
+    number = catalog.run_started("docs", "backup", 2)
+    assert [run.run_id for run in catalog.runs()] == [number]
+
+
+def test_damage_is_told_as_such(path):
+    with Catalog(path) as catalog:
+        for number in range(2000):
+            catalog.run_started(f"a job of some length {number}", "backup", number)
+    content = path.read_bytes()
+    path.write_bytes(content[:40_960] + b"\xa5" * (len(content) - 40_960))
+    with Catalog(path) as catalog:
+        with pytest.raises(DamagedData, match=r"the catalog .* is damaged"):
+            catalog.runs(limit=5000)
+        with pytest.raises(DamagedData, match=r"the catalog .* is damaged"):
+            catalog.run_finished(1999, finished_ns=1, exit_status=0)
+
+
+def test_another_process_that_does_not_let_go_is_told_as_such(path, monkeypatch):
+    monkeypatch.setattr("transporter.catalog.BUSY_TIMEOUT", 0.05)
+    words = pytest.raises(JobFailed, match="does not let go")
+    with Catalog(path) as mine, Catalog(path) as other, other._transaction(), words:
+        mine.run_started("docs", "backup", 1)
 
 
 def test_two_writers_wait_for_each_other(path):

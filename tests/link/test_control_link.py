@@ -7,14 +7,17 @@ import contextlib
 import pytest
 import trio
 import trio.testing
+import wsproto.events
 from trio_websocket import wrap_client_stream, wrap_server_stream
 
+from pipeline.run import open_tasks
 from protocol.messages import Hello, ListPoints, Ping, Points, Refused
 from transporter import errors
 from transporter.errors import CannotConnect, IdentityRefused, RefusedByPeer, TamperingDetected
 from transporter.link import control_link
 from transporter.link.broken import LinkBroken
 from transporter.link.control_link import control_client, control_server, refusal_to_error
+from transporter.link.listen import HalfOpen
 from transporter.link.tls import TlsStream
 
 
@@ -101,6 +104,88 @@ async def test_a_heartbeat_keeps_an_idle_connection(wire, identities, autojump_c
         nursery.start_soon(server.receive)
         await trio.sleep(3600)
         nursery.cancel_scope.cancel()
+
+
+async def test_few_messages_wait_to_be_taken(wire, identities):
+    """Each may have 16 MiB: a peer that sends and sends must not fill the memory of one that is busy."""
+    async with pair(wire, identities) as (client, server):
+        server.peer_is_known()
+        for _ in range(40):
+            await client._websocket.send_message(bytes(100_000))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert server._websocket._recv_channel.statistics().current_buffer_used <= 2
+
+
+async def test_a_peer_that_is_not_known_may_send_little(wire, identities):
+    """However it is cut into messages, finished or not: what it sends is gathered before anybody can judge it."""
+    async with pair(wire, identities) as (client, server):
+        half = wsproto.events.BytesMessage(data=bytes(control_link.UNKNOWN_BYTES), message_finished=False)
+        await client._websocket._send(half)
+        with pytest.raises(RefusedByPeer, match="before it was known"):
+            await server.receive()
+    async with pair(Wire(), identities) as (client, server):
+        server.peer_is_known()
+        await client._websocket.send_message(bytes(10 * control_link.UNKNOWN_BYTES))
+        with pytest.raises(RefusedByPeer, match="not exactly one frame"):
+            await server.receive()
+
+
+async def test_a_peer_counts_as_half_open_until_it_is_known(wire, identities):
+    half_open = HalfOpen(1)
+    tls = TlsStream(wire.far, identities[1], server=True, accept_pin=lambda _: True)
+
+    async def dial():
+        async with client_of(wire, identities):
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dial)
+        async with control_server(tls, "bob", half_open) as server:
+            assert half_open.full, "it has said Hello, but who it is has not been looked up"
+            server.peer_is_known()
+            assert half_open.count == 0
+        assert half_open.count == 0, "nobody is counted out twice"
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("queue", [1, 64])
+async def test_an_end_that_takes_no_messages_for_long_does_not_end_a_healthy_link(
+    wire, identities, autojump_clock, monkeypatch, queue
+):
+    """As a provider that commits a large point. Its peer beats all the while, more often than the queue has places."""
+    monkeypatch.setattr(control_link, "_QUEUE", queue)
+    async with pair(wire, identities) as (client, server):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.receive)
+            await trio.sleep(600)
+            nursery.cancel_scope.cancel()
+        await client.send(ListPoints(repository="main"))
+        assert (await server.receive()).message == ListPoints(repository="main")
+
+
+async def test_a_peer_that_died_while_nobody_listened_is_noticed_once_somebody_does(
+    wire, identities, autojump_clock, monkeypatch
+):
+    monkeypatch.setattr(control_link, "_QUEUE", 1)
+
+    async def dial():
+        with contextlib.suppress(LinkBroken):
+            async with client_of(wire, identities) as client:
+                await client.receive()
+
+    async def nothing(_data):
+        return
+
+    with pytest.raises(LinkBroken, match="nothing was heard"):
+        async with open_tasks() as nursery:
+            nursery.start_soon(dial)
+            async with server_of(wire, identities) as server:
+                await trio.sleep(100)
+                wire.near.send_stream.send_all = nothing
+                began = trio.current_time()
+                await server.receive()
+    seconds = control_link.SILENCE_SECONDS + control_link.HEARTBEAT_SECONDS + 3 * control_link.CLOSE_SECONDS
+    assert trio.current_time() - began <= seconds
 
 
 @pytest.mark.parametrize("end", ["client", "server"])

@@ -7,11 +7,12 @@ import base64
 import msgspec
 import pytest
 import trio
+import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from world import make_node
 
-from protocol.messages import Pair, Paired, Refused
+from protocol.messages import Pair, Paired, Refused, StatusRequest
 from transporter.clock import ManualClock
 from transporter.errors import CannotConnect, ConfigError, IdentityRefused, UsageError
 from transporter.link.dial import Peer, dial_control
@@ -118,6 +119,22 @@ async def test_a_node_joins_and_both_know_the_other(world, newcomer):
     assert (there.pin, there.rights) == (newcomer.identity.pin, ("main",))
     assert there.tenant == world.tenant(newcomer)
     await world.still_serves()
+
+
+async def test_a_node_counts_as_half_open_until_it_is_paired(world, newcomer):
+    line = decode_invitation(invited(world))
+    half_open = world.front._half_open
+    async with dial_control(Peer("offsite", world.address, line.pin), newcomer.identity) as link:
+        await trio.testing.wait_all_tasks_blocked(0.02)
+        assert half_open.count == 1, "it is in only because an invitation is open"
+        proof = proof_of(secret_hash(line.secret), link.exporter, newcomer.identity.pin)
+        await link.send(Pair(proof=proof, name="newcomer"))
+        assert isinstance((await link.receive()).message, Paired)
+        assert half_open.count == 0
+    async with world.source.control() as link:
+        await link.send(StatusRequest())
+        await link.receive()
+        assert half_open.count == 0, "a known node is known by its key"
 
 
 async def test_an_invitation_works_once(world, newcomer):

@@ -63,8 +63,9 @@ class FakeSession:
     async def tell(self, message, payload=b""):
         self.told.append(message)
 
-    async def ask_for(self, ids):
+    async def ask_for(self, ids, without=()):
         self.peer.requests.append(list(ids))
+        self.peer.without.append(tuple(without))
 
     async def close(self):
         self.closed = True
@@ -77,6 +78,7 @@ class FakePeer:
         self.durable = {}
         self.received = []
         self.requests = []
+        self.without = []
         self.sessions = []
         self.dial = deque()
         self.sending = True
@@ -286,6 +288,38 @@ async def test_a_chunk_that_two_ask_for_comes_twice_even_after_a_break(link, pee
         assert peer.requests[2:] == []
 
 
+async def test_another_form_of_a_chunk_is_asked_for_again_in_that_form_after_a_break(link, peer, autojump_clock):
+    a, b, c = (chunk(n).chunk_id for n in (1, 2, 3))
+    keys = [b"x" * 32, b"y" * 32]
+    async with running(link):
+        link.ask_for_another(a, keys)
+        link.ask_for_another(b, keys)
+        await link.ask_for(c)
+        await trio.sleep(1)
+        expected = [([a, b], tuple(keys)), ([c], ())]
+        assert list(zip(peer.requests, peer.without, strict=True)) == expected
+        peer.now.cut()
+        await come_back(peer, 2)
+        assert list(zip(peer.requests, peer.without, strict=True)) == expected * 2
+        for each in (a, c):
+            link.arrived(each)
+        peer.now.handlers.on_missing(b, "missing")
+        assert not link._without
+        await link.ask_for(a)
+        await trio.sleep(1)
+        assert (peer.requests[-1], peer.without[-1]) == ([a], ()), "whoever asks anew takes any form"
+
+
+async def test_another_form_is_asked_for_by_a_task_of_the_session_that_has_just_ended(link, peer, autojump_clock):
+    """As a chunk does that comes with the last bytes of a session: its task must end, or there is no next session."""
+    one = chunk(1).chunk_id
+    async with running(link):
+        peer.now.cut()
+        link.ask_for_another(one, [KEY])
+        await come_back(peer, 2)
+        assert (peer.requests, peer.without) == ([[one]], [(KEY,)])
+
+
 async def test_missing_chunks_that_nobody_asked_for_cost_no_memory(link, peer, autojump_clock):
     got = []
     link.on_missing = lambda chunk_id, reason: got.append(chunk_id)
@@ -324,7 +358,7 @@ async def test_a_commit_and_what_belongs_to_it_go_within_one_session(link, peer,
     peer.answers = answers
     async with running(link):
         needs, commit = GetPoint(repository="a", job="b", point=bytes(16)), Commit(point=bytes(16))
-        await link.tell([(needs, b"")], commit, b"", Committed)
+        await link.tell(lambda: iter([(needs, b"")]), commit, b"", Committed)
         assert [session.told for session in peer.sessions] == [[needs], [needs]]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import trio
@@ -45,16 +46,22 @@ async def commit_point(commit: Commit, link: ResilientLink, feed: Feed, needs: N
         needs_hash=needs.digest(),
         statistics={"bytes": feed.bytes_total, "files": feed.files, "skipped": skipped},
     )
-    before: list[tuple[Message, bytes]] = [(NeedsMessage(ids=part), b"") for part in needs.parts()]
+    slots: list[tuple[bytes, bytes]] = []
     ask: Message
     if commit.keys is not None and commit.keys.crowded:
         await _trim_keys(commit.keys, link, needs)
     if Zone(commit.job.encrypt) is Zone.SOURCE:
         head, slots = await trio.to_thread.run_sync(_sealed, commit, facts)
-        before += [(PutSlot(point=commit.run_id, slot=slot_id), slot) for slot_id, slot in slots]
         ask, payload = messages.Commit(point=commit.run_id), head
     else:
         ask, payload = messages.CommitPlain(point=commit.run_id), encode_facts(facts)
+
+    def before() -> Iterator[tuple[Message, bytes]]:
+        for part in needs.parts():
+            yield NeedsMessage(ids=part), b""
+        for slot_id, slot in slots:
+            yield PutSlot(point=commit.run_id, slot=slot_id), slot
+
     committed = await link.tell(before, ask, payload, Committed)
     await trio.to_thread.run_sync(_remember, commit, feed, committed.hash)
 

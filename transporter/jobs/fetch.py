@@ -132,28 +132,29 @@ class ChunkFetcher:
             return
         if self.link is not None:
             self.link.arrived(header.id)
-        # It is here, whatever becomes of the session that carried it: nobody will ask for it again.
-        with trio.CancelScope(shield=True):
-            await self._take(wanted, header, stored)
+        await self._take(wanted, header, stored)
 
     async def _take(self, wanted: Wanted, header: Chunk, stored: memoryview) -> None:
         try:
-            wanted.plain = await self._lane.run(self.open, header, stored)
+            # It is here, whatever becomes of the session that carried it: nobody will ask for it again. Nothing else
+            # may be waited for in here: this is a task of the session, and whoever waits for the next one waits for it.
+            with trio.CancelScope(shield=True):
+                plain = await self._lane.run(self.open, header, stored)
         except NoKey as error:
             wanted.error = error
-            if await self._ask_for_another(wanted, bytes(stored[_KEY_ID])):
+            if self._ask_for_another(wanted, bytes(stored[_KEY_ID])):
                 return
         except TransporterError as error:
             wanted.error = error
         else:
-            wanted.error = None
-            self._budget.release(wanted.charged - len(wanted.plain))
-            wanted.charged = len(wanted.plain)
+            wanted.plain, wanted.error = plain, None
+            self._budget.release(wanted.charged - len(plain))
+            wanted.charged = len(plain)
         self.chunks += 1
         self.bytes_plain += header.plain_length
         wanted.ready.set()
 
-    async def _ask_for_another(self, wanted: Wanted, key_id: bytes) -> bool:
+    def _ask_for_another(self, wanted: Wanted, key_id: bytes) -> bool:
         """Ask for another form of a chunk that came under a key of another point; tell whether there is sense in it.
 
         A job whose parent could not be opened stores chunks again under keys of its own, beside the old ones.
@@ -161,7 +162,7 @@ class ChunkFetcher:
         if self.link is None or key_id in wanted.without or len(wanted.without) >= MAX_KEY_IDS:
             return False
         wanted.without.append(key_id)
-        await self.link.ask_for_another(wanted.chunk_id, wanted.without)
+        self.link.ask_for_another(wanted.chunk_id, wanted.without)
         return True
 
     def on_missing(self, chunk_id: bytes, reason: str) -> None:

@@ -100,8 +100,11 @@ async def list_points(context: JobContext, where: Where) -> list[PointRow]:
                     raise refusal_to_error(received.message.code, received.message.what, received.message.remedy)
                 if not isinstance(received.message, Points):
                     raise RefusedByPeer("the peer did not list its points", "update the transporter there")
-                rows += msgspec.msgpack.decode(received.payload, type=list[PointRow])
+                page = msgspec.msgpack.decode(received.payload, type=list[PointRow])
                 more = received.message.more
+                if more and not page:
+                    raise RefusedByPeer("the peer lists restore points without end", "update the transporter there")
+                rows += page
                 if len(rows) > ROWS_AT_MOST:
                     raise RefusedByPeer("the peer lists too many restore points", "name one job: --job")
     except (LinkBroken, trio.TooSlowError) as error:

@@ -117,6 +117,7 @@ async def open_recovery(context: JobContext, where: Where, row: PointRow, passwo
     """
     peer = context.peer(where.peer)
     start = Start(purpose="recovery", job=row.job, repository=where.repository, zone=row.zone, point=row.point)
+    streams = min(STREAMS, context.config.limits.max_streams)
     router = _Router()
     redials = [0]
 
@@ -126,10 +127,10 @@ async def open_recovery(context: JobContext, where: Where, row: PointRow, passwo
             context.bus.publish(LinkLost(peer=peer.name, reason=reason))
             context.bus.publish(Redialling(peer=peer.name, attempt=redials[0], delay=0.0))
         else:
-            context.bus.publish(LinkUp(peer=peer.name, address=str(peer.address), streams=STREAMS))
+            context.bus.publish(LinkUp(peer=peer.name, address=str(peer.address), streams=streams))
 
     link = ResilientLink(
-        lambda handlers: open_session(peer, context.identity, start, STREAMS, handlers, context.clock),
+        lambda handlers: open_session(peer, context.identity, start, streams, handlers, context.clock),
         redial_for=float(context.config.limits.redial_for),
         notify=notify,
         on_chunk=router.on_chunk,

@@ -16,9 +16,10 @@ from types import TracebackType
 from typing import Final, Self
 
 from transporter.clock import Clock
+from transporter.database_errors import transaction, translated
 from transporter.errors import DamagedData, NoKey, UnknownPassword, UsageError
 from transporter.keys.chunk_id import ChunkIdKey
-from transporter.keys.database_schema import connect, transaction, translated
+from transporter.keys.database_schema import KEY_DATABASE, connect
 from transporter.keys.derive import KEY_LENGTH, bind, same
 from transporter.keys.master_key import load_master_key
 from transporter.keys.password import (
@@ -293,12 +294,12 @@ class KeyDatabase:
 
     @contextmanager
     def _read(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, translated(self._path):
+        with self._lock, translated(KEY_DATABASE, self._path):
             yield self._connection
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, translated(self._path), transaction(self._connection):
+        with self._lock, translated(KEY_DATABASE, self._path), transaction(self._connection):
             yield self._connection
 
 

@@ -8,15 +8,16 @@ a password go with it.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from transporter.errors import DamagedData, DiskFull, JobFailed, UnsupportedFormat
+from transporter.database_errors import transaction, translated
+from transporter.errors import UnsupportedFormat
 from transporter.keys.private_file import check_private, create_private
 
 SCHEMA_VERSION: Final = 1
+
+KEY_DATABASE: Final = "the key database"
 
 BUSY_SECONDS: Final = 15.0
 """How long to wait for another process's transaction: each writes a few rows, so only a stopped one takes longer."""
@@ -51,7 +52,7 @@ def connect(path: Path) -> sqlite3.Connection:
                 check_private(path)
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
-        with translated(path):
+        with translated(KEY_DATABASE, path):
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON", "trusted_schema = OFF"):
                 connection.execute(f"PRAGMA {pragma}").fetchall()
             _ensure_schema(connection, path)
@@ -59,38 +60,6 @@ def connect(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
-
-
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn what SQLite raises into errors of our own."""
-    try:
-        yield
-    except sqlite3.IntegrityError:
-        raise
-    except sqlite3.DatabaseError as error:
-        name = getattr(error, "sqlite_errorname", "")
-        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            raise JobFailed(
-                f"the key database {path} is in use by a process that does not let go", "stop it, then try again"
-            ) from None
-        if name.startswith("SQLITE_FULL"):
-            raise DiskFull(f"no room left for the key database {path}", "free some room") from None
-        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-            raise DamagedData(f"the key database {path} is damaged", "put back a copy of it") from None
-        raise JobFailed(f"the key database {path} cannot be used: {error}", "check the disk and its rights") from None
-
-
-@contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing, with the write lock taken first, so that no two processes read the same state and both write."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
 
 
 def _ensure_schema(connection: sqlite3.Connection, path: Path) -> None:

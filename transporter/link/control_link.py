@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 
 import trio
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream, wrap_server_stream
@@ -27,23 +27,38 @@ HANDSHAKE_SECONDS = 10.0
 CLOSE_SECONDS = 2.0
 HASTY_CLOSE_SECONDS = 0.1
 _READ = 64 * 1024
-_QUEUE = 64
+# Messages that wait to be taken, of up to 16 MiB each: one to work on and one behind it. More lie in TCP's buffers.
+_QUEUE = 2
+# What a peer may send before it is known, all in all: the WebSocket's request, and a Hello and a Pair of 4 KiB at most.
+# The WebSocket would gather a whole message of 16 MiB before anything could look at its length.
+UNKNOWN_BYTES = 16 << 10
 
 
 class ControlLink:
     """A control connection after both Hellos. ``peer_pin`` and ``exporter`` come from its TLS handshake."""
 
-    def __init__(self, websocket: WebSocketConnection, connection: ControlConnection, tls: TlsStream) -> None:
+    def __init__(
+        self,
+        websocket: WebSocketConnection,
+        connection: ControlConnection,
+        tls: TlsStream,
+        when_known: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._when_known = when_known
         self._websocket = websocket
         self._connection = connection
         self._tls = tls
         self._waiting: list[Received] = []
-        self._last_heard = trio.current_time()
         self.peer_pin = tls.peer_pin
         self.exporter = tls.exporter()
         self.peer_name = ""
         self.bytes_sent = 0
         self.bytes_received = 0
+
+    def peer_is_known(self) -> None:
+        """Note that the peer is paired: it is half-open no longer, and may send as much as the protocol allows."""
+        self._tls.allowance = None
+        self._when_known()
 
     async def send(self, message: Message, payload: bytes = b"") -> None:
         """Send one message. Raises LinkBroken."""
@@ -63,7 +78,6 @@ class ControlLink:
                 raise self._broken(error) from error
             if isinstance(data, str):
                 raise RefusedByPeer("the peer sent text where only frames belong", "update the transporter there")
-            self._last_heard = trio.current_time()
             self.bytes_received += len(data)
             await self._take(data)
         return self._waiting.pop(0)
@@ -85,11 +99,15 @@ class ControlLink:
         return LinkBroken(f"the control connection broke: {type(error).__name__}")
 
     async def beat(self) -> None:
-        """Ask for a sign of life every 10 s; raise LinkBroken after 30 s without any."""
+        """Ask for a sign of life every 10 s; raise LinkBroken after 30 s without any.
+
+        What counts is whether the line brings bytes, not whether anybody here takes the messages in them: a provider
+        that salvages, lists or commits takes none meanwhile.
+        """
         token = 0
         while True:
             await trio.sleep(HEARTBEAT_SECONDS)
-            if trio.current_time() - self._last_heard >= SILENCE_SECONDS:
+            if self._tls.silence() >= SILENCE_SECONDS:
                 raise LinkBroken(f"nothing was heard from the peer for {SILENCE_SECONDS:.0f} s")
             token += 1
             with trio.move_on_after(SILENCE_SECONDS) as scope:
@@ -148,31 +166,37 @@ async def control_client(tls: TlsStream, host: str, name: str) -> AsyncIterator[
 async def control_server(
     tls: TlsStream, name: str, half_open: AbstractContextManager[object]
 ) -> AsyncIterator[ControlLink]:
-    """Shake hands over ``tls`` as the side that was dialled and exchange Hellos; ``half_open`` counts until then."""
+    """Shake hands over ``tls`` as the side that was dialled and exchange Hellos.
+
+    ``half_open`` counts until ``peer_is_known`` is called (or the connection ends); until then little may be sent.
+    """
     async with open_tasks() as nursery:
-        with half_open, trio.move_on_after(HANDSHAKE_SECONDS) as deadline:
-            await tls.do_handshake()
-            request = await wrap_server_stream(
-                nursery,
-                tls,
-                message_queue_size=_QUEUE,
-                max_message_size=limits.MAX_CONTROL_MESSAGE,
-                receive_buffer_size=_READ,
-            )
-            if request.path != PATH or SUBPROTOCOL not in request.proposed_subprotocols:
-                await request.reject(404)
-                raise RefusedByPeer(f"a peer asked for {request.path!r}", "update the transporter there")
-            websocket = await request.accept(subprotocol=SUBPROTOCOL)
-            link = ControlLink(websocket, ControlConnection.provider(), tls)
-            await _hello(link, name)
-        if deadline.cancelled_caught:
-            raise CannotConnect("a peer did not finish its handshake in time", "nothing to do here")
-        nursery.start_soon(link.beat)
-        try:
-            yield link
-        finally:
-            await link.aclose()
-            nursery.cancel_scope.cancel()
+        with ExitStack() as unknown:
+            unknown.enter_context(half_open)
+            tls.allowance = UNKNOWN_BYTES
+            with trio.move_on_after(HANDSHAKE_SECONDS) as deadline:
+                await tls.do_handshake()
+                request = await wrap_server_stream(
+                    nursery,
+                    tls,
+                    message_queue_size=_QUEUE,
+                    max_message_size=limits.MAX_CONTROL_MESSAGE,
+                    receive_buffer_size=_READ,
+                )
+                if request.path != PATH or SUBPROTOCOL not in request.proposed_subprotocols:
+                    await request.reject(404)
+                    raise RefusedByPeer(f"a peer asked for {request.path!r}", "update the transporter there")
+                websocket = await request.accept(subprotocol=SUBPROTOCOL)
+                link = ControlLink(websocket, ControlConnection.provider(), tls, unknown.close)
+                await _hello(link, name)
+            if deadline.cancelled_caught:
+                raise CannotConnect("a peer did not finish its handshake in time", "nothing to do here")
+            nursery.start_soon(link.beat)
+            try:
+                yield link
+            finally:
+                await link.aclose()
+                nursery.cancel_scope.cancel()
 
 
 async def _open_websocket(nursery: trio.Nursery, tls: TlsStream, host: str) -> WebSocketConnection:

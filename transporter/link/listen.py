@@ -18,7 +18,7 @@ from transporter.link.carrier import SocketCarrier
 
 TLS_FIRST_BYTE = 0x16
 FIRST_BYTES_SECONDS = 10.0
-# About 40 KiB each: half-open peers together stay under 20 MiB whatever anybody sends.
+# About 40 KiB each, and 64 KiB that are read at once: half-open peers together stay under 56 MiB whatever they send.
 HALF_OPEN_AT_MOST = 512
 _BACKLOG = 128
 
@@ -27,7 +27,7 @@ OnData = Callable[[Preface, SocketCarrier], Awaitable[None]]
 
 
 class HalfOpen:
-    """Counts peers that have not yet said who they are; one over the limit is closed at once."""
+    """Counts peers that are not known yet, from their first byte on; one over the limit is closed at once."""
 
     def __init__(self, limit: int = HALF_OPEN_AT_MOST) -> None:
         self._limit = limit

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
@@ -70,6 +70,8 @@ class ResilientLink:
         self._claimed: dict[bytes, None] = {}
         self._asked: dict[bytes, int] = {}
         self._to_ask: list[bytes] = []
+        # Of chunks that were asked for: ids of keys under which they are of no use.
+        self._without: dict[bytes, tuple[bytes, ...]] = {}
         self._asking = trio.lowlevel.ParkingLot()
         self._budget = ByteBudget("unacknowledged", UNACKNOWLEDGED_BYTES)
         self._drained = trio.lowlevel.ParkingLot()
@@ -112,11 +114,16 @@ class ResilientLink:
         """Ask for something that may safely be asked again on the next session."""
         return await self._persist(lambda session: session.request(message, payload, reply))
 
-    async def tell(self, messages: list[tuple[Message, bytes]], ask: Message, payload: bytes, reply: type[M]) -> M:
-        """Send ``messages`` and then ``ask`` within one session, and return the answer; all again after a break."""
+    async def tell(
+        self, messages: Callable[[], Iterable[tuple[Message, bytes]]], ask: Message, payload: bytes, reply: type[M]
+    ) -> M:
+        """Send ``messages`` and then ``ask`` within one session, and return the answer; all again after a break.
+
+        ``messages`` is called for each attempt: so many need not be in memory at once.
+        """
 
         async def all_of_it(session: Session) -> M:
-            for message, more in messages:
+            for message, more in messages():
                 await session.tell(message, more)
             return (await session.request(ask, payload, reply))[0]
 
@@ -153,19 +160,24 @@ class ResilientLink:
         self._to_ask.append(chunk_id)
         self._asking.unpark()
 
-    async def ask_for_another(self, chunk_id: bytes, without: Sequence[bytes]) -> None:
+    def ask_for_another(self, chunk_id: bytes, without: Sequence[bytes]) -> None:
         """Request a chunk that came sealed under a key that nobody here has, in a form that is not under ``without``.
 
-        After a break it is asked for like any other, and so comes here again.
+        Only notes it, as a task of the session may not wait for the next session; asked again after a break, like any
+        other, and in the same form.
         """
+        self._without[chunk_id] = tuple(without)
         self._asked[chunk_id] = self._asked.get(chunk_id, 0) + 1
-        await self._persist(lambda session: session.ask_for([chunk_id], without))
+        self._to_ask.append(chunk_id)
+        self._asking.unpark()
 
     def arrived(self, chunk_id: bytes) -> None:
         """Note that a requested chunk came."""
         left = self._asked.pop(chunk_id, 0) - 1
         if left > 0:
             self._asked[chunk_id] = left
+        else:
+            self._without.pop(chunk_id, None)
         self._moved()
 
     def finish(self) -> None:
@@ -192,6 +204,7 @@ class ResilientLink:
             self._drained.unpark_all()
 
     def _missing(self, chunk_id: bytes, reason: str) -> None:
+        self._without.pop(chunk_id, None)
         if self._asked.pop(chunk_id, 0) and self.on_missing is not None:
             self._moved()
             self.on_missing(chunk_id, reason)
@@ -328,7 +341,11 @@ class ResilientLink:
                 await self._asking.park()
             await trio.sleep(ASK_TOGETHER_SECONDS)
             ids, self._to_ask = self._to_ask[:IDS_PER_REQUEST], self._to_ask[IDS_PER_REQUEST:]
-            await session.ask_for(ids)
+            forms: dict[tuple[bytes, ...], list[bytes]] = {}
+            for chunk_id in ids:
+                forms.setdefault(self._without.get(chunk_id, ()), []).append(chunk_id)
+            for without, group in forms.items():
+                await session.ask_for(group, without)
 
 
 __all__ = ["Connect", "IdentityRefused", "ResilientLink"]

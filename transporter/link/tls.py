@@ -74,7 +74,10 @@ class TlsStream(trio.abc.Stream):
         self.refused = trio.Event()
         # Set once reading has failed for whatever reason.
         self.broken = trio.Event()
-        self._reading = False
+        # How many bytes more the peer may send before it is known; None: any number.
+        self.allowance: int | None = None
+        # Since when somebody waits for bytes of the peer.
+        self._waits_since: float | None = None
 
     def _note_pin(self, pin: bytes) -> None:
         self._offered = pin
@@ -189,7 +192,7 @@ class TlsStream(trio.abc.Stream):
 
     async def _hear_out(self) -> None:
         """The peer closed: what it said before that may be why. Nobody need listen where somebody reads anyway."""
-        if not self._reading:
+        if self._waits_since is None:
             with trio.move_on_after(1), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 while await self.receive_some():
                     pass
@@ -204,13 +207,13 @@ class TlsStream(trio.abc.Stream):
         await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             try:
-                return self._tls.recv(max_bytes or _READ)
+                return self._allowed(self._tls.recv(max_bytes or _READ))
             except SSL.WantReadError:
-                self._reading = True
+                self._waits_since = trio.current_time()
                 try:
                     more = await self._feed_or_break()
                 finally:
-                    self._reading = False
+                    self._waits_since = None
                 if not more:
                     # An end without close_notify: somebody cut the line, or the process died.
                     self.broken.set()
@@ -220,10 +223,30 @@ class TlsStream(trio.abc.Stream):
             except SSL.Error as error:
                 refusal = self._refusal(error)
                 if isinstance(refusal, RefusedByPeer):
-                    self.refusal = refusal
-                    self.refused.set()
+                    self._refuse(refusal)
                 self.broken.set()
                 raise trio.BrokenResourceError(f"TLS error: {refusal}") from None
+
+    def _refuse(self, refusal: RefusedByPeer) -> None:
+        self.refusal = refusal
+        self.refused.set()
+
+    def _allowed(self, data: bytes) -> bytes:
+        if self.allowance is not None:
+            self.allowance -= len(data)
+            if self.allowance < 0:
+                what = "a peer broke the protocol: it sent too much before it was known"
+                self._refuse(RefusedByPeer(what, "nothing to do here"))
+                self.broken.set()
+                raise trio.BrokenResourceError("more was sent than a peer may send before it is known")
+        return data
+
+    def silence(self) -> float:
+        """Return for how many seconds bytes of the peer have been waited for in vain.
+
+        0 while nobody reads: what the peer has said meanwhile may lie unread.
+        """
+        return 0.0 if self._waits_since is None else trio.current_time() - self._waits_since
 
     async def aclose(self) -> None:
         """Say goodbye if the carrier still takes it, then close."""

@@ -133,6 +133,11 @@ class Repository:
         return self._layout.root
 
     @property
+    def scratch(self) -> Path:
+        """A folder on the repository's disk for files without a name, and such as end in ``.tmp``: swept at `open`."""
+        return self._layout.journal
+
+    @property
     def repository_id(self) -> bytes:
         """16 bytes that no other repository has."""
         return self._format.id

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 
 import trio
-from blake3 import blake3
 
 from pipeline.run import open_tasks
 from protocol.control import Received
@@ -31,11 +31,12 @@ from transporter.errors import RefusedByPeer
 from transporter.link.data_link import DataLink
 from transporter.repository import PackWriter
 from transporter.service.committing import CommitRequest, commit_in_thread
+from transporter.service.needs import NeededChunks
 from transporter.service.sealing import TargetSealing
 from transporter.service.session import ServiceSession
 from transporter.service.writing import ChunkWriter
 
-# The list of needed chunks waits here for its commit: 32 bytes a chunk, 4 million chunks (4 TB) at most.
+# The list of needed chunks waits for its commit in a file: 32 bytes a chunk, 4 million chunks (4 TB) at most.
 NEEDS_AT_MOST = 128 << 20
 
 
@@ -48,7 +49,7 @@ class BackupService:
         self._writer = writer
         self._provider = session.provider
         self._store = session.repository.store
-        self._needs = bytearray()
+        self._needs = NeededChunks(self._store.scratch)
         self._slots: list[tuple[bytes, bytes]] = []
         self._chunks = ChunkWriter(writer, sealing.to_record, self._acknowledge, session.provider.writes)
 
@@ -63,6 +64,7 @@ class BackupService:
 
     async def close(self) -> None:
         """Close the packs. What was received is worth keeping: the next session or run does not send it again."""
+        self._needs.close()
         with trio.CancelScope(shield=True):
             await self._provider.writes.run(self._chunks.drain)
 
@@ -117,9 +119,9 @@ class BackupService:
 
     async def _note_needs(self, received: Received) -> None:
         assert isinstance(received.message, Needs)
-        if len(self._needs) + len(received.message.ids) > NEEDS_AT_MOST:
+        if self._needs.length + len(received.message.ids) > NEEDS_AT_MOST:
             raise RefusedByPeer("a restore point names too many chunks", "split the job")
-        self._needs += received.message.ids
+        await self._provider.writes.run(self._needs.add, received.message.ids)
 
     async def _put_slot(self, received: Received) -> None:
         message = received.message
@@ -140,18 +142,18 @@ class BackupService:
         assert isinstance(message, Commit | CommitPlain)
         if message.point != self._session.start.resume:
             raise RefusedByPeer("the restore point does not belong to this session", "update the transporter")
-        needs, self._needs = bytes(self._needs), bytearray()
+        needs, self._needs = self._needs, NeededChunks(self._store.scratch)
         slots, self._slots = self._slots, []
         request = CommitRequest(
             self._session,
             self._sealing,
             bytes(received.payload),
             needs,
-            blake3(needs).digest(),
             slots,
             sealed=isinstance(received.message, Commit),
         )
-        point_hash = await self._provider.writes.run(commit_in_thread, request, self._writer)
+        with closing(needs):
+            point_hash = await self._provider.writes.run(commit_in_thread, request, self._writer)
         await self._session.link.send(Committed(point=self._session.start.resume, hash=point_hash))
 
 

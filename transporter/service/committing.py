@@ -12,6 +12,7 @@ from transporter.repository import ChunkMissing, PackWriter, PointExists
 from transporter.repository.point_head import decode_head
 
 if TYPE_CHECKING:
+    from transporter.service.needs import NeededChunks
     from transporter.service.sealing import TargetSealing
     from transporter.service.session import ServiceSession
 
@@ -23,8 +24,7 @@ class CommitRequest:
     session: ServiceSession
     sealing: TargetSealing
     payload: bytes = field(repr=False)
-    needs: bytes = field(repr=False)
-    needs_hash: bytes
+    needs: NeededChunks = field(repr=False)
     slots: list[tuple[bytes, bytes]] = field(repr=False)
     sealed: bool
 
@@ -49,7 +49,7 @@ def commit_in_thread(request: CommitRequest, writer: PackWriter) -> bytes:
         store.put_slot(point_id, slot_id, slot)
     try:
         point_hash = store.commit_point(
-            session.tenant, session.start.job, point_id, head, request.needs, domain=session.domain
+            session.tenant, session.start.job, point_id, head, request.needs.parts(), domain=session.domain
         )
     except ChunkMissing as error:
         raise MissingChunks(
@@ -72,11 +72,11 @@ def _head_and_slots(
         mine = (session.tenant, start.job, start.resume, start.zone, session.domain)
         if (head.tenant, head.job, head.point_id, head.zone, head.domain) != mine or not request.slots:
             raise RefusedByPeer("the restore point does not belong to this session", "update the transporter")
-        if head.parent != parent or head.needs_hash != request.needs_hash:
+        if head.parent != parent or head.needs_hash != request.needs.digest():
             raise RefusedByPeer("the restore point does not continue its chain", "run the job again")
         return request.payload, request.slots
     facts = decode_facts(request.payload)
-    if facts.needs_hash != request.needs_hash:
+    if facts.needs_hash != request.needs.digest():
         raise RefusedByPeer("the list of chunks is not the one that was announced", "run the job again")
     place = Place(
         tenant=session.tenant,
@@ -88,5 +88,5 @@ def _head_and_slots(
         parent=parent,
         parent_hash=parent_hash,
     )
-    request.sealing.trim(request.needs, lambda ids: session.repository.store.have(session.domain, ids))
+    request.sealing.trim(request.needs.parts(), lambda ids: session.repository.store.have(session.domain, ids))
     return request.sealing.assemble(place, facts)

@@ -28,6 +28,7 @@ async def serve_peer(provider: Provider, link: ControlLink, bus: EventBus) -> No
             peer = provider.catalog.peer_by_pin(link.peer_pin)
             if peer is None:
                 peer = await _pair(provider, link)
+            link.peer_is_known()
             deadline.deadline = float("inf")
             while True:
                 await _answer(provider, link, peer, await link.receive(), bus)

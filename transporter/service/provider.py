@@ -24,8 +24,12 @@ from transporter.repository import Repository
 if TYPE_CHECKING:
     from transporter.service.session import ServiceSession
 
-# A session that lost its link closes its pack first; the next one of the same job waits for that.
-HAND_OVER_SECONDS = 40.0
+# A session that lost its link closes its pack first; the next one of the same job waits for that. Less than the time
+# after which a silent link is given up: whoever waits here should hear why, not find the line cut.
+HAND_OVER_SECONDS = 20.0
+
+# Live sessions of one tenant: each has queues, buffers and files of its own, and few homes run so many jobs at once.
+SESSIONS_AT_MOST = 16
 
 
 def domain_of(tenant: str, job: str) -> bytes:
@@ -74,17 +78,25 @@ class Provider:
         """Make ``session`` the only one of its tenant and job; a predecessor that is ending is waited for.
 
         A session of the same run is replaced: its link is gone, whether or not this end has noticed. Raises JobBusy
-        when another run of the job goes on.
+        when another run of the job goes on, and when the tenant has as many sessions as it may.
         """
-        for other in list(self.sessions.values()):
-            if other.same_job(session):
+        with trio.move_on_after(HAND_OVER_SECONDS):
+            # Looked up anew after each wait: another one that waited may have got in before.
+            while (other := self._of_same_job(session)) is not None:
                 if other.start.resume == session.start.resume:
                     other.replace()
-                with trio.move_on_after(HAND_OVER_SECONDS):
-                    await other.ended.wait()
-                if not other.ended.is_set():
-                    raise JobBusy("another run of this job is under way", "wait until it has ended")
+                await other.ended.wait()
+        if self._of_same_job(session) is not None:
+            raise JobBusy("another run of this job is under way", "wait until it has ended")
+        if sum(other.tenant == session.tenant for other in self.sessions.values()) >= SESSIONS_AT_MOST:
+            raise JobBusy(
+                f"{SESSIONS_AT_MOST} jobs of this node are under way here, and no more are served at once",
+                "wait until one of them has ended",
+            )
         self.sessions[session.session_id] = session
+
+    def _of_same_job(self, session: ServiceSession) -> ServiceSession | None:
+        return next((other for other in self.sessions.values() if other.same_job(session)), None)
 
     def release(self, session: ServiceSession) -> None:
         """Forget a session."""

@@ -6,7 +6,7 @@ the zone that the initiator asked for. No stage asks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -25,7 +25,6 @@ PLAIN_FORM = 0
 SEALED_FORM = 1
 _KEY_ID = slice(1, 33)
 _SEALED_HEADER = 41
-IDS_AT_ONCE = 4096
 Have = Callable[[Sequence[bytes]], Sequence[tuple[bytes, ...]]]
 
 
@@ -41,8 +40,8 @@ class TargetSealing(Protocol):
     def assemble(self, place: Place, facts: PointFacts) -> tuple[bytes, list[tuple[bytes, bytes]]]:
         """Return (head, slots) of the point, where this end puts it together."""
 
-    def trim(self, needs: bytes, have: Have) -> None:
-        """Let go of keys of old runs that the point does not need."""
+    def trim(self, needs: Iterable[bytes], have: Have) -> None:
+        """Let go of keys of old runs that the point does not need. ``needs`` comes in pieces of a few thousand ids."""
 
     def committed(self) -> None:
         """The point is visible."""
@@ -73,7 +72,7 @@ class SealedAtSource:
         """Never: the source puts the point together."""
         raise RefusedByPeer("a sealed job commits a sealed point", "update the transporter")
 
-    def trim(self, needs: bytes, have: Have) -> None:
+    def trim(self, needs: Iterable[bytes], have: Have) -> None:
         """There are no keys here."""
 
     def committed(self) -> None:
@@ -105,13 +104,12 @@ class SealedHere:
         head, slots, _storage_key = assemble_sealed(place, facts, self.keys, self.user_key, self.clock)
         return head, slots
 
-    def trim(self, needs: bytes, have: Have) -> None:
+    def trim(self, needs: Iterable[bytes], have: Have) -> None:
         """Once there are many: ask the index under which keys the needed chunks lie."""
         if not self.keys.crowded:
             return
         used: set[bytes] = set()
-        for at in range(0, len(needs), 32 * IDS_AT_ONCE):
-            part = needs[at : at + 32 * IDS_AT_ONCE]
+        for part in needs:
             for key_ids in have([part[start : start + 32] for start in range(0, len(part), 32)]):
                 used.update(key_ids)
         self.keys.keep_only(used)
@@ -140,7 +138,7 @@ class Unsealed:
         """Put the point together; there is nothing to seal."""
         return assemble_plain(place, facts, self.chunk_id_key), []
 
-    def trim(self, needs: bytes, have: Have) -> None:
+    def trim(self, needs: Iterable[bytes], have: Have) -> None:
         """There are no keys here."""
 
     def committed(self) -> None:

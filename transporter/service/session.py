@@ -134,6 +134,9 @@ class ServiceSession:
         if number == 0:
             self.key_b, self.key_a = key_b, None
             await self.link.send(Ready())
+        if self.channels is None:
+            # The session ended while the channel was opened.
+            raise RefusedByPeer("a data channel came too late for its session", "nothing to do here")
         self._open.append(data_link)
         await self.channels.send(data_link)
         return data_link

@@ -1,0 +1,20 @@
+"""A recovery keeps to the limits of the configuration."""
+
+from __future__ import annotations
+
+import pytest
+from msgspec.structs import replace
+from world import contents
+
+from transporter.events import LinkUp
+
+
+@pytest.mark.parametrize(("most", "opened"), [(1, 1), (8, 2)])
+async def test_no_more_data_channels_are_opened_than_the_configuration_allows(world, most, opened):
+    await world.source.backup()
+    config = world.source.config
+    world.source.config = replace(config, limits=replace(config.limits, max_streams=most))
+    world.source.events.clear()
+    done = await world.source.verify()
+    assert (done.streams, [event.streams for event in world.source.seen(LinkUp)]) == (opened, [opened])
+    assert contents(await world.source.restore()) == contents(world.source.tree)

@@ -1,0 +1,53 @@
+"""What SQLite raises over a file of the home, as errors of our own; and transactions that leave the right one to raise.
+
+For the catalog and the key database. The index of a repository is a cache and has its own words.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from transporter.errors import DamagedData, DiskFull, JobFailed, TransporterError
+
+# The second: no room for the shared memory file that a write-ahead log needs to be opened.
+_FULL = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")
+
+
+def translate(error: sqlite3.DatabaseError, file: str) -> TransporterError:
+    """Return the error a user meets; ``file`` says which one it is, in words."""
+    name = getattr(error, "sqlite_errorname", "")
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return JobFailed(f"{file} is in use by a process that does not let go", "stop it, then try again")
+    if name.startswith(_FULL):
+        return DiskFull(f"no room left for {file}", "free some room")
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return DamagedData(f"{file} is damaged", "put back a copy of it")
+    return JobFailed(f"{file} cannot be used: {error}", "check the disk and its rights")
+
+
+@contextmanager
+def translated(what: str, path: Path) -> Iterator[None]:
+    """Turn what SQLite raises into errors of our own. ``what``: what the file at ``path`` is, with its article."""
+    try:
+        yield
+    except sqlite3.IntegrityError:
+        raise
+    except sqlite3.DatabaseError as error:
+        raise translate(error, f"{what} {path}") from None
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing, with the write lock taken first, so that no two processes read the same state and both write."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # A full disk may have rolled it back already, and a second time would hide what happened.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
