@@ -34,16 +34,17 @@ async def serve_control_socket(home: Home, status: StatusSource, on_job: Callabl
     """Serve until cancelled. ``on_job`` returns a context manager that is held while a job runs."""
     with home.socket_address() as address:
         home.control_socket.unlink(missing_ok=True)
-        sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        await sock.bind(address)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.bind(address)
     os.chmod(home.control_socket, 0o600)
+    # Without a pause since its name appeared: a command that finds the name and nobody behind it runs the job itself.
     sock.listen(16)
     try:
 
         async def take(stream: trio.SocketStream) -> None:
             await _serve_one(home, stream, status, on_job)
 
-        await trio.serve_listeners(take, [trio.SocketListener(sock)])
+        await trio.serve_listeners(take, [trio.SocketListener(trio.socket.from_stdlib_socket(sock))])
     finally:
         home.control_socket.unlink(missing_ok=True)
 
