@@ -15,10 +15,12 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import structlog
 import trio
 
+from pipeline.run import open_tasks
 from transporter.daemon.client import LENGTH_BYTES
-from transporter.daemon.execute import StatusSource, execute
+from transporter.daemon.execute import StatusSource, execute_in_daemon
 from transporter.daemon.requests import JobOutcome, JobRequest, request_from_bytes
 from transporter.daemon.tuning import give_back_memory
 from transporter.errors import Interrupted
@@ -28,6 +30,7 @@ from transporter.home import Home
 REQUEST_AT_MOST = 1 << 20
 # Events that wait for a slow terminal; progress that is too much is dropped, the rest waits.
 EVENTS_WAITING = 4096
+log = structlog.get_logger()
 
 
 async def serve_control_socket(home: Home, status: StatusSource, on_job: Callable[[JobRequest, EventBus], Any]) -> None:
@@ -59,6 +62,9 @@ async def _serve_one(
             await _run(home, request, stream, status, on_job)
     except (OSError, ValueError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
         return
+    except Exception:
+        # One command must never take the daemon down; the trace is for us.
+        log.exception("a command failed")
 
 
 async def _run(
@@ -80,7 +86,7 @@ async def _run(
 
     bus.subscribe(forward)
     outcome = JobOutcome(exit_status=Interrupted.exit_status)
-    async with trio.open_nursery() as nursery:
+    async with open_tasks() as nursery:
 
         async def until_gone() -> None:
             # The command line says nothing more; an end of its stream means that its person stopped it.
@@ -92,11 +98,11 @@ async def _run(
                 await _send(stream, {"event": event_to_dict(event)})
 
         nursery.start_soon(until_gone)
-        async with trio.open_nursery() as forwarding:
+        async with open_tasks() as forwarding:
             forwarding.start_soon(forward_events)
             # Closing the channel ends the forwarder once it has sent everything: no event may come after the outcome.
             with send, on_job(request, bus):
-                outcome = await execute(home, request, bus, status)
+                outcome = await execute_in_daemon(home, request, bus, status)
         await trio.to_thread.run_sync(give_back_memory)
         await _send(stream, {"outcome": msgspec.to_builtins(outcome)})
         nursery.cancel_scope.cancel()
