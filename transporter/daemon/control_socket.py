@@ -23,13 +23,12 @@ from transporter.daemon.client import LENGTH_BYTES
 from transporter.daemon.execute import StatusSource, execute_in_daemon
 from transporter.daemon.requests import JobOutcome, JobRequest, request_from_bytes
 from transporter.daemon.tuning import give_back_memory
+from transporter.daemon.waiting_events import WaitingEvents
 from transporter.errors import Interrupted
-from transporter.events import PROGRESS_EVENTS, Event, EventBus, event_to_dict
+from transporter.events import EventBus, event_to_dict
 from transporter.home import Home
 
 REQUEST_AT_MOST = 1 << 20
-# Events that wait for a slow terminal; progress that is too much is dropped, the rest waits.
-EVENTS_WAITING = 4096
 log = structlog.get_logger()
 
 
@@ -75,16 +74,8 @@ async def _run(
     on_job: Callable[[JobRequest, EventBus], Any],
 ) -> None:
     bus = EventBus()
-    send, receive = trio.open_memory_channel[Event](EVENTS_WAITING)
-
-    def forward(event: Event) -> None:
-        try:
-            send.send_nowait(event)
-        except trio.WouldBlock:
-            if not isinstance(event, PROGRESS_EVENTS):
-                raise
-
-    bus.subscribe(forward)
+    events = WaitingEvents()
+    bus.subscribe(events.put)
     outcome = JobOutcome(exit_status=Interrupted.exit_status)
     async with open_tasks() as nursery:
 
@@ -94,15 +85,16 @@ async def _run(
                 nursery.cancel_scope.cancel()
 
         async def forward_events() -> None:
-            async for event in receive:
+            async for event in events:
                 await _send(stream, {"event": event_to_dict(event)})
 
         nursery.start_soon(until_gone)
         async with open_tasks() as forwarding:
             forwarding.start_soon(forward_events)
-            # Closing the channel ends the forwarder once it has sent everything: no event may come after the outcome.
-            with send, on_job(request, bus):
+            with on_job(request, bus):
                 outcome = await execute_in_daemon(home, request, bus, status)
+            # It ends the forwarder once it has sent everything: no event may come after the outcome.
+            events.close()
         await trio.to_thread.run_sync(give_back_memory)
         await _send(stream, {"outcome": msgspec.to_builtins(outcome)})
         nursery.cancel_scope.cancel()
