@@ -33,6 +33,7 @@ from transporter.keys.chunk_id import ChunkIdKey
 from transporter.link.broken import LinkBroken
 from transporter.link.data_link import DataLink
 from transporter.points.assemble import Place, PointFacts, assemble_plain
+from transporter.repository import Repository
 from transporter.repository.chunk_store import ChunkStore
 from transporter.repository.point_head import decode_head, encode_head
 from transporter.service import answers, recovery
@@ -471,6 +472,32 @@ async def test_another_point_is_noticed_in_every_zone(world, monkeypatch, job):
     monkeypatch.setattr(answers, "_load", lambda store, t, j, _p: original(store, t, j, first.point_id))
     with pytest.raises(DamagedData, match="not the restore point that was asked for"):
         await world.source.restore(job)
+
+
+@pytest.mark.parametrize("job", ["docs", "none"])
+@pytest.mark.parametrize("how", ["by its name", "under the name asked for", "in a head of the name asked for"])
+async def test_a_point_of_another_job_is_refused(world, monkeypatch, job, how):
+    """The same node's, sealed for the same person: nothing but the job tells it apart."""
+    await world.source.backup(job)
+    asked = {"source": "offsite/main", "zone": "source" if job == "docs" else "none"}
+    rows, read_head = answers._rows, Repository.read_head
+
+    def named(*arguments):
+        return [row if how == "by its name" else {**row, "job": "letters"} for row in rows(*arguments)]
+
+    def head_of(self, tenant, _job, point):
+        head = read_head(self, tenant, job, point)
+        return head if how != "in a head of the name asked for" else head_with(job="letters")(head, [])[0]
+
+    points = Repository.points
+    monkeypatch.setattr(Repository, "points", lambda self, tenant, _job=None: points(self, tenant, job))
+    monkeypatch.setattr(answers, "_rows", named)
+    if how != "by its name":
+        monkeypatch.setattr(Repository, "read_head", head_of)
+    for work in (world.source.verify, world.source.restore):
+        with pytest.raises(RefusedByPeer if how == "by its name" else DamagedData):
+            await work("letters", **asked)
+    nothing_is_restored(world)
 
 
 async def test_an_old_parent_makes_the_run_read_everything_and_nothing_worse(world, monkeypatch):

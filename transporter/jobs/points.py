@@ -100,7 +100,13 @@ async def list_points(context: JobContext, where: Where) -> list[PointRow]:
                     raise refusal_to_error(received.message.code, received.message.what, received.message.remedy)
                 if not isinstance(received.message, Points):
                     raise RefusedByPeer("the peer did not list its points", "update the transporter there")
-                rows += msgspec.msgpack.decode(received.payload, type=list[PointRow])
+                page = msgspec.msgpack.decode(received.payload, type=list[PointRow])
+                if where.job and any(row.job != where.job for row in page):
+                    raise RefusedByPeer(
+                        f"the peer was asked for the restore points of {where.job!r} and names one of another job",
+                        "find out what happened to the target before you restore from it",
+                    )
+                rows += page
                 more = received.message.more
                 if len(rows) > ROWS_AT_MOST:
                     raise RefusedByPeer("the peer lists too many restore points", "name one job: --job")
