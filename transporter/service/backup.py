@@ -143,6 +143,7 @@ class BackupService:
         assert isinstance(message, Commit | CommitPlain)
         if message.point != self._session.start.resume:
             raise RefusedByPeer("the restore point does not belong to this session", "update the transporter")
+        self._session.check_peer()
         needs, self._needs = bytes(self._needs), bytearray()
         slots, self._slots = self._slots, []
         request = CommitRequest(
