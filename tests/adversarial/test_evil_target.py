@@ -295,6 +295,30 @@ async def test_a_lie_that_it_has_a_chunk_under_a_key_of_ours_shows_at_commit_or_
     nothing_is_restored(world)
 
 
+async def test_a_target_that_says_it_lost_chunks_cannot_go_back_to_an_old_point_unnoticed(world, monkeypatch):
+    await world.source.backup()
+    (world.source.tree / "new").write_text("new")
+    await world.source.backup()
+
+    async def commit(_self, _received):
+        raise MissingChunks("the target is evil", "and says so")
+
+    points = Repository.points
+    with monkeypatch.context() as evil:
+        evil.setattr(BackupService, "_commit", commit)
+        evil.setattr(Repository, "points", lambda self, tenant, job=None: points(self, tenant, job)[:1])
+        with pytest.raises(MissingChunks):
+            await world.source.backup()
+        notes = [note.text for note in world.source.seen(Note) if "not the one this node committed last" in note.text]
+        assert len(notes) == 2, "in the second run, too, it is told that the target's newest point is an old one"
+        for work in (world.source.verify, world.source.restore):
+            with pytest.raises(RefusedByPeer, match="as the newest restore point"):
+                await work()
+    nothing_is_restored(world)
+    done = await world.source.backup()
+    assert done.files_unchanged == done.files, "an honest target's newest point is still known"
+
+
 @pytest.mark.parametrize("how", ["too short", "a key that is not in the list", "nothing asked", "of another batch"])
 async def test_an_answer_that_does_not_fit_is_refused(world, monkeypatch, how):
     await world.source.backup()
