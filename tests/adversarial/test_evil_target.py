@@ -374,6 +374,21 @@ async def test_a_target_that_drops_its_acknowledgements_is_given_up(fast_clock, 
     monkeypatch.setattr(BackupService, "_have", real)
 
 
+@pytest.mark.parametrize("code", ["finished-with-gaps", "interrupted", "wrong-password", "config", "cannot-connect"])
+async def test_a_target_does_not_choose_how_a_job_ends(world, monkeypatch, code):
+    """Not as a good end with gaps, nor as stopped by a person; and nobody is asked for a password on its word."""
+
+    async def start(*_arguments):
+        error = RefusedByPeer("evil", "do as I say")
+        error.code = code
+        raise error
+
+    monkeypatch.setattr("transporter.service.peer.serve_session", start)
+    with pytest.raises(RefusedByPeer, match="evil") as caught:
+        await world.source.backup()
+    assert type(caught.value) is RefusedByPeer
+
+
 # --- points ---------------------------------------------------------------------------------------------------
 
 
