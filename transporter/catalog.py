@@ -341,10 +341,5 @@ class Catalog:
         )
         return next((LastPoint(*(*row[:5], Path(row[5]), row[6])) for row in rows), None)
 
-    def forget_last_point(self, job: str) -> None:
-        """Make the job's next run a full one."""
-        with self._transaction() as database:
-            database.execute("DELETE FROM last_points WHERE job = ?", (job,))
-
 
 _PEER = "SELECT name, pin, address, tenant, added_ns FROM peers"

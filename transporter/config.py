@@ -2,7 +2,7 @@
 
     [node]               name, listen, address
     [repositories.NAME]  path, quota, encrypt_at_rest
-    [jobs.NAME]          to, encrypt, password, paths, as, include, exclude, stdin_name
+    [jobs.NAME]          to, encrypt, password, paths, as, exclude, stdin_name
     [limits]             redial_for, connect_timeout, max_streams
 
 Unknown keys are refused, and every error names file, line, column and what to do. ``docs/handbook.md`` explains them.
@@ -61,7 +61,6 @@ class JobConfig(_Table, frozen=True, kw_only=True):
     paths: list[str]
     password: str = ""
     workload: Workload = msgspec.field(default="tree", name="as")
-    include: list[str] = []
     exclude: list[str] = []
     stdin_name: str = "stdin"
 

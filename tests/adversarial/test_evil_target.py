@@ -33,6 +33,7 @@ from transporter.keys.chunk_id import ChunkIdKey
 from transporter.link.broken import LinkBroken
 from transporter.link.data_link import DataLink
 from transporter.points.assemble import Place, PointFacts, assemble_plain
+from transporter.repository import Repository
 from transporter.repository.chunk_store import ChunkStore
 from transporter.repository.point_head import decode_head, encode_head
 from transporter.service import answers, recovery
@@ -294,6 +295,30 @@ async def test_a_lie_that_it_has_a_chunk_under_a_key_of_ours_shows_at_commit_or_
     nothing_is_restored(world)
 
 
+async def test_a_target_that_says_it_lost_chunks_cannot_go_back_to_an_old_point_unnoticed(world, monkeypatch):
+    await world.source.backup()
+    (world.source.tree / "new").write_text("new")
+    await world.source.backup()
+
+    async def commit(_self, _received):
+        raise MissingChunks("the target is evil", "and says so")
+
+    points = Repository.points
+    with monkeypatch.context() as evil:
+        evil.setattr(BackupService, "_commit", commit)
+        evil.setattr(Repository, "points", lambda self, tenant, job=None: points(self, tenant, job)[:1])
+        with pytest.raises(MissingChunks):
+            await world.source.backup()
+        notes = [note.text for note in world.source.seen(Note) if "not the one this node committed last" in note.text]
+        assert len(notes) == 2, "in the second run, too, it is told that the target's newest point is an old one"
+        for work in (world.source.verify, world.source.restore):
+            with pytest.raises(RefusedByPeer, match="as the newest restore point"):
+                await work()
+    nothing_is_restored(world)
+    done = await world.source.backup()
+    assert done.files_unchanged == done.files, "an honest target's newest point is still known"
+
+
 @pytest.mark.parametrize("how", ["too short", "a key that is not in the list", "nothing asked", "of another batch"])
 async def test_an_answer_that_does_not_fit_is_refused(world, monkeypatch, how):
     await world.source.backup()
@@ -347,6 +372,21 @@ async def test_a_target_that_drops_its_acknowledgements_is_given_up(fast_clock, 
         await world.source.backup()
     assert world.store().points(world.tenant(world.source)) == []
     monkeypatch.setattr(BackupService, "_have", real)
+
+
+@pytest.mark.parametrize("code", ["finished-with-gaps", "interrupted", "wrong-password", "config", "cannot-connect"])
+async def test_a_target_does_not_choose_how_a_job_ends(world, monkeypatch, code):
+    """Not as a good end with gaps, nor as stopped by a person; and nobody is asked for a password on its word."""
+
+    async def start(*_arguments):
+        error = RefusedByPeer("evil", "do as I say")
+        error.code = code
+        raise error
+
+    monkeypatch.setattr("transporter.service.peer.serve_session", start)
+    with pytest.raises(RefusedByPeer, match="evil") as caught:
+        await world.source.backup()
+    assert type(caught.value) is RefusedByPeer
 
 
 # --- points ---------------------------------------------------------------------------------------------------
@@ -471,6 +511,32 @@ async def test_another_point_is_noticed_in_every_zone(world, monkeypatch, job):
     monkeypatch.setattr(answers, "_load", lambda store, t, j, _p: original(store, t, j, first.point_id))
     with pytest.raises(DamagedData, match="not the restore point that was asked for"):
         await world.source.restore(job)
+
+
+@pytest.mark.parametrize("job", ["docs", "none"])
+@pytest.mark.parametrize("how", ["by its name", "under the name asked for", "in a head of the name asked for"])
+async def test_a_point_of_another_job_is_refused(world, monkeypatch, job, how):
+    """The same node's, sealed for the same person: nothing but the job tells it apart."""
+    await world.source.backup(job)
+    asked = {"source": "offsite/main", "zone": "source" if job == "docs" else "none"}
+    rows, read_head = answers._rows, Repository.read_head
+
+    def named(*arguments):
+        return [row if how == "by its name" else {**row, "job": "letters"} for row in rows(*arguments)]
+
+    def head_of(self, tenant, _job, point):
+        head = read_head(self, tenant, job, point)
+        return head if how != "in a head of the name asked for" else head_with(job="letters")(head, [])[0]
+
+    points = Repository.points
+    monkeypatch.setattr(Repository, "points", lambda self, tenant, _job=None: points(self, tenant, job))
+    monkeypatch.setattr(answers, "_rows", named)
+    if how != "by its name":
+        monkeypatch.setattr(Repository, "read_head", head_of)
+    for work in (world.source.verify, world.source.restore):
+        with pytest.raises(RefusedByPeer if how == "by its name" else DamagedData):
+            await work("letters", **asked)
+    nothing_is_restored(world)
 
 
 async def test_an_old_parent_makes_the_run_read_everything_and_nothing_worse(world, monkeypatch):

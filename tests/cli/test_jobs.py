@@ -109,6 +109,19 @@ def test_a_job_that_cannot_work_is_not_defined(paired, hand_over, arguments, sta
     assert hand_over.requests == []
 
 
+def test_a_backup_has_excludes_and_no_includes(docs, hand_over):
+    """An include that does nothing would copy what somebody wanted to keep at home."""
+    done = docs("backup", "--job", "new", *WHERE, "--include", "*.txt", "/")
+    assert done.status == 2
+    assert "--include" in done.err
+    assert "[jobs.new]" not in docs.config()
+    docs.add_to_config('include = ["*.txt"]\n')
+    done = docs("run", "docs")
+    assert done.status == 3
+    assert "include" in done.err
+    assert hand_over.requests == []
+
+
 def test_stdin_is_a_stream(paired, hand_over):
     assert paired("backup", "--job", "dump", *WHERE, "--stdin-name", "db.sql", "-").status == 0
     assert 'as = "stream"' in paired.config()

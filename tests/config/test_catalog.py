@@ -111,8 +111,6 @@ def test_the_last_point(catalog):
     catalog.put_last_point(old)
     catalog.put_last_point(new)
     assert catalog.last_point("docs") == new
-    catalog.forget_last_point("docs")
-    assert catalog.last_point("docs") is None
 
 
 def test_a_catalog_of_a_newer_version_is_refused_untouched(path):

@@ -187,11 +187,66 @@ def test_a_flipped_bit_in_a_pack_is_found_by_scrub_and_verify_and_never_restored
         assert path.read_bytes() == (tree / path.relative_to(tmp_path / "out")).read_bytes()
 
 
-def test_the_next_run_heals_a_damaged_pack(copied, tree, tmp_path):
-    (pack,) = copied.target.files("packs/*/*")
+ZONES = {"source": sealed(), "none": ("--to", "offsite/main", "--encrypt", "none")}
+
+
+@pytest.mark.parametrize("zone", ZONES)
+def test_a_flipped_bit_in_a_pack_is_healed_by_scrub_and_the_next_run(new_pair, tree, tmp_path, zone):
+    pair = new_pair()
+    first = pair.source.job("backup", "--job", "docs", *ZONES[zone], tree)
+    (pack,) = pair.target.files("packs/*/*")
     pack.chmod(0o600)
     flip(pack, pack.stat().st_size // 2)
-    copied.target("scrub", "main")
+    failed(pair.target("scrub", "main", "--heal"), 1, "repository-busy", "is in use")
+    assert pack.exists(), "beside the daemon nothing is touched"
+    pair.target.stop()
+    done = pair.target("scrub", "main")
+    assert (done.status, done.failed["code"]) == (7, "damaged")
+    assert "scrub main --heal" in done.failed["remedy"]
+
+    done = pair.target("scrub", "main", "--heal")
+    assert (done.status, done.failed["code"]) == (7, "damaged")
+    assert "packs set aside in quarantine/: 1, of" in done.failed["what"]
+    assert "1 dropped" in done.failed["what"]
+    assert [path.name for path in pair.target.files("quarantine/*")] == [pack.name]
+    # The chunk is still missing, and what needs it is still named; but there is no damaged pack any more.
+    done = pair.target("scrub", "main")
+    assert done.status == 7
+    assert [event["where"].split("/")[0] for event in done.events("damage_found")] == ["points"]
+
+    pair.serve()
+    done = pair.source.ok("run", "docs")
+    assert [note for note in done.events("note") if "read again" in note["text"]], "no file has changed"
+    assert 0 < done.finished["bytes_new"] < first["bytes_new"], "what is missing, and no more"
+    assert pair.source("verify", "docs").status == 0
+    pair.target.ok("scrub", "main")
+    pair.source.job("restore", "docs", "latest", "--output", tmp_path / "out")
+    assert_same(tree, tmp_path / "out")
+
+
+def test_what_heals_nothing_says_so(copied):
+    copied.target.ok("scrub", "main", "--heal")
+    (point,) = copied.target.files("points/*/*/*")
+    point.chmod(0o600)
+    flip(point, 500)
+    failed(copied.target("scrub", "main", "--heal"), 7, "damaged", "nothing to heal")
+    (pack,) = copied.target.files("packs/*/*")
+    pack.chmod(0o600)
+    pack.write_bytes(bytes(pack.stat().st_size))
+    done = copied.target("scrub", "main", "--heal")
+    assert "quarantine/: 0," in done.failed["what"]
+    assert any("move the file out" in event["what"] for event in done.events("damage_found"))
+    assert pack.exists()
+    pack.unlink()
+    done = copied.target("scrub", "main", "--heal")
+    assert (done.status, done.failed["code"]) == (7, "damaged")
+    copied.serve()
+    copied.source.job("run", "docs")
+    copied.source.job("verify", "docs")
+
+
+def test_the_next_run_replaces_a_pack_that_is_gone(copied, tree, tmp_path):
+    (pack,) = copied.target.files("packs/*/*")
     pack.unlink()
     copied.target.ok("repository", "rebuild-index", "main")
     copied.serve()

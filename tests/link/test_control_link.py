@@ -390,10 +390,26 @@ async def test_pings_are_answered_and_never_shown(wire, identities):
         nursery.cancel_scope.cancel()
 
 
-def test_every_documented_refusal_becomes_the_error_it_names():
+def test_a_refusal_becomes_the_error_it_names_where_a_provider_can_meet_it():
+    codes = set()
     for kind in control_link._all_errors(errors.TransporterError):
         made = refusal_to_error(kind.code, "what", "remedy")
-        assert made.code == kind.code
+        assert made.code == (kind.code if kind.code in control_link.PROVIDER_CODES else "refused")
         assert (made.what, made.remedy) == ("what", "remedy")
+        codes.add(kind.code)
+    assert codes >= control_link.PROVIDER_CODES
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["finished-with-gaps", "interrupted", "wrong-password", "config", "cannot-connect", "link-lost", "internal"],
+)
+def test_a_peer_does_not_name_errors_of_this_end(code):
+    made = refusal_to_error(code, "what", "remedy")
+    assert type(made) is RefusedByPeer
+    assert (made.exit_status, made.what, made.remedy) == (5, "what", "remedy")
+
+
+def test_a_refusal_of_the_future_is_a_refusal():
     assert type(refusal_to_error("of the future", "what", "")) is RefusedByPeer
     assert isinstance(refusal_to_error(Refused(code="tampering", what="w").code, "w", ""), TamperingDetected)

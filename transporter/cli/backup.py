@@ -35,7 +35,6 @@ def backup(
         str, typer.Option(metavar="NAME", help="A password of this home (source) or of the peer's (target).")
     ] = "",
     workload: Annotated[str, typer.Option("--as", metavar="tree|image|stream", help="What the path is.")] = "",
-    include: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Only these. Repeatable.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Not these. Repeatable.")] = None,
     stdin_name: Annotated[str, typer.Option(metavar="NAME", help="What the data from stdin is called.")] = "",
 ) -> int:
@@ -51,7 +50,6 @@ def backup(
         "password": password,
         "paths": [absolute_path(path) for path in paths or []],
         "workload": workload,
-        "include": include or [],
         "exclude": exclude or [],
         "stdin_name": stdin_name,
     }

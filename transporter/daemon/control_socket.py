@@ -15,35 +15,38 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import structlog
 import trio
 
+from pipeline.run import open_tasks
 from transporter.daemon.client import LENGTH_BYTES
-from transporter.daemon.execute import StatusSource, execute
+from transporter.daemon.execute import StatusSource, execute_in_daemon
 from transporter.daemon.requests import JobOutcome, JobRequest, request_from_bytes
 from transporter.daemon.tuning import give_back_memory
+from transporter.daemon.waiting_events import WaitingEvents
 from transporter.errors import Interrupted
-from transporter.events import PROGRESS_EVENTS, Event, EventBus, event_to_dict
+from transporter.events import EventBus, event_to_dict
 from transporter.home import Home
 
 REQUEST_AT_MOST = 1 << 20
-# Events that wait for a slow terminal; progress that is too much is dropped, the rest waits.
-EVENTS_WAITING = 4096
+log = structlog.get_logger()
 
 
 async def serve_control_socket(home: Home, status: StatusSource, on_job: Callable[[JobRequest, EventBus], Any]) -> None:
     """Serve until cancelled. ``on_job`` returns a context manager that is held while a job runs."""
     with home.socket_address() as address:
         home.control_socket.unlink(missing_ok=True)
-        sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        await sock.bind(address)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.bind(address)
     os.chmod(home.control_socket, 0o600)
+    # Without a pause since its name appeared: a command that finds the name and nobody behind it runs the job itself.
     sock.listen(16)
     try:
 
         async def take(stream: trio.SocketStream) -> None:
             await _serve_one(home, stream, status, on_job)
 
-        await trio.serve_listeners(take, [trio.SocketListener(sock)])
+        await trio.serve_listeners(take, [trio.SocketListener(trio.socket.from_stdlib_socket(sock))])
     finally:
         home.control_socket.unlink(missing_ok=True)
 
@@ -58,6 +61,9 @@ async def _serve_one(
             await _run(home, request, stream, status, on_job)
     except (OSError, ValueError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
         return
+    except Exception:
+        # One command must never take the daemon down; the trace is for us.
+        log.exception("a command failed")
 
 
 async def _run(
@@ -68,18 +74,10 @@ async def _run(
     on_job: Callable[[JobRequest, EventBus], Any],
 ) -> None:
     bus = EventBus()
-    send, receive = trio.open_memory_channel[Event](EVENTS_WAITING)
-
-    def forward(event: Event) -> None:
-        try:
-            send.send_nowait(event)
-        except trio.WouldBlock:
-            if not isinstance(event, PROGRESS_EVENTS):
-                raise
-
-    bus.subscribe(forward)
+    events = WaitingEvents()
+    bus.subscribe(events.put)
     outcome = JobOutcome(exit_status=Interrupted.exit_status)
-    async with trio.open_nursery() as nursery:
+    async with open_tasks() as nursery:
 
         async def until_gone() -> None:
             # The command line says nothing more; an end of its stream means that its person stopped it.
@@ -87,15 +85,16 @@ async def _run(
                 nursery.cancel_scope.cancel()
 
         async def forward_events() -> None:
-            async for event in receive:
+            async for event in events:
                 await _send(stream, {"event": event_to_dict(event)})
 
         nursery.start_soon(until_gone)
-        async with trio.open_nursery() as forwarding:
+        async with open_tasks() as forwarding:
             forwarding.start_soon(forward_events)
-            # Closing the channel ends the forwarder once it has sent everything: no event may come after the outcome.
-            with send, on_job(request, bus):
-                outcome = await execute(home, request, bus, status)
+            with on_job(request, bus):
+                outcome = await execute_in_daemon(home, request, bus, status)
+            # It ends the forwarder once it has sent everything: no event may come after the outcome.
+            events.close()
         await trio.to_thread.run_sync(give_back_memory)
         await _send(stream, {"outcome": msgspec.to_builtins(outcome)})
         nursery.cancel_scope.cancel()

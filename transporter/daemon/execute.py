@@ -6,6 +6,7 @@ import errno
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import structlog
 import trio
 
 from transporter.catalog import Catalog
@@ -40,6 +41,7 @@ from transporter.keys.database import KeyDatabase
 from transporter.link.identity import load_identity
 
 StatusSource = Callable[[], dict[str, Any]]
+log = structlog.get_logger()
 
 
 async def execute(
@@ -49,19 +51,33 @@ async def execute(
     clock = clock or SystemClock()
     try:
         return await _execute(home, request, bus, status, clock)
-    except TransporterError as error:
-        bus.publish(_failed(request, error))
-        return JobOutcome(exit_status=error.exit_status)
-    except OSError as error:
+    except (TransporterError, OSError) as error:
+        return _end(request, bus, _known(error))
+
+
+async def execute_in_daemon(home: Home, request: JobRequest, bus: EventBus, status: StatusSource) -> JobOutcome:
+    """Run ``request`` as `execute` does. A bug, too, ends its job and not the daemon; the log has the trace."""
+    try:
+        return await execute(home, request, bus, status)
+    except Exception as error:
+        log.exception("a job met an internal error", job=getattr(request, "job", ""))
+        return _end(request, bus, _known(error))
+
+
+def _end(request: JobRequest, bus: EventBus, error: TransporterError) -> JobOutcome:
+    bus.publish(_failed(request, error))
+    return JobOutcome(exit_status=error.exit_status)
+
+
+def _known(error: Exception) -> TransporterError:
+    """Return what to tell of an error: itself, what the system said, or that it is a bug."""
+    if isinstance(error, TransporterError):
+        return error
+    if isinstance(error, OSError):
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            full = DiskFull("no room left on a disk of this node", "make room; the next run goes on from here")
-            bus.publish(_failed(request, full))
-            return JobOutcome(exit_status=full.exit_status)
-        failure = JobFailed(
-            f"the operating system refused: {error.strerror or error}", "see the log; then run it again"
-        )
-        bus.publish(_failed(request, failure))
-        return JobOutcome(exit_status=failure.exit_status)
+            return DiskFull("no room left on a disk of this node", "make room; the next run goes on from here")
+        return JobFailed(f"the operating system refused: {error.strerror or error}", "see the log; then run it again")
+    return TransporterError(f"internal error: {type(error).__name__}", "this is a bug: report what the log says of it")
 
 
 def _failed(request: JobRequest, error: TransporterError) -> JobFailedEvent:
@@ -121,8 +137,9 @@ async def _recorded(context: JobContext, request: BackupRequest | RestoreRequest
             text = f"{finished.files_skipped} files could not be {_DONE[operation]}: they are listed above"
             context.bus.publish(Note(text=text, job=request.job))
         context.bus.publish(finished)
-    except TransporterError as error:
-        ended = {**ended, "exit_status": error.exit_status, "code": error.code, "what": error.what}
+    except Exception as error:
+        known = _known(error)
+        ended = {**ended, "exit_status": known.exit_status, "code": known.code, "what": known.what}
         if isinstance(error, TamperingDetected):
             context.bus.publish(SecurityEvent(peer=request.job, what=error.what))
         raise

@@ -80,6 +80,8 @@ class BackupRun:
     name: str
     job: JobConfig
     run_id: bytes
+    # Unchanged files are read, too.
+    reread: bool = False
     counters: Counters = field(default_factory=Counters)
 
     @property
@@ -104,7 +106,7 @@ class BackupRun:
         async with open_tasks() as nursery:
             nursery.start_soon(link.run)
             started = await link.started()
-            parent = await find_parent(self.context, self.name, self.job, link, started)
+            parent = await find_parent(self.context, self.name, self.job, link, started, reread=self.reread)
             keys = await trio.to_thread.run_sync(self._keys, parent)
             if keys is not None:
                 link.usable = keys.opens
@@ -332,10 +334,10 @@ async def run_backup(context: JobContext, name: str) -> JobFinished:
             return await _one_run(context, name, job)
         except MissingChunks:
             # Files that were taken for unchanged lie in chunks that the target lost: read everything, and so heal it.
-            context.catalog.forget_last_point(name)
+            # The last point stays known: else a target that says so could go back to an older one unnoticed.
             context.bus.publish(Note(text="the target lost chunks; every file is read again", job=name))
-            return await _one_run(context, name, job)
+            return await _one_run(context, name, job, reread=True)
 
 
-async def _one_run(context: JobContext, name: str, job: JobConfig) -> JobFinished:
-    return await BackupRun(context, name, job, context.clock.random_bytes(POINT_ID_LENGTH)).run()
+async def _one_run(context: JobContext, name: str, job: JobConfig, *, reread: bool = False) -> JobFinished:
+    return await BackupRun(context, name, job, context.clock.random_bytes(POINT_ID_LENGTH), reread).run()

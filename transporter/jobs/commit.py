@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 import trio
 
+from pipeline.run import open_tasks
 from pipeline.trust_zone import Zone
 from protocol import messages
+from protocol.limits import MAX_KEY_IDS
 from protocol.messages import Committed, Message, PutSlot, Started
 from protocol.messages import Needs as NeedsMessage
 from transporter.catalog import LastPoint
@@ -68,14 +70,20 @@ async def commit_point(commit: Commit, link: ResilientLink, feed: Feed, needs: N
 
 async def _trim_keys(keys: RunKeys, link: ResilientLink, needs: Needs) -> None:
     """Let go of the keys of old runs none of whose chunks this point needs."""
-    used: set[bytes] = set()
+    answers: set[bytes | None] = set()
+
+    async def ask(ids: list[bytes]) -> None:
+        answers.update(await link.have(ids))
+
     for part in needs.parts():
         ids = [part[at : at + ID_LENGTH] for at in range(0, len(part), ID_LENGTH)]
-        for key_id in await link.have(ids):
-            if key_id is None or not keys.opens(key_id):
-                return
-            used.add(key_id)
-    keys.keep_only(used)
+        # One answer names so many keys at most; of more ids, some would count as unknown.
+        async with open_tasks() as nursery:
+            for at in range(0, len(ids), MAX_KEY_IDS):
+                nursery.start_soon(ask, ids[at : at + MAX_KEY_IDS])
+        if not all(key_id is not None and keys.opens(key_id) for key_id in answers):
+            return
+    keys.keep_only({key_id for key_id in answers if key_id is not None})
 
 
 def _sealed(commit: Commit, facts: PointFacts) -> tuple[bytes, list[tuple[bytes, bytes]]]:

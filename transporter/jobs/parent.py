@@ -25,8 +25,12 @@ class Parent:
     known_here: bool = False
 
 
-async def find_parent(context: JobContext, name: str, job: JobConfig, link: ResilientLink, started: Started) -> Parent:
+async def find_parent(
+    context: JobContext, name: str, job: JobConfig, link: ResilientLink, started: Started, *, reread: bool = False
+) -> Parent:
     """Find what this run may build on, from what the target names and what this home remembers.
+
+    With ``reread`` no file counts as unchanged.
 
     Only the target's word decides which point is the newest; but keys come from it only after its MAC was checked.
     """
@@ -41,13 +45,14 @@ async def find_parent(context: JobContext, name: str, job: JobConfig, link: Resi
             )
         )
     point_hash = last.point_hash if ours and last is not None else started.parent_hash
+    known_here = ours and not reread
     if Zone(job.encrypt) is not Zone.SOURCE:
-        return Parent(started.parent, point_hash, None, ours)
+        return Parent(started.parent, point_hash, None, known_here)
     ring = await _open_ring(context, name, job, link, started)
     if ring is None:
         # Without its keys nothing of the parent can be used: a new beginning, in a domain of its own.
         return Parent(started.parent, point_hash)
-    return Parent(started.parent, point_hash, ring, ours)
+    return Parent(started.parent, point_hash, ring, known_here)
 
 
 async def _open_ring(

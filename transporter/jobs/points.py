@@ -101,6 +101,11 @@ async def list_points(context: JobContext, where: Where) -> list[PointRow]:
                 if not isinstance(received.message, Points):
                     raise RefusedByPeer("the peer did not list its points", "update the transporter there")
                 page = msgspec.msgpack.decode(received.payload, type=list[PointRow])
+                if where.job and any(row.job != where.job for row in page):
+                    raise RefusedByPeer(
+                        f"the peer was asked for the restore points of {where.job!r} and names one of another job",
+                        "find out what happened to the target before you restore from it",
+                    )
                 more = received.message.more
                 if more and not page:
                     raise RefusedByPeer("the peer lists restore points without end", "update the transporter there")

@@ -111,12 +111,12 @@ def typed_password(password: bytes) -> Callable[[SlotInfo], PasswordHash | None]
 
 @asynccontextmanager
 async def open_recovery(context: JobContext, where: Where, row: PointRow, password: bytes) -> AsyncIterator[Recovery]:
-    """Open a session for the recovery of one point and open the point.
+    """Open a session for the recovery of one point of the job ``where.job`` and open the point.
 
     Raises WrongPassword, NoKey, CorruptedPoint, DamagedData, and what the link raises.
     """
     peer = context.peer(where.peer)
-    start = Start(purpose="recovery", job=row.job, repository=where.repository, zone=row.zone, point=row.point)
+    start = Start(purpose="recovery", job=where.job, repository=where.repository, zone=row.zone, point=row.point)
     streams = min(STREAMS, context.config.limits.max_streams)
     router = _Router()
     redials = [0]
@@ -139,10 +139,10 @@ async def open_recovery(context: JobContext, where: Where, row: PointRow, passwo
     async with open_tasks() as nursery:
         nursery.start_soon(link.run)
         started = await link.started()
-        question = GetPoint(repository=where.repository, job=row.job, point=row.point)
+        question = GetPoint(repository=where.repository, job=where.job, point=row.point)
         answer, head_bytes = await link.request(question, b"", PointHead)
         head, opener, key = await trio.to_thread.run_sync(
-            _open, context, row, started, bytes(head_bytes), answer.slots, password
+            _open, context, where.job, row, started, bytes(head_bytes), answer.slots, password
         )
         content = ChunkFetcher(opener, key)
         metadata = ChunkFetcher(opener, key, MANIFEST_CHUNK, MANIFEST_AHEAD_BYTES, kept=0)
@@ -170,17 +170,17 @@ class _Router:
 
 
 def _open(
-    context: JobContext, row: PointRow, started: Started, head: bytes, slots: list[bytes], password: bytes
+    context: JobContext, job: str, row: PointRow, started: Started, head: bytes, slots: list[bytes], password: bytes
 ) -> tuple[Head, ChunkOpener, ChunkIdKey]:
     if row.zone != Zone.SOURCE:
         # The trusted end is the target: it opens what it sealed, and says how chunks are named.
         if not started.chunk_id_key:
             raise NoKey("the peer did not say how chunks are named", "update the transporter there")
         plain = decode_head(head)
-        if (plain.point_id, plain.job, plain.zone) != (row.point, row.job, row.zone):
+        if (plain.point_id, plain.job, plain.zone) != (row.point, job, row.zone):
             raise DamagedData("this is not the restore point that was asked for", "run scrub at the target")
         return plain, ChunkOpener((), allow_plain=True), ChunkIdKey(started.chunk_id_key)
-    place = Place(started.tenant, row.job, started.repository_id, row.point, started.domain, row.zone)
+    place = Place(started.tenant, job, started.repository_id, row.point, started.domain, row.zone)
 
     find = find_in(context.keys.find_by_salt, typed_password(password))
     opened: OpenedPoint = open_point(head, slots, lambda _head: place, find)

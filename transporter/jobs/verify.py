@@ -59,7 +59,7 @@ async def run_verify(context: JobContext, order: VerifyOrder) -> JobFinished:
     if verify.damaged:
         raise DamagedData(
             f"{verify.damaged} chunks of restore point {point[:8]} are damaged or missing",
-            "run scrub at the target; the next run of the job stores them again",
+            "at the target stop the daemon and run `scrub --heal`; the next run of the job stores them again",
         )
     return JobFinished(
         job=order.job,

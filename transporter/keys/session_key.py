@@ -240,7 +240,7 @@ class ChunkOpener:
             out[:] = bytes(length)  # what fails its tag must not be read by anyone, and decryption has written it
             raise DamagedData(
                 "a sealed chunk is not what was stored: its authentication tag does not match",
-                "run scrub; the next run of the job stores the chunk again",
+                "run `scrub --heal` at the target; the next run of the job stores the chunk again",
             ) from None
         return out
 

@@ -26,6 +26,19 @@ SILENCE_SECONDS = 30.0
 HANDSHAKE_SECONDS = 10.0
 CLOSE_SECONDS = 2.0
 HASTY_CLOSE_SECONDS = 0.1
+# What can go wrong at a provider. Every other error is one of this end (its line, its configuration, its passwords, the
+# person who stops it): a peer that names one would choose what is tried again, asked for, and the exit status.
+PROVIDER_CODES = frozenset(
+    {
+        *("refused", "identity-refused", "quota-exceeded", "tampering"),
+        *("job-failed", "job-busy", "disk-full", "missing-chunks", "point-exists"),
+        # A name that the repository cannot hold; a point that is not there.
+        *("usage", "no-such-point"),
+        # Zone target, and sealed at rest: the keys are there.
+        *("no-key", "unknown-password", "wrong-key"),
+        *("damaged", "chunk-missing", "corrupted-point", "unsupported-format"),
+    }
+)
 _READ = 64 * 1024
 # Messages that wait to be taken, of up to 16 MiB each: one to work on and one behind it. More lie in TCP's buffers.
 _QUEUE = 2
@@ -240,8 +253,8 @@ async def _hello(link: ControlLink, name: str) -> None:
 
 
 def refusal_to_error(code: str, what: str, remedy: str) -> TransporterError:
-    """Turn a peer's ``Refused`` into the error it names; an unknown code becomes a plain refusal."""
-    known = {kind.code: kind for kind in _all_errors(TransporterError)}
+    """Turn a peer's ``Refused`` into the error it names; a code that no provider may give becomes a plain refusal."""
+    known = {kind.code: kind for kind in _all_errors(TransporterError) if kind.code in PROVIDER_CODES}
     return known.get(code, RefusedByPeer)(what, remedy)
 
 

@@ -1,7 +1,7 @@
 """Setting a damaged pack aside: what is sound in it moves into a new pack, what is not becomes unknown.
 
 A chunk that nobody knows is sent again by the next run that still has its plaintext. The damaged file stays in
-``quarantine/`` for a person to look at.
+``quarantine/`` for a person to look at. Nothing is healed by itself: `transporter scrub --heal` asks for it.
 
 Order: new journal with the sound records, fsync → damaged pack renamed to quarantine/ → dropped from the index →
 journal published. A crash after the rename is finished by the next open: the pack is missed, the journal is salvaged.

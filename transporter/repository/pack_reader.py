@@ -61,7 +61,7 @@ class PackReader:
         except FileNotFoundError:
             raise ChunkMissing(
                 f"the pack of chunk {place.entry.chunk_id.hex()} is gone",
-                "run `scrub`; the next run of a job that still has the data heals it",
+                "run `scrub --heal`; the next run of a job that still has the data sends it again",
             ) from None
 
     def _evict(self) -> None:

@@ -93,6 +93,6 @@ def open_record(raw: bytes, expected: Entry) -> ChunkRecord:
     if found != expected or len(raw) != HEADER_LENGTH + expected.stored_length or not is_whole(raw):
         raise DamagedData(
             f"the record of chunk {expected.chunk_id.hex()} is damaged",
-            "run `scrub`; the next run of a job that still has the data heals it",
+            "run `scrub --heal`; the next run of a job that still has the data sends it again",
         )
     return ChunkRecord(found.chunk_id, found.key_id, found.codec, found.plain_length, memoryview(raw)[HEADER_LENGTH:])

@@ -9,7 +9,7 @@ import trio
 
 from pipeline.run import open_tasks
 from protocol.control import Received
-from protocol.limits import MAX_SLOTS
+from protocol.limits import MAX_KEY_IDS, MAX_SLOTS
 from protocol.messages import (
     Chunk,
     Commit,
@@ -109,12 +109,15 @@ class BackupService:
         assert isinstance(message, Have)
         ids = [message.ids[at : at + 32] for at in range(0, len(message.ids), 32)]
         found = await self._provider.lookups.run(self._store.have, self._session.domain, ids)
-        # A reply names each key id once and each chunk by a byte; a session meets few keys.
+        # A reply names each key id once and each chunk by a byte. One key more than a byte can name: the chunk counts
+        # as unknown, and is sent again at worst.
         marks: dict[bytes, int] = {}
         known = bytearray()
         for key_ids in found:
             usable = self._sealing.choose(key_ids)
-            known.append(0 if usable is None else marks.setdefault(usable, len(marks) + 1))
+            if usable is not None and usable not in marks and len(marks) < MAX_KEY_IDS:
+                marks[usable] = len(marks) + 1
+            known.append(0 if usable is None else marks.get(usable, 0))
         await self._session.link.send(HaveReply(batch=message.batch, known=bytes(known), key_ids=list(marks)))
 
     async def _note_needs(self, received: Received) -> None:
@@ -142,6 +145,7 @@ class BackupService:
         assert isinstance(message, Commit | CommitPlain)
         if message.point != self._session.start.resume:
             raise RefusedByPeer("the restore point does not belong to this session", "update the transporter")
+        self._session.check_peer()
         needs, self._needs = self._needs, NeededChunks(self._store.scratch)
         slots, self._slots = self._slots, []
         request = CommitRequest(

@@ -25,13 +25,12 @@ async def serve_peer(provider: Provider, link: ControlLink, bus: EventBus) -> No
     """Answer one peer until its connection ends. An error is told to the peer, then raised for the log."""
     try:
         with trio.fail_after(PAIRING_SECONDS) as deadline:
-            peer = provider.catalog.peer_by_pin(link.peer_pin)
-            if peer is None:
-                peer = await _pair(provider, link)
+            if provider.catalog.peer_by_pin(link.peer_pin) is None:
+                await _pair(provider, link)
             link.peer_is_known()
             deadline.deadline = float("inf")
             while True:
-                await _answer(provider, link, peer, await link.receive(), bus)
+                await _answer(provider, link, await link.receive(), bus)
     except TransporterError as error:
         await _refuse(link, error)
         raise
@@ -55,13 +54,12 @@ async def _refuse(link: ControlLink, error: TransporterError) -> None:
             return
 
 
-async def _pair(provider: Provider, link: ControlLink) -> Peer:
+async def _pair(provider: Provider, link: ControlLink) -> None:
     received = await link.receive()
     if not isinstance(received.message, Pair):
         raise IdentityRefused("this node is not known here", "pair first: `invite` here, `join` there")
     peer = await answer_pairing(link, received.message, provider.catalog, provider.clock)
     await _tell_paired(provider, link, peer)
-    return peer
 
 
 async def _tell_paired(provider: Provider, link: ControlLink, peer: Peer) -> None:
@@ -69,10 +67,10 @@ async def _tell_paired(provider: Provider, link: ControlLink, peer: Peer) -> Non
     await link.send(Paired(name=name, repositories=list(peer.rights), tenant=peer.tenant))
 
 
-async def _answer(provider: Provider, link: ControlLink, peer: Peer, received: Received, bus: EventBus) -> None:
+async def _answer(provider: Provider, link: ControlLink, received: Received, bus: EventBus) -> None:
     message = received.message
-    # Rights may have changed while the connection was idle.
-    peer = provider.catalog.peer_by_pin(link.peer_pin) or peer
+    # Rights may have changed while the connection was idle, and the peer may have been removed.
+    peer = provider.known_peer(link.peer_pin)
     try:
         if isinstance(message, Pair):
             # A known node that was invited to one more repository.

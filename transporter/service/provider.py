@@ -15,7 +15,7 @@ from pipeline.workers import Lane
 from transporter.catalog import Catalog, Peer
 from transporter.clock import Clock
 from transporter.config import Config, RepositoryConfig
-from transporter.errors import JobBusy, RefusedByPeer
+from transporter.errors import IdentityRefused, JobBusy, RefusedByPeer
 from transporter.home import Home
 from transporter.keys.database import KeyDatabase
 from transporter.link.identity import Identity
@@ -62,6 +62,13 @@ class Provider:
     # One lane for look-ups and one for writes: a slow fsync must not hold up a HAVE.
     lookups: Lane = field(default_factory=lambda: Lane(2))
     writes: Lane = field(default_factory=lambda: Lane(4))
+
+    def known_peer(self, pin: bytes) -> Peer:
+        """Return the peer of this public key as it is known now. Raises IdentityRefused once it has been removed."""
+        peer = self.catalog.peer_by_pin(pin)
+        if peer is None:
+            raise IdentityRefused("this node is not known here any more", "ask the provider for a new invitation")
+        return peer
 
     def repository(self, peer: Peer, name: str) -> OpenRepository:
         """Return the repository ``name`` if this tenant may use it. Raises RefusedByPeer.

@@ -86,6 +86,7 @@ class RecoveryService:
                 await self._session.link.send(Stopped())
                 return
             if isinstance(received.message, Get):
+                self._session.check_peer()
                 await self._chunks.ask(received.message.ids, received.message.without)
             else:
                 await self._session.general(received)(received)

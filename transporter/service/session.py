@@ -94,8 +94,13 @@ class ServiceSession:
         for data_link in self._open:
             data_link.closed.set()
 
+    def check_peer(self) -> None:
+        """Raise IdentityRefused or RefusedByPeer if the peer, or its right to the repository, was taken away since."""
+        self.provider.repository(self.provider.known_peer(self.link.peer_pin), self.repository.name)
+
     def general(self, received: Received) -> Callable[[Received], Awaitable[None]]:
         """Return the answer to a question that fits any session. Raises RefusedByPeer for anything else."""
+        self.check_peer()
         message = received.message
         if isinstance(message, GetPoint):
             return lambda _received: answer_get_point(self.provider, self.link, self.peer, message)

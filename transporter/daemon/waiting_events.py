@@ -1,0 +1,59 @@
+"""The events of one job that wait for a slow terminal: none that matters is lost, and memory is bounded."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import trio
+
+from transporter.events import PROGRESS_EVENTS, DamageFound, Event, FileNote, FileSkipped, Note
+
+# Progress is worth nothing behind so many other events: the next one says more.
+PROGRESS_AT_MOST = 64
+# Events of which a job may have one for each file or chunk; each takes some 500 bytes here, so 50 MB in all.
+MANY_AT_MOST = 100_000
+_MANY = (FileNote, FileSkipped, DamageFound)
+
+
+class WaitingEvents:
+    """A queue between a job, which never waits, and whoever sends its events on. For the thread of the event loop."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Event] = deque()
+        self._left_out = 0
+        self._closed = False
+        self._changed = trio.lowlevel.ParkingLot()
+
+    def put(self, event: Event) -> None:
+        """Queue an event. Too much progress is dropped; of too many notes on files it is told how many are left out."""
+        if isinstance(event, PROGRESS_EVENTS) and len(self._waiting) >= PROGRESS_AT_MOST:
+            return
+        if isinstance(event, _MANY) and len(self._waiting) >= MANY_AT_MOST:
+            self._left_out += 1
+            return
+        self._tell_left_out()
+        self._waiting.append(event)
+        self._changed.unpark_all()
+
+    def _tell_left_out(self) -> None:
+        if self._left_out:
+            text = "lines on single files are left out here: they came faster than they could be shown"
+            self._waiting.append(Note(text=f"{self._left_out:,} {text}"))
+            self._left_out = 0
+
+    def close(self) -> None:
+        """No further events come."""
+        self._tell_left_out()
+        self._closed = True
+        self._changed.unpark_all()
+
+    def __aiter__(self) -> WaitingEvents:
+        return self
+
+    async def __anext__(self) -> Event:
+        """Return the next event; the end comes when the queue is closed and empty."""
+        while not self._waiting:
+            if self._closed:
+                raise StopAsyncIteration
+            await self._changed.park()
+        return self._waiting.popleft()
