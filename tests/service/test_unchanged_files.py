@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import permutations
 
 import msgspec
 import pytest
@@ -11,6 +12,8 @@ from world import CHEAP, PASSWORD, ZONES, contents
 from transporter.config import load_config
 from transporter.events import Note
 from transporter.keys.database import KeyDatabase
+
+ZONE_CHANGES = list(permutations(["source", "target", "none"], 2))
 
 
 async def _comes_back(node, job):
@@ -37,7 +40,7 @@ def _seal_at_rest(world, password):
     world.provider.repositories["rest"] = replace(served, config=config)
 
 
-@pytest.mark.parametrize(("before", "after"), [("none", "target"), ("source", "target"), ("target", "none")])
+@pytest.mark.parametrize(("before", "after"), ZONE_CHANGES)
 async def test_a_job_whose_zone_was_changed_commits_what_can_be_opened(world, before, after):
     job = {"source": "docs"}.get(before, before)
     await world.source.backup(job)
