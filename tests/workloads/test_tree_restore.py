@@ -376,6 +376,22 @@ def test_what_this_machine_cannot_make_is_noted(tmp_path):
     assert os.listdir(tmp_path / "out") == ["a"]
 
 
+@pytest.mark.parametrize("pieces", [0, 1, 2])
+def test_where_two_names_are_one_the_first_file_stays(tmp_path, monkeypatch, pieces):
+    really_open, really_unlink = os.open, os.unlink
+
+    def any_case(name):
+        return name.lower() if name in {b"A", b"a"} else name
+
+    monkeypatch.setattr(os, "open", lambda name, *args, **how: really_open(any_case(name), *args, **how))
+    monkeypatch.setattr(os, "unlink", lambda name, **how: really_unlink(any_case(name), **how))
+    chunks = [(bytes([number]) * 32, 0, 100) for number in range(pieces)]
+    entries = [Entry(path, "f", size=100 * pieces, packed_extents=pack_extents(chunks)) for path in (b"r/A", b"r/a")]
+    writer = write(tmp_path / "out", [b"r"], [folder(b"r"), *entries])
+    assert [(note.code, note.path) for note in writer.take_notes()] == [("not-restored", b"r/a")]
+    assert (tmp_path / "out" / "a").read_bytes() == b"x" * 100 * pieces
+
+
 def test_zero_pages_of_an_image_are_holes(tmp_path):
     content = b"a" * 4096 + bytes(8192) + b"b" * 100 + bytes(4000) + bytes(4096 * 3) + b"c"
     entry = Entry(b"img", "f", PAGED, len(content), packed_extents=pack_extents([(ID, 0, len(content))]))

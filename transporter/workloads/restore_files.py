@@ -52,6 +52,7 @@ class FileWriter:
             fd = os.open(file.name, O_CREATE, self._stage.metadata.creation_mode(file.entry), dir_fd=folder)
         finally:
             os.close(folder)
+        file.created = True
         try:
             _write(file, fd, data, piece.file_offset)
             if file.sparse:
@@ -88,7 +89,9 @@ class FileWriter:
 
     def _create(self, file: RestoredFile) -> int:
         mode = self._stage.metadata.creation_mode(file.entry)
-        return os.open(file.name, O_CREATE, mode, dir_fd=self._stage.cache.fd(file.folder))
+        fd = os.open(file.name, O_CREATE, mode, dir_fd=self._stage.cache.fd(file.folder))
+        file.created = True
+        return fd
 
     def finish_planned(self, file: RestoredFile) -> None:
         """Finish a file that has nothing (more) to be written, from the plan's thread."""
@@ -122,8 +125,9 @@ class FileWriter:
                 return
             file.failed = True
             self._stage.note("not-restored", file.entry.path, reason, gap=True)
-            with suppress(OSError):
-                os.unlink(file.name, dir_fd=self._stage.cache.fd(file.folder))
+            if file.created:
+                with suppress(OSError):
+                    os.unlink(file.name, dir_fd=self._stage.cache.fd(file.folder))
             self._close_if_failed(file)
             self._stage.release(file.folder)
 
