@@ -98,7 +98,6 @@ class Run:
         self.place = place
         self.acknowledged: list[bytes] = []
         self.committed: dict[bytes, bytes] = {}
-        self.slots: list[bytes] = []
 
     def records(self, start: int) -> list[ChunkRecord]:
         return [
@@ -123,11 +122,9 @@ class Run:
                 self.acknowledged += writer.sync()
         self.acknowledged += writer.seal()
         needs = b"".join(item.chunk_id for item in self.records(100 * turn))
-        repository.put_slot(point_id, point_id, b"slot")
-        self.slots.append(point_id)
         self.committed[point_id] = b""
         try:
-            repository.commit_point("t", "j", point_id, b"head", needs, domain=DOMAIN)
+            repository.commit_point("t", "j", point_id, b"head", needs, domain=DOMAIN, slots=[(point_id, b"slot")])
             self.committed[point_id] = needs
         except PointExists:
             self.committed[point_id] = needs

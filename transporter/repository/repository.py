@@ -265,12 +265,14 @@ class Repository:
         *,
         domain: bytes | None = None,
         key_ids: Collection[bytes] | None = None,
+        slots: Sequence[tuple[bytes, bytes]] = (),
     ) -> bytes:
         """Make a restore point visible, in one atomic step and as the last one; return its hash (32 bytes).
 
         ``needs`` are ids of chunks in ``domain`` (None: as the head says), in pieces of any size: every one must be
         stored, under one of ``key_ids`` (None: any), or ChunkMissing names how many are not. Packs of live writers that
-        hold needed chunks are published first.
+        hold needed chunks are published first. ``slots`` are (id, bytes): they are charged to the tenant as the point
+        is, and stored just before it, so that a commit that is refused leaves none.
         """
         self._need_writable()
         if domain is None:
@@ -282,6 +284,7 @@ class Repository:
             needs,
             lambda ids: self._chunks.require(domain, ids, key_ids),
             lambda size: self._quota.charge(tenant, size),
+            slots,
         )
 
     def points(self, tenant: str, job: str | None = None) -> list[PointRef]:
