@@ -8,6 +8,8 @@ import pytest
 
 from transporter.clock import ManualClock
 from transporter.repository import Repository, files
+from transporter.repository.errors import DamagedIndex
+from transporter.repository.index import Index
 from transporter.repository.salvage import Salvaged
 
 DOMAIN, KEY = b"D" * 16, b"K" * 32
@@ -141,3 +143,33 @@ def test_the_journal_name_goes_after_the_index_knows_the_pack(repository, record
     monkeypatch.undo()
     assert writer.close() == [record(1).chunk_id]
     assert repository.scrub().clean
+
+
+@pytest.mark.parametrize("at", [20, 400])
+def test_a_journal_that_the_disk_cannot_read_keeps_nobody_out(repository, record, place, bad_sector, monkeypatch, at):
+    raw = journal_of(repository, record, 3)
+    for name in ("a.pack", "b.pack"):
+        (place / "journal" / name).write_bytes(raw)
+    bad_sector(place / "journal" / "a.pack", at)
+    with Repository.open(place, ManualClock()) as opened:
+        assert opened.opened.salvaged.records == 3, "the other journal was salvaged"
+        assert "a.pack" in opened.opened.unfinished
+        opened.writer(DOMAIN, "t").close()
+        opened.writer(DOMAIN, "t").close()
+        assert [path.name for path in (place / "journal").glob("*.pack")] == ["a.pack"]
+        monkeypatch.undo()
+        assert opened.salvage().records == 3, "the disk can read it again"
+        assert opened.scrub().clean
+
+
+def test_a_damaged_index_is_not_taken_for_a_damaged_journal(repository, record, place, monkeypatch):
+    raw = journal_of(repository, record, 3)
+
+    def broken(*_: object) -> None:
+        raise DamagedIndex("the index is damaged", "make it anew")
+
+    with Repository.open(place, ManualClock()) as opened:
+        (place / "journal" / "left.pack").write_bytes(raw)
+        monkeypatch.setattr(Index, "add_pack", broken)
+        with pytest.raises(DamagedIndex):
+            opened.salvage()

@@ -95,17 +95,17 @@ def reconcile(layout: Layout, index: Index, clock: Clock, *, all_folders: bool =
 
 def enter_pack(layout: Layout, index: Index, name: bytes) -> bool:
     """Enter a published pack into the index by its footer; False if not even its header can be read."""
-    path = layout.pack(name)
-    with files.disk_errors("read a pack"):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            header = pack_file.read_header(fd)
-            entries = footer_or_records(fd)
-            size = os.fstat(fd).st_size
-        except DamagedData:
-            return False
-        finally:
-            os.close(fd)
+    try:
+        with files.disk_errors("read a pack"):
+            fd = os.open(layout.pack(name), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                header = pack_file.read_header(fd)
+                entries = footer_or_records(fd)
+                size = os.fstat(fd).st_size
+            finally:
+                os.close(fd)
+    except DamagedData:  # also a sector that cannot be read
+        return False
     index.add_pack(PackRow(name, header.tenant, len(entries), size), entries)
     return True
 
@@ -116,7 +116,8 @@ def footer_or_records(fd: int) -> list[Entry]:
     DamagedData if neither footer nor header can be read.
     """
     try:
-        return pack_file.read_footer(fd)
+        with files.disk_errors("read the footer of a pack"):
+            return pack_file.read_footer(fd)
     except DamagedData:
         start = pack_file.read_header(fd).length
         return [entry for entry, whole in pack_file.walk_records(fd, start) if whole]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from transporter.errors import DamagedData
 from transporter.repository import files, pack_file
+from transporter.repository.errors import DamagedIndex
 from transporter.repository.index import Index, PackRow
 from transporter.repository.layout import Layout
 from transporter.repository.open_pack import publish_pack
@@ -17,12 +18,16 @@ from transporter.repository.record import HEADER_LENGTH, Entry
 
 @dataclass(frozen=True, slots=True)
 class Salvaged:
-    """What `salvage` did: packs made, records saved, bytes of torn ends that went, files set aside."""
+    """What `salvage` did: packs made, records saved, bytes of torn ends that went, files set aside.
+
+    ``left``: why a journal that the disk cannot read was left for another time (empty: there was none).
+    """
 
     packs: int = 0
     records: int = 0
     bytes_dropped: int = 0
     set_aside: int = 0
+    left: str = ""
 
     def __add__(self, other: Salvaged) -> Salvaged:
         return Salvaged(
@@ -30,21 +35,33 @@ class Salvaged:
             self.records + other.records,
             self.bytes_dropped + other.bytes_dropped,
             self.set_aside + other.set_aside,
+            self.left or other.left,
         )
 
 
 def salvage(layout: Layout, index: Index, repository_id: bytes, in_use: Callable[[], Collection[str]]) -> Salvaged:
     """Finish every journal file that no live writer holds (``in_use``: the names of theirs).
 
-    Only the holder of the lease may call this, one thread at a time.
+    Only the holder of the lease may call this, one thread at a time. A journal that the disk cannot read stays as it
+    is: it must not keep the others, and the whole repository, from being used.
     """
     total = Salvaged()
     with files.disk_errors("salvage the journal"):
         # The listing comes first: a journal begun after it is not in it, one begun before it is in use.
         found = sorted(layout.journal.glob("*.pack"))
         for path in sorted(set(found) - {layout.journal / name for name in in_use()}):
-            total += _salvage_pack(layout, index, repository_id, path)
+            total += _salvage_or_leave(layout, index, repository_id, path)
     return total
+
+
+def _salvage_or_leave(layout: Layout, index: Index, repository_id: bytes, path: Path) -> Salvaged:
+    try:
+        with files.disk_errors(f"salvage {path.name}"):
+            return _salvage_pack(layout, index, repository_id, path)
+    except DamagedIndex:
+        raise  # not this journal's fault: the index is made anew
+    except DamagedData as error:
+        return Salvaged(left=str(error))
 
 
 def sweep(layout: Layout) -> None:
