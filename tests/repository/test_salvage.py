@@ -173,3 +173,57 @@ def test_a_damaged_index_is_not_taken_for_a_damaged_journal(repository, record, 
         monkeypatch.setattr(Index, "add_pack", broken)
         with pytest.raises(DamagedIndex):
             opened.salvage()
+
+
+def test_what_lies_behind_a_damaged_record_is_kept(repository, record, place):
+    raw = journal_of(repository, record, 5)
+    size = 128 + len(record(0).stored)
+    for hit in range(5):
+        damaged = bytearray(raw)
+        damaged[len(raw) - (5 - hit) * size + 128] ^= 1
+        (place / "journal" / "left.pack").write_bytes(damaged + bytes(3000))
+        with Repository.open(place, ManualClock()) as opened:
+            assert opened.opened.salvaged.records == 4
+            known = [bool(keys) for keys in opened.have(DOMAIN, [record(n).chunk_id for n in range(5)])]
+            assert known == [number != hit for number in range(5)]
+            assert list((place / "journal").iterdir()) == []
+            assert opened.scrub().clean
+            for pack in (place / "packs").glob("*/*"):
+                pack.unlink()
+                opened._index.drop_pack(bytes.fromhex(pack.name))
+
+
+@pytest.mark.parametrize("step", ["sync", "link", "unlink"])
+def test_a_copy_of_a_damaged_journal_that_was_cut_off_is_made_again(repository, record, place, monkeypatch, step):
+    raw = bytearray(journal_of(repository, record, 3))
+    raw[-400] ^= 1
+    (place / "journal" / "left.pack").write_bytes(raw)
+    really = getattr(files, step)
+
+    def cut_off(*args: object) -> None:
+        if step != "unlink" or str(args[0]).endswith("left.pack"):
+            raise KeyboardInterrupt
+        really(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, step, cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            Repository.open(place, ManualClock())
+    with Repository.open(place, ManualClock()) as opened:
+        assert [bool(k) for k in opened.have(DOMAIN, [record(n).chunk_id for n in range(3)])] == [True, False, True]
+        assert list((place / "journal").iterdir()) == []
+        assert len(list((place / "packs").glob("*/*"))) == 1
+        assert opened.scrub().clean
+
+
+def test_a_damaged_journal_that_is_published_already_is_never_changed(repository, record, place):
+    raw = bytearray(journal_of(repository, record, 3))
+    raw[-400] ^= 1
+    pack = place / "packs" / "ab" / ("ab" * 32)
+    pack.parent.mkdir(exist_ok=True)
+    pack.write_bytes(raw)
+    os.link(pack, place / "journal" / "left.pack")
+    with Repository.open(place, ManualClock()):
+        assert list((place / "journal").iterdir()) == []
+        assert pack.read_bytes() == raw
+        assert list((place / "packs").glob("*/*")) == [pack]

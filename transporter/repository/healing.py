@@ -43,7 +43,7 @@ def heal_pack(layout: Layout, index: Index, repository_id: bytes, name: bytes, j
             entries = footer_or_records(fd)
             pack = OpenPack(journal, pack_file.encode_header(repository_id, tenant))
             try:
-                saved = sum(_copy(fd, entry, pack) for entry in entries)
+                saved = sum(copy_record(fd, entry, pack) for entry in entries)
                 pack.sync(layout.journal, pack.length)
                 files.make_folders(layout.quarantine, layout.root)
                 files.replace(path, layout.quarantine / path.name)
@@ -69,7 +69,8 @@ def _tenant(fd: int, index: Index, name: bytes) -> str:
         return tenant
 
 
-def _copy(fd: int, entry: Entry, pack: OpenPack) -> bool:
+def copy_record(fd: int, entry: Entry, pack: OpenPack) -> bool:
+    """Copy one record if it is sound; tell whether it was."""
     raw = os.pread(fd, HEADER_LENGTH + entry.stored_length, entry.offset)
     try:
         found = open_record(raw, entry)
