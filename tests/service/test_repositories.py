@@ -9,8 +9,9 @@ import pytest
 from world import REPOSITORIES, contents, in_memory, make_node
 
 from transporter.clock import SystemClock
+from transporter.config import load_config
 from transporter.daemon.serve import open_repositories
-from transporter.errors import DamagedData, RefusedByPeer
+from transporter.errors import ConfigError, DamagedData, RefusedByPeer
 from transporter.repository import Repository, RepositoryBusy
 from transporter.service.provider import Provider
 
@@ -63,6 +64,21 @@ def test_one_that_another_process_has_ends_the_start(target):
     with Repository.open(target.home.repository_path("rest"), target.clock), pytest.raises(RepositoryBusy):
         open_repositories(target)
     close(target)
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "remedy"),
+    [("rest", '\nencrypt_at_rest = "vault"', "", "put"), ("main", "main]", 'main]\nencrypt_at_rest = "vault"', "take")],
+)
+def test_one_that_was_made_for_another_encryption_at_rest_is_not_served(target, name, before, after, remedy):
+    path = target.home.config_path
+    path.write_text(path.read_text().replace(before, after))
+    target.config = load_config(path)
+    with pytest.raises(ConfigError, match=f"{name!r} was .*made to be encrypted at rest") as caught:
+        open_repositories(target)
+    assert caught.value.remedy.startswith(remedy)
+    close(target)
+    Repository.open(target.home.repository_path(name), target.clock).close()
 
 
 async def test_who_may_use_it_hears_why_it_is_closed(world):

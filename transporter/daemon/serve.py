@@ -36,8 +36,9 @@ log = structlog.get_logger()
 async def serve(home: Home, *, ready: Callable[[str], None], clock: Clock | None = None) -> None:
     """Run the daemon of ``home`` until SIGINT or SIGTERM. ``ready`` is told where it listens ("" where it does not).
 
-    Raises ConfigError (address taken, no identity), JobBusy (another daemon of this home, or of a repository), and if
-    not one of its repositories can be opened what keeps the first of them closed.
+    Raises ConfigError (address taken, no identity, a repository that was made for another ``encrypt_at_rest``),
+    JobBusy (another daemon of this home, or of a repository), and if not one of its repositories can be opened what
+    keeps the first of them closed.
     """
     clock = clock or SystemClock()
     tune_process()
@@ -71,11 +72,27 @@ def _open_repository(home: Home, config: Config, name: str, clock: Clock) -> Ope
     settings = config.repositories[name]
     path = Path(settings.path) if settings.path else home.repository_path(name)
     store = Repository.open(path, clock)
+    if store.encrypted != bool(settings.encrypt_at_rest):
+        store.close()
+        raise _other_than_made(name, sealed=store.encrypted)
     if store.opened.unfinished:
         log.warning("journals wait for salvage", repository=name, reason=store.opened.unfinished)
     # The configuration is what people edit: a quota that was changed there counts from now on.
     store.set_quota(int(settings.quota) if settings.quota is not None else None)
     return OpenRepository(name, store, settings)
+
+
+def _other_than_made(name: str, *, sealed: bool) -> ConfigError:
+    """Return the error for a repository that would take in plaintext beside sealed data, or the other way round."""
+    if sealed:
+        return ConfigError(
+            f"the repository {name!r} was made to be encrypted at rest, but the configuration names no password for it",
+            f'put `encrypt_at_rest = "PASSWORD_NAME"` back under [repositories.{name}]',
+        )
+    return ConfigError(
+        f"the repository {name!r} was not made to be encrypted at rest, but the configuration says that it is",
+        f"take `encrypt_at_rest` out under [repositories.{name}], or make a new repository: `repository add`",
+    )
 
 
 @contextmanager
