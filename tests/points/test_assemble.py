@@ -281,6 +281,14 @@ def test_a_ring_without_a_chunk_id_key_is_refused():
         opened(*sealed(keys=keys))
 
 
+@pytest.mark.parametrize("length", [0, 1, 31])
+def test_a_plain_point_with_a_chunk_id_key_of_another_length_is_damage(length):
+    head = decode_head(assemble_plain(in_zone("none"), FACTS, ChunkIdKey(b"i" * 32)))
+    cut = encode_head(msgspec.structs.replace(head, chunk_id_key=bytes(length)))
+    with pytest.raises(DamagedData, match="no chunk-id key"):
+        opened(cut, [], in_zone("none"))
+
+
 @given(st.binary(max_size=300))
 @settings(max_examples=100, deadline=None)
 def test_any_bytes_as_a_head_are_a_documented_error(data):

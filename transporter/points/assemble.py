@@ -17,6 +17,7 @@ from pipeline.trust_zone import Zone
 from transporter.clock import Clock
 from transporter.errors import DamagedData, NoKey, RefusedByPeer
 from transporter.keys.chunk_id import ChunkIdKey
+from transporter.keys.derive import KEY_LENGTH
 from transporter.keys.key_ring import KeyRing, open_ring, seal_ring
 from transporter.keys.password import PasswordHash, UserKey
 from transporter.keys.session_key import ChunkOpener
@@ -186,10 +187,16 @@ def open_point(
             "the restore point is not sealed, but its zone says it is", "the repository was altered: run scrub"
         )
     if not head.encrypted:
+        if len(head.chunk_id_key) != KEY_LENGTH:
+            raise _no_chunk_id_key()
         key = ChunkIdKey(head.chunk_id_key)
         return OpenedPoint(head, None, ChunkOpener((), allow_plain=True), key)
     ring = _open_ring(slots, head.cryptograms, place.context, find)
     ring.metakey.check_mac(encode_head(msgspec.structs.replace(head, mac=b"")), head.mac)
     if ring.chunk_id_key is None:
-        raise DamagedData("a restore point holds no chunk-id key", "restore another point")
+        raise _no_chunk_id_key()
     return OpenedPoint(head, ring, ring.opener(), ring.chunk_id_key)
+
+
+def _no_chunk_id_key() -> DamagedData:
+    return DamagedData("a restore point holds no chunk-id key", "restore another point")
