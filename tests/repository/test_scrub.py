@@ -239,3 +239,36 @@ def test_a_pack_that_says_nothing_any_more_is_left_alone(filled):
         filled.heal(report.damaged_packs)
     assert path.exists()
     assert list((filled.path / "journal").iterdir()) == []
+
+
+@pytest.fixture
+def twice(repository, record):
+    """Two packs that hold record 1, and each one more; returns the repository and the pack that is its place."""
+    first, second = repository.writer(DOMAIN, "t"), repository.writer(DOMAIN, "t")
+    for number, writer in ((2, first), (3, second)):
+        writer.append(record(number))
+        writer.append(record(1))
+    first.close()
+    second.close()
+    (place,) = repository._index.locate(DOMAIN, [record(1).chunk_id])
+    return repository, repository.path / "packs" / place.pack.hex()[:2] / place.pack.hex()
+
+
+@pytest.mark.parametrize("how", ["heal", "gone at open"])
+def test_a_chunk_that_lies_in_another_pack_too_stays_known(twice, record, clock, how):
+    repository, path = twice
+    if how == "heal":
+        flip(path, path.read_bytes().find(bytes(record(1).stored)) + 9)
+    else:
+        path.unlink()
+    if how == "gone at open":
+        repository.close()
+        os.utime(path.parent, ns=(1, 1))
+        with Repository.open(repository.path, clock) as opened:
+            assert opened.opened.reconciled.dropped == 1
+            assert opened.read(DOMAIN, record(1).chunk_id).stored == record(1).stored
+            assert opened.scrub().clean
+        return
+    repository.heal([bytes.fromhex(path.name)])
+    assert repository.read(DOMAIN, record(1).chunk_id).stored == record(1).stored
+    assert repository.scrub().clean

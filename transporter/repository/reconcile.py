@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from transporter.clock import Clock
-from transporter.errors import DamagedData
+from transporter.errors import DamagedData, TransporterError
 from transporter.repository import files, pack_file
 from transporter.repository.connections import remove_log
 from transporter.repository.index import Folder, Index, PackRow
@@ -89,6 +89,8 @@ def reconcile(layout: Layout, index: Index, clock: Clock, *, all_folders: bool =
             added += entered
             damaged += not entered
         seen.append(Folder(folder, mtime_ns, now))
+    if dropped:
+        enter_second_copies(layout, index)
     index.set_folders(seen)
     return Reconciled(added, dropped, damaged)
 
@@ -108,6 +110,24 @@ def enter_pack(layout: Layout, index: Index, name: bytes) -> bool:
         return False
     index.add_pack(PackRow(name, header.tenant, len(entries), size), entries)
     return True
+
+
+def enter_second_copies(layout: Layout, index: Index) -> None:
+    """Find the chunks of packs that were dropped in the packs that are left: two sessions may have sent one chunk.
+
+    The index keeps one place for each chunk and key. A pack with more records than places holds such copies.
+    """
+    for name in index.packs_with_more():
+        try:
+            with files.disk_errors("read a pack"):
+                fd = os.open(layout.pack(name), os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    entries = footer_or_records(fd)
+                finally:
+                    os.close(fd)
+        except TransporterError:
+            continue  # gone or damaged: scrub names it
+        index.add_chunks(name, entries)
 
 
 def footer_or_records(fd: int) -> list[Entry]:

@@ -21,7 +21,7 @@ from transporter.repository.point_head import decode_head
 from transporter.repository.point_store import PointStore
 from transporter.repository.points import PointRef
 from transporter.repository.quota import QuotaBook
-from transporter.repository.reconcile import Reconciled, rebuild, trust_folders
+from transporter.repository.reconcile import Reconciled, enter_second_copies, rebuild, trust_folders
 from transporter.repository.record import ChunkRecord
 from transporter.repository.salvage import Salvaged, salvage
 from transporter.repository.scrub import Scrubber, ScrubProgress, ScrubReport
@@ -328,6 +328,8 @@ class Repository:
             with self._salvage_lock:
                 done = heal_pack(self._layout, self._index, self.repository_id, name, journal)
             saved, lost = saved + done.saved, lost + done.lost
+        if lost:
+            enter_second_copies(self._layout, self._index)
         return Healed(saved, lost)
 
     def rebuild_index(self) -> Reconciled:
