@@ -142,7 +142,8 @@ def _copy_records(
         pack = OpenPack(copy, pack_file.encode_header(repository_id, tenant))
         try:
             for entry in entries:
-                copy_record(fd, entry, pack)
+                if not copy_record(fd, entry, pack):
+                    raise DamagedData(f"{path.name} could not be read a second time", "look at the disk")
             kept = pack.length
             pack.finish(layout, index, tenant)
         except UncertainDisk as error:
