@@ -373,6 +373,7 @@ async def test_a_point_that_names_unknown_chunks_is_not_committed(world):
                 await commit(evil, head, slots, needs=needs)
         assert caught.value.code == "missing-chunks"
     assert world.store().points(world.tenant(world.source)) == []
+    assert world.store().slots(RUN) == {}, "room that is charged to nobody"
 
 
 async def test_a_list_of_chunks_other_than_the_announced_one_is_refused(world):

@@ -143,6 +143,14 @@ class TestKeysBelowAPassword:
         database.put_domain_key("docs", given_key, office)
         assert database.domain_key("docs") == given_key
 
+    def test_a_domain_whose_password_was_replaced_gets_one_new_key_and_keeps_it(self, tmp_path, database, office):
+        before = database.ensure_domain_key("docs", office)
+        execute(tmp_path, "DELETE FROM passwords")
+        again = database.add_password("office", b"another")
+        key = database.ensure_domain_key("docs", again)
+        assert key != before
+        assert database.ensure_domain_key("docs", again) == key == database.domain_key("docs")
+
     def test_a_domain_that_nobody_seals_needs_no_password(self, tmp_path, database):
         key = database.ensure_plain_domain_key("docs")
         assert database.ensure_plain_domain_key("docs") == key != database.ensure_plain_domain_key("logs")

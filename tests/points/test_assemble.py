@@ -23,6 +23,7 @@ from transporter.errors import (
 from transporter.keys.chunk_id import ChunkIdKey
 from transporter.keys.password import KdfParameters, UserKey, hash_password
 from transporter.keys.session_key import MetaKey, SessionKey
+from transporter.keys.wrap import WrongKey
 from transporter.points.assemble import (
     Place,
     PointFacts,
@@ -113,6 +114,30 @@ def test_a_typed_password_opens_it_where_the_key_database_does_not_know_it():
         open_point(
             head, slots, place, find_in(lambda _: None, lambda info: hash_password(b"wrong", info.salt, info.params))
         )
+
+
+def test_a_commit_that_was_repeated_leaves_two_slots_and_the_point_opens_whichever_comes_first():
+    keys = run_keys()
+    _, (former,) = sealed(keys=keys)
+    head, (slot,) = sealed(keys=keys)
+    asked = []
+
+    def typed(info):
+        asked.append(info.salt)
+        return hash_password(b"a password", info.salt, info.params)
+
+    for slots in ([former, slot], [slot, former]):
+        assert opened(head, slots).ring is not None
+        assert open_point(head, slots, lambda _head: PLACE, find_in(lambda _: None, typed)).ring is not None
+    assert len(asked) == 2, "a dear hash was computed twice"
+    with pytest.raises(WrongKey):
+        opened(head, [former, former])
+    _, (foreign,) = sealed(keys=keys, user_key=OTHER_KEY)
+    with pytest.raises(WrongKey):
+        opened(head, [foreign, former, slot[:-1]])
+    impostor = UserKey("x", hash_password(b"wrong", USER_KEY.salt, CHEAP))
+    with pytest.raises(WrongPassword):
+        opened(head, [foreign, slot, former], user_key=impostor)
 
 
 def test_wrong_password_no_password_no_salt_and_damage_are_four_errors():
@@ -254,6 +279,14 @@ def test_a_ring_without_a_chunk_id_key_is_refused():
     keys.chunk_id_key = None
     with pytest.raises(DamagedData, match="no chunk-id key"):
         opened(*sealed(keys=keys))
+
+
+@pytest.mark.parametrize("length", [0, 1, 31])
+def test_a_plain_point_with_a_chunk_id_key_of_another_length_is_damage(length):
+    head = decode_head(assemble_plain(in_zone("none"), FACTS, ChunkIdKey(b"i" * 32)))
+    cut = encode_head(msgspec.structs.replace(head, chunk_id_key=bytes(length)))
+    with pytest.raises(DamagedData, match="no chunk-id key"):
+        opened(cut, [], in_zone("none"))
 
 
 @given(st.binary(max_size=300))

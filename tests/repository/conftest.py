@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -43,6 +44,22 @@ def record() -> Callable[..., ChunkRecord]:
         return ChunkRecord(number.to_bytes(32, "big"), key, 1, 1000 + number % 1000, stored)
 
     return make
+
+
+@pytest.fixture
+def bad_sector(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, int], None]:
+    """Make one byte of a file unreadable: whatever touches it meets EIO."""
+    really_pread = os.pread
+
+    def hit(path: Path, at: int) -> None:
+        def pread(fd: int, length: int, offset: int) -> bytes:
+            if offset <= at < offset + length and os.path.realpath(f"/proc/self/fd/{fd}") == str(path):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return really_pread(fd, length, offset)
+
+        monkeypatch.setattr(os, "pread", pread)
+
+    return hit
 
 
 @pytest.fixture

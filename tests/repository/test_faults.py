@@ -17,6 +17,7 @@ import pytest
 from transporter.clock import ManualClock
 from transporter.errors import DiskFull, TransporterError
 from transporter.repository import ChunkRecord, PackWriter, PointExists, Repository, files
+from transporter.repository.journal_file import BLOCK
 
 DOMAIN, KEY = b"D" * 16, b"K" * 32
 STEPS = (
@@ -98,7 +99,6 @@ class Run:
         self.place = place
         self.acknowledged: list[bytes] = []
         self.committed: dict[bytes, bytes] = {}
-        self.slots: list[bytes] = []
 
     def records(self, start: int) -> list[ChunkRecord]:
         return [
@@ -123,11 +123,9 @@ class Run:
                 self.acknowledged += writer.sync()
         self.acknowledged += writer.seal()
         needs = b"".join(item.chunk_id for item in self.records(100 * turn))
-        repository.put_slot(point_id, point_id, b"slot")
-        self.slots.append(point_id)
         self.committed[point_id] = b""
         try:
-            repository.commit_point("t", "j", point_id, b"head", needs, domain=DOMAIN)
+            repository.commit_point("t", "j", point_id, b"head", needs, domain=DOMAIN, slots=[(point_id, b"slot")])
             self.committed[point_id] = needs
         except PointExists:
             self.committed[point_id] = needs
@@ -278,6 +276,34 @@ def test_a_record_that_finds_the_disk_full_is_not_there_and_those_before_it_are(
     assert repository.have(DOMAIN, [record(n).chunk_id for n in (1, 2, 3)]) == [(KEY,), (), (KEY,)]
     for number in (1, 3):
         assert repository.read(DOMAIN, record(number).chunk_id).stored == record(number, size=sizes[number]).stored
+    assert repository.scrub().clean
+
+
+def test_a_footer_that_the_disk_takes_only_in_part_is_written_later(repository, record, monkeypatch):
+    """A long footer would be written eagerly, as records are; but then its first part could not be taken back."""
+    monkeypatch.setattr("transporter.repository.journal_file.EAGER", 2 * BLOCK)
+    monkeypatch.setattr("transporter.repository.limits.PACK_TARGET", 64 << 20)
+    writer = repository.writer(DOMAIN, "t")
+    for number in range(100):
+        writer.append(record(number))
+    writer.sync()
+    room = [2 * BLOCK]
+    really_write_at = files.write_at
+
+    def write_at(fd: int, data: memoryview, offset: int) -> None:
+        if len(data) > room[0]:
+            raise OSError(errno.ENOSPC, "full")
+        room[0] -= len(data)
+        really_write_at(fd, data, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_at", write_at)
+        for _ in range(2):
+            with pytest.raises(DiskFull):
+                writer.seal()
+    writer.close()
+    ids = [record(number).chunk_id for number in range(100)]
+    assert repository.have(DOMAIN, ids) == [(KEY,)] * 100
     assert repository.scrub().clean
 
 

@@ -187,6 +187,23 @@ def test_a_pack_that_the_index_lacks_is_entered_at_open(repository, record, plac
         assert known(opened, record, 1, 2) == [True, True]
 
 
+@pytest.mark.parametrize(("at", "known"), [(20, False), (500, True), (-20, True)])
+def test_a_pack_that_the_disk_cannot_read_keeps_nobody_out(repository, record, place, bad_sector, at, known):
+    """Without its footer a pack is entered by its records; without its header it is not, and nothing else is lost."""
+    names = []
+    for number in range(2):
+        writer = repository.writer(DOMAIN, "t")
+        writer.append(record(number, size=1000))
+        writer.close()
+        names += [path for path in (place / "packs").glob("*/*") if path not in names]
+    repository.close()
+    (place / "index" / "chunks.db").unlink()
+    bad_sector(names[0], at % names[0].stat().st_size)
+    with Repository.open(place, ManualClock()) as opened:
+        assert opened.opened.reconciled.damaged == (not known)
+        assert opened.have(DOMAIN, [record(n).chunk_id for n in range(2)]) == [(KEY,) if known else (), (KEY,)]
+
+
 def test_a_pack_that_is_gone_is_dropped_at_open(repository, record, place):
     fill(repository, record, 1, 2)
     repository.close()

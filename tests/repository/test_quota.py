@@ -4,7 +4,7 @@ import pytest
 
 from transporter.clock import ManualClock
 from transporter.errors import QuotaExceeded
-from transporter.repository import Repository
+from transporter.repository import ChunkMissing, Repository
 
 DOMAIN = b"D" * 16
 
@@ -76,6 +76,23 @@ def test_points_count_too(limited):
     with pytest.raises(QuotaExceeded):
         limited.commit_point("a", "j", b"x" * 16, b"h" * 2000, b"", domain=DOMAIN)
     assert len(limited.points("a")) == 1
+
+
+def test_slots_count_too_and_a_refused_commit_leaves_none(limited, place):
+    slots = [(bytes([number]) * 16, b"s" * 400) for number in range(4)]
+    writer = limited.writer(DOMAIN, "a")
+    limited.commit_point("a", "j", b"p" * 16, b"head", b"", domain=DOMAIN, slots=slots[:2])
+    left = limited.quota_left("a")
+    assert left < 3000 - 800
+    with pytest.raises(QuotaExceeded):
+        limited.commit_point("a", "j", b"q" * 16, b"head", b"", domain=DOMAIN, slots=slots)
+    with pytest.raises(ChunkMissing):
+        limited.commit_point("a", "j", b"r" * 16, b"head", bytes(32), domain=DOMAIN, slots=slots[:1])
+    assert limited.quota_left("a") == left
+    writer.close()
+    assert [path.name for path in (place / "slots").iterdir()] == [(b"p" * 16).hex()]
+    assert limited.slots(b"p" * 16) == dict(slots[:2])
+    assert limited.quota_left("a") == left, "what is measured is what was charged"
 
 
 def test_the_quota_may_be_set_and_lifted(limited, record):

@@ -8,6 +8,8 @@ import pytest
 
 from transporter.clock import ManualClock
 from transporter.repository import Repository, files
+from transporter.repository.errors import DamagedIndex
+from transporter.repository.index import Index
 from transporter.repository.salvage import Salvaged
 
 DOMAIN, KEY = b"D" * 16, b"K" * 32
@@ -141,3 +143,87 @@ def test_the_journal_name_goes_after_the_index_knows_the_pack(repository, record
     monkeypatch.undo()
     assert writer.close() == [record(1).chunk_id]
     assert repository.scrub().clean
+
+
+@pytest.mark.parametrize("at", [20, 400])
+def test_a_journal_that_the_disk_cannot_read_keeps_nobody_out(repository, record, place, bad_sector, monkeypatch, at):
+    raw = journal_of(repository, record, 3)
+    for name in ("a.pack", "b.pack"):
+        (place / "journal" / name).write_bytes(raw)
+    bad_sector(place / "journal" / "a.pack", at)
+    with Repository.open(place, ManualClock()) as opened:
+        assert opened.opened.salvaged.records == 3, "the other journal was salvaged"
+        assert "a.pack" in opened.opened.unfinished
+        opened.writer(DOMAIN, "t").close()
+        opened.writer(DOMAIN, "t").close()
+        assert [path.name for path in (place / "journal").glob("*.pack")] == ["a.pack"]
+        monkeypatch.undo()
+        assert opened.salvage().records == 3, "the disk can read it again"
+        assert opened.scrub().clean
+
+
+def test_a_damaged_index_is_not_taken_for_a_damaged_journal(repository, record, place, monkeypatch):
+    raw = journal_of(repository, record, 3)
+
+    def broken(*_: object) -> None:
+        raise DamagedIndex("the index is damaged", "make it anew")
+
+    with Repository.open(place, ManualClock()) as opened:
+        (place / "journal" / "left.pack").write_bytes(raw)
+        monkeypatch.setattr(Index, "add_pack", broken)
+        with pytest.raises(DamagedIndex):
+            opened.salvage()
+
+
+def test_what_lies_behind_a_damaged_record_is_kept(repository, record, place):
+    raw = journal_of(repository, record, 5)
+    size = 128 + len(record(0).stored)
+    for hit in range(5):
+        damaged = bytearray(raw)
+        damaged[len(raw) - (5 - hit) * size + 128] ^= 1
+        (place / "journal" / "left.pack").write_bytes(damaged + bytes(3000))
+        with Repository.open(place, ManualClock()) as opened:
+            assert opened.opened.salvaged.records == 4
+            known = [bool(keys) for keys in opened.have(DOMAIN, [record(n).chunk_id for n in range(5)])]
+            assert known == [number != hit for number in range(5)]
+            assert list((place / "journal").iterdir()) == []
+            assert opened.scrub().clean
+            for pack in (place / "packs").glob("*/*"):
+                pack.unlink()
+                opened._index.drop_pack(bytes.fromhex(pack.name))
+
+
+@pytest.mark.parametrize("step", ["sync", "link", "unlink"])
+def test_a_copy_of_a_damaged_journal_that_was_cut_off_is_made_again(repository, record, place, monkeypatch, step):
+    raw = bytearray(journal_of(repository, record, 3))
+    raw[-400] ^= 1
+    (place / "journal" / "left.pack").write_bytes(raw)
+    really = getattr(files, step)
+
+    def cut_off(*args: object) -> None:
+        if step != "unlink" or str(args[0]).endswith("left.pack"):
+            raise KeyboardInterrupt
+        really(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, step, cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            Repository.open(place, ManualClock())
+    with Repository.open(place, ManualClock()) as opened:
+        assert [bool(k) for k in opened.have(DOMAIN, [record(n).chunk_id for n in range(3)])] == [True, False, True]
+        assert list((place / "journal").iterdir()) == []
+        assert len(list((place / "packs").glob("*/*"))) == 1
+        assert opened.scrub().clean
+
+
+def test_a_damaged_journal_that_is_published_already_is_never_changed(repository, record, place):
+    raw = bytearray(journal_of(repository, record, 3))
+    raw[-400] ^= 1
+    pack = place / "packs" / "ab" / ("ab" * 32)
+    pack.parent.mkdir(exist_ok=True)
+    pack.write_bytes(raw)
+    os.link(pack, place / "journal" / "left.pack")
+    with Repository.open(place, ManualClock()):
+        assert list((place / "journal").iterdir()) == []
+        assert pack.read_bytes() == raw
+        assert list((place / "packs").glob("*/*")) == [pack]

@@ -10,7 +10,7 @@ import pytest
 
 from transporter.clock import ManualClock
 from transporter.errors import DamagedData
-from transporter.repository import ChunkMissing, Repository
+from transporter.repository import ChunkMissing, Repository, files
 
 DOMAIN, KEY = b"D" * 16, b"K" * 32
 
@@ -239,3 +239,71 @@ def test_a_pack_that_says_nothing_any_more_is_left_alone(filled):
         filled.heal(report.damaged_packs)
     assert path.exists()
     assert list((filled.path / "journal").iterdir()) == []
+
+
+@pytest.fixture
+def twice(repository, record):
+    """Two packs that hold record 1, and each one more; returns the repository and the pack that is its place."""
+    first, second = repository.writer(DOMAIN, "t"), repository.writer(DOMAIN, "t")
+    for number, writer in ((2, first), (3, second)):
+        writer.append(record(number))
+        writer.append(record(1))
+    first.close()
+    second.close()
+    (place,) = repository._index.locate(DOMAIN, [record(1).chunk_id])
+    return repository, repository.path / "packs" / place.pack.hex()[:2] / place.pack.hex()
+
+
+@pytest.mark.parametrize("how", ["heal", "heal what is gone", "gone at open"])
+def test_a_chunk_that_lies_in_another_pack_too_stays_known(twice, record, clock, how):
+    repository, path = twice
+    if how == "heal":
+        flip(path, path.read_bytes().find(bytes(record(1).stored)) + 9)
+    else:
+        path.unlink()
+    if how == "gone at open":
+        repository.close()
+        os.utime(path.parent, ns=(1, 1))
+        with Repository.open(repository.path, clock) as opened:
+            assert opened.opened.reconciled.dropped == 1
+            assert opened.read(DOMAIN, record(1).chunk_id).stored == record(1).stored
+            assert opened.scrub().clean
+        return
+    repository.heal([bytes.fromhex(path.name)])
+    assert repository.read(DOMAIN, record(1).chunk_id).stored == record(1).stored
+    assert repository.scrub().clean
+
+
+def test_a_pack_that_is_gone_does_not_keep_the_others_from_being_healed(filled, record):
+    gone, hit, _sound = packs(filled)
+    gone.unlink()
+    flip(hit, hit.stat().st_size // 2)
+    report = filled.scrub()
+    known = sum(bool(keys) for keys in filled.have(DOMAIN, [record(n).chunk_id for n in range(12)]))
+    assert known == 12
+    healed = filled.heal([bytes.fromhex(gone.name), *report.damaged_packs])
+    assert healed.lost > healed.saved > 0
+    assert sum(bool(keys) for keys in filled.have(DOMAIN, [record(n).chunk_id for n in range(12)])) == 12 - healed.lost
+    assert not filled.scrub().damaged_packs
+
+
+def test_a_disk_that_fails_while_it_is_healed_is_told(filled, record, monkeypatch):
+    path = packs(filled)[0]
+    flip(path, path.stat().st_size // 2)
+    damaged = filled.scrub().damaged_packs
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "sync_data", lambda _fd: (_ for _ in ()).throw(OSError(5, "broken")))
+        with pytest.raises(DamagedData, match="the disk of the repository fails"):
+            filled.heal(damaged)
+    assert path.exists()
+    filled.heal(damaged)
+    assert not filled.scrub().damaged_packs
+
+
+def test_a_record_that_the_disk_cannot_read_is_lost_alone(filled, record, bad_sector, monkeypatch):
+    path = packs(filled)[0]
+    bad_sector(path, path.stat().st_size - 800)  # in the last records, before the footer
+    healed = filled.heal([bytes.fromhex(path.name)])
+    monkeypatch.undo()
+    assert (healed.lost, healed.saved > 0) == (1, True)
+    assert not filled.scrub().damaged_packs

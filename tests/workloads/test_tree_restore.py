@@ -15,6 +15,7 @@ from transporter.workloads import tree_restore
 from transporter.workloads.entry import CONTINUATION, MORE, PAGED, Entry, pack_extents, pack_holes
 from transporter.workloads.folders import MAX_OPEN_FOLDERS
 from transporter.workloads.restore_files import UNSETTLED_AT_MOST
+from transporter.workloads.restore_path import DryWalk
 from transporter.workloads.tree_restore import TreeWriter
 
 ID = b"i" * 32
@@ -85,6 +86,32 @@ def test_hostile_manifests_are_refused_and_leave_nothing(tmp_path, case, many_ro
     with pytest.raises(DamagedData):
         write(tmp_path / "out", roots, HOSTILE[case])
     assert os.listdir(tmp_path) == []
+
+
+# What a walk that writes nothing cannot see: links need a line of memory each, chunks are not at hand.
+UNSEEN = {"link to nothing", "link out", "link to itself", "extent past what came"}
+
+
+def walk_dry(roots, entries):
+    walk = DryWalk(roots)
+    for entry in entries:
+        walk.take(entry)
+    walk.finish()
+
+
+@pytest.mark.parametrize("case", sorted(HOSTILE.keys() - UNSEEN))
+@pytest.mark.parametrize("many_roots", [False, True])
+def test_hostile_manifests_are_refused_where_nothing_is_written_too(case, many_roots):
+    with pytest.raises(DamagedData):
+        walk_dry([b"r", b"rrr"] if many_roots else [b"r"], HOSTILE[case])
+
+
+def test_what_a_scan_gives_is_accepted_where_nothing_is_written(tree, backup):
+    (tree / "holes").write_bytes(b"x" * 5000)
+    os.truncate(tree / "holes", 1 << 20)
+    os.link(tree / "holes", tree / "more holes")
+    copy = backup(tree)
+    walk_dry(copy.roots, copy.entries)
 
 
 @pytest.mark.parametrize("root", [b"..", b".", b"a/..", b"x\0", b"n" * 300])
@@ -378,6 +405,22 @@ def test_what_this_machine_cannot_make_is_noted(tmp_path):
     writer = write(tmp_path / "out", [b"r"], [folder(b"r"), file(b"r/a", b"1"), bad])
     assert [(n.code, n.gap) for n in writer.take_notes()] == [("not-restored", True)]
     assert os.listdir(tmp_path / "out") == ["a"]
+
+
+@pytest.mark.parametrize("pieces", [0, 1, 2])
+def test_where_two_names_are_one_the_first_file_stays(tmp_path, monkeypatch, pieces):
+    really_open, really_unlink = os.open, os.unlink
+
+    def any_case(name):
+        return name.lower() if name in {b"A", b"a"} else name
+
+    monkeypatch.setattr(os, "open", lambda name, *args, **how: really_open(any_case(name), *args, **how))
+    monkeypatch.setattr(os, "unlink", lambda name, **how: really_unlink(any_case(name), **how))
+    chunks = [(bytes([number]) * 32, 0, 100) for number in range(pieces)]
+    entries = [Entry(path, "f", size=100 * pieces, packed_extents=pack_extents(chunks)) for path in (b"r/A", b"r/a")]
+    writer = write(tmp_path / "out", [b"r"], [folder(b"r"), *entries])
+    assert [(note.code, note.path) for note in writer.take_notes()] == [("not-restored", b"r/a")]
+    assert (tmp_path / "out" / "a").read_bytes() == b"x" * 100 * pieces
 
 
 def test_zero_pages_of_an_image_are_holes(tmp_path):

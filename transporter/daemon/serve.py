@@ -20,7 +20,7 @@ from transporter.daemon.control_socket import serve_control_socket
 from transporter.daemon.listener import Front
 from transporter.daemon.running import RunningJobs
 from transporter.daemon.tuning import tune_process
-from transporter.errors import JobBusy
+from transporter.errors import ConfigError, JobBusy, TransporterError
 from transporter.events import EventBus
 from transporter.home import Home
 from transporter.keys.database import KeyDatabase
@@ -36,7 +36,9 @@ log = structlog.get_logger()
 async def serve(home: Home, *, ready: Callable[[str], None], clock: Clock | None = None) -> None:
     """Run the daemon of ``home`` until SIGINT or SIGTERM. ``ready`` is told where it listens ("" where it does not).
 
-    Raises ConfigError (address taken, no identity), JobBusy (another daemon of this home, or of a repository).
+    Raises ConfigError (address taken, no identity, a repository that was made for another ``encrypt_at_rest``),
+    JobBusy (another daemon of this home, or of a repository), and if not one of its repositories can be opened what
+    keeps the first of them closed.
     """
     clock = clock or SystemClock()
     tune_process()
@@ -45,21 +47,52 @@ async def serve(home: Home, *, ready: Callable[[str], None], clock: Clock | None
         identity = load_identity(home.path, config.node.name, clock)
         provider = Provider(home, config, identity, catalog, keys, clock)
         try:
-            for name in config.repositories:
-                provider.repositories[name] = _open_repository(home, config, name, clock)
+            open_repositories(provider)
             await _serve(home, config, provider, ready)
         finally:
             for repository in provider.repositories.values():
                 repository.store.close()
 
 
+def open_repositories(provider: Provider) -> None:
+    """Open every repository of the configuration; one that cannot be opened must not keep the others closed."""
+    for name in provider.config.repositories:
+        try:
+            provider.repositories[name] = _open_repository(provider.home, provider.config, name, provider.clock)
+        except (ConfigError, JobBusy):
+            raise  # of this daemon, not of what lies on the disk
+        except TransporterError as error:
+            provider.closed[name] = error
+            log.error("repository not opened", repository=name, code=error.code, what=error.what, remedy=error.remedy)
+    if provider.closed and not provider.repositories:
+        raise next(iter(provider.closed.values()))
+
+
 def _open_repository(home: Home, config: Config, name: str, clock: Clock) -> OpenRepository:
     settings = config.repositories[name]
     path = Path(settings.path) if settings.path else home.repository_path(name)
     store = Repository.open(path, clock)
+    if store.encrypted != bool(settings.encrypt_at_rest):
+        store.close()
+        raise _other_than_made(name, sealed=store.encrypted)
+    if store.opened.unfinished:
+        log.warning("journals wait for salvage", repository=name, reason=store.opened.unfinished)
     # The configuration is what people edit: a quota that was changed there counts from now on.
     store.set_quota(int(settings.quota) if settings.quota is not None else None)
     return OpenRepository(name, store, settings)
+
+
+def _other_than_made(name: str, *, sealed: bool) -> ConfigError:
+    """Return the error for a repository that would take in plaintext beside sealed data, or the other way round."""
+    if sealed:
+        return ConfigError(
+            f"the repository {name!r} was made to be encrypted at rest, but the configuration names no password for it",
+            f'put `encrypt_at_rest = "PASSWORD_NAME"` back under [repositories.{name}]',
+        )
+    return ConfigError(
+        f"the repository {name!r} was not made to be encrypted at rest, but the configuration says that it is",
+        f"take `encrypt_at_rest` out under [repositories.{name}], or make a new repository: `repository add`",
+    )
 
 
 @contextmanager

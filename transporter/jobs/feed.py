@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from typing import Any, Protocol
 
+from blake3 import blake3
+
 from pipeline.chunk import Chunk, Unit
 from transporter.config import JobConfig
 from transporter.jobs.content_feed import ContentFeed
@@ -65,9 +67,14 @@ class Feed(Protocol):
         """Let go of files."""
 
 
-def _previous(cache: CachedManifest, point: bytes) -> Iterator[Entry]:
+def _previous(cache: CachedManifest, identity: bytes) -> Iterator[Entry]:
     """Open the last run's manifest at the first entry that is asked for: a run that cannot begin opens nothing."""
-    yield from cache.read(point) or ()
+    yield from cache.read(identity) or ()
+
+
+def _identity(point: bytes, chunk_id_key: bytes) -> bytes:
+    """Return what a kept manifest is known by: its ids mean nothing where chunks are named under another key."""
+    return point + blake3(chunk_id_key).digest()[:16]
 
 
 def open_feed(
@@ -76,7 +83,7 @@ def open_feed(
     """Return the feed of a job's workload."""
     key = ChunkIdKey(chunk_id_key)
     cache = CachedManifest(context.home.manifest_path(name))
-    writer = cache.writer(run_id)
+    writer = cache.writer(_identity(run_id, chunk_id_key))
     try:
         if job.workload == "image":
             return ImageFeed(os.fsencode(job.paths[0]), key.id_of, needs, writer)
@@ -85,7 +92,8 @@ def open_feed(
             reader = StreamReader(STDIN, job.stdin_name)
         else:
             roots = [os.fsencode(path) for path in job.paths]
-            previous = _previous(cache, parent.point) if parent.known_here else None
+            identity = _identity(parent.point, chunk_id_key)
+            previous = _previous(cache, identity) if parent.known_here else None
             reader = TreeScanner(roots, previous, exclude=job.exclude, max_entries=ENTRIES_PER_UNIT)
         return ContentFeed(reader, ManifestStream(key.id_of, needs, writer, reader.roots), key.id_of)
     except BaseException:

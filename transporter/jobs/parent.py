@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pipeline.trust_zone import Zone
 from protocol.messages import GetPoint, PointHead, Started
 from transporter.config import JobConfig
-from transporter.errors import CorruptedPoint, DamagedData, NoKey
+from transporter.errors import CorruptedPoint, DamagedData, NoKey, RefusedByPeer
 from transporter.events import Note
 from transporter.jobs.context import JobContext
 from transporter.keys.key_ring import KeyRing
@@ -70,7 +70,8 @@ async def _open_ring(
     )
     try:
         opened = open_point(bytes(head), answer.slots, lambda _head: place, find_in(context.keys.find_by_salt))
-    except (NoKey, CorruptedPoint, DamagedData) as error:
+    except (NoKey, CorruptedPoint, DamagedData, RefusedByPeer) as error:
+        # RefusedByPeer: a point of another zone, from before the job was changed.
         context.bus.publish(Note(text=f"the newest point cannot be built upon: {error.what}", job=name))
         return None
     return opened.ring

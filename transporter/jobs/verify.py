@@ -16,6 +16,7 @@ from transporter.jobs.manifest_stream import Preamble
 from transporter.jobs.points import check_newest, choose_point, expected_zone, list_points, where_of
 from transporter.jobs.recovery import Recovery, open_recovery, wait_for
 from transporter.workloads.entry import Entry
+from transporter.workloads.restore_path import DryWalk
 
 PROGRESS_SECONDS = 0.25
 WAITING = 16
@@ -98,8 +99,13 @@ class _Verify:
             watch.cancel_scope.cancel()
 
     async def _read_manifest(self, send: trio.MemorySendChannel[Wanted]) -> None:
-        async def use(_preamble: Preamble, entries: list[Entry]) -> None:
+        walk: DryWalk | None = None
+
+        async def use(preamble: Preamble, entries: list[Entry]) -> None:
+            nonlocal walk
+            walk = walk or DryWalk(preamble.roots)
             for entry in entries:
+                walk.take(entry)
                 self.files += entry.kind == "f"
                 for chunk_id in entry.chunk_ids():
                     if self._new(chunk_id) and self._wants(chunk_id):
@@ -107,6 +113,9 @@ class _Verify:
 
         with send:
             await self._recovery.read_manifest(use)
+        if walk is None:
+            raise DamagedData("the manifest is empty", "restore another point")
+        walk.finish()
 
     def _new(self, chunk_id: bytes) -> bool:
         """Tell whether a chunk was not looked at lately; looking twice costs time, remembering all costs memory."""

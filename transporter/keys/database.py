@@ -225,12 +225,13 @@ class KeyDatabase:
     def ensure_domain_key(self, job: str, user_key: UserKey) -> ChunkIdKey:
         """Return the job's chunk-id key, making it first if there is none; two processes get the same one.
 
-        It is wrapped again when the job has changed to another password.
+        It is wrapped again when the job has changed to another password, and made anew when nothing opens it any more.
         """
         with self._write() as db:
             row = db.execute("SELECT password FROM domains WHERE job = ?", (job,)).fetchone()
-            key = self.domain_key(job) or ChunkIdKey.generate(self._clock)
-            if row is None or row[0] != user_key.name:
+            existing = self.domain_key(job)
+            key = existing or ChunkIdKey.generate(self._clock)
+            if existing is None or row is None or row[0] != user_key.name:
                 self._put_domain(db, job, key, user_key)
         return key
 

@@ -7,19 +7,22 @@ slots = the storage key, wrapped once for each way to open it
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 
 import msgspec
 
 from pipeline.trust_zone import Zone
 from transporter.clock import Clock
-from transporter.errors import DamagedData, RefusedByPeer
+from transporter.errors import DamagedData, NoKey, RefusedByPeer
 from transporter.keys.chunk_id import ChunkIdKey
+from transporter.keys.derive import KEY_LENGTH
 from transporter.keys.key_ring import KeyRing, open_ring, seal_ring
 from transporter.keys.password import PasswordHash, UserKey
 from transporter.keys.session_key import ChunkOpener
 from transporter.keys.slot import SlotInfo
-from transporter.keys.storage_key import StorageKey, make_password_slot, unlock
+from transporter.keys.storage_key import MAX_SLOTS, StorageKey, make_password_slot, unlock
 from transporter.keys.wrap import context
 from transporter.points.run_keys import RunKeys
 from transporter.repository.point_head import PointHead, decode_head, encode_head
@@ -140,6 +143,22 @@ def find_in(
     return find
 
 
+def _open_ring(
+    slots: Sequence[bytes], cryptograms: list[bytes], where: bytes, find: Callable[[SlotInfo], PasswordHash | None]
+) -> KeyRing:
+    """Open the ring by whichever slot fits it, looking for each password once.
+
+    A commit that was killed between its slot and its point, and was repeated, left a slot of each attempt: all of them
+    are sound and made with one password, but only the last one's storage key opens this ring.
+    """
+    find = cache(find)
+    for slot in slots if len(slots) <= MAX_SLOTS else ():
+        with suppress(NoKey, DamagedData):
+            return open_ring(unlock([slot], where, find)[0], cryptograms, where)
+    # None fits: what is wrong is told from all of them together.
+    return open_ring(unlock(slots, where, find)[0], cryptograms, where)
+
+
 def open_point(
     head_bytes: bytes,
     slots: Sequence[bytes],
@@ -168,11 +187,16 @@ def open_point(
             "the restore point is not sealed, but its zone says it is", "the repository was altered: run scrub"
         )
     if not head.encrypted:
+        if len(head.chunk_id_key) != KEY_LENGTH:
+            raise _no_chunk_id_key()
         key = ChunkIdKey(head.chunk_id_key)
         return OpenedPoint(head, None, ChunkOpener((), allow_plain=True), key)
-    storage_key, _key = unlock(slots, place.context, find)
-    ring = open_ring(storage_key, head.cryptograms, place.context)
+    ring = _open_ring(slots, head.cryptograms, place.context, find)
     ring.metakey.check_mac(encode_head(msgspec.structs.replace(head, mac=b"")), head.mac)
     if ring.chunk_id_key is None:
-        raise DamagedData("a restore point holds no chunk-id key", "restore another point")
+        raise _no_chunk_id_key()
     return OpenedPoint(head, ring, ring.opener(), ring.chunk_id_key)
+
+
+def _no_chunk_id_key() -> DamagedData:
+    return DamagedData("a restore point holds no chunk-id key", "restore another point")

@@ -46,6 +46,12 @@ class RunKeys:
             or key_id in self.older_metakeys
         )
 
+    @property
+    def key_ids(self) -> frozenset[bytes]:
+        """The ids of all keys whose chunks can be part of this run's point."""
+        own = (self.session_key.key_id, self.metakey.key_id)
+        return frozenset((*own, *self.older_session_keys, *self.older_metakeys))
+
     def ring(self) -> KeyRing:
         """Return all keys of the point, own run first."""
         return KeyRing(

@@ -17,7 +17,7 @@ from transporter.errors import DamagedData
 from transporter.repository import files, pack_file
 from transporter.repository.index import Index
 from transporter.repository.layout import Layout
-from transporter.repository.open_pack import OpenPack
+from transporter.repository.open_pack import OpenPack, UncertainDisk
 from transporter.repository.reconcile import footer_or_records
 from transporter.repository.record import HEADER_LENGTH, Entry, open_record
 
@@ -33,17 +33,21 @@ class Healed:
 def heal_pack(layout: Layout, index: Index, repository_id: bytes, name: bytes, journal: Path) -> Healed:
     """Replace a damaged pack by one of its sound records, written through the file ``journal``.
 
-    DamagedData if neither its header nor its footer can be read: then nothing is changed.
+    DamagedData if neither its header nor its footer can be read: then nothing is changed. A pack that is gone is
+    dropped from the index.
     """
     path = layout.pack(name)
     with files.disk_errors("heal a damaged pack"):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return Healed(0, index.drop_pack(name))
         try:
             tenant = _tenant(fd, index, name)
             entries = footer_or_records(fd)
             pack = OpenPack(journal, pack_file.encode_header(repository_id, tenant))
             try:
-                saved = sum(_copy(fd, entry, pack) for entry in entries)
+                saved = sum(copy_record(fd, entry, pack) for entry in entries)
                 pack.sync(layout.journal, pack.length)
                 files.make_folders(layout.quarantine, layout.root)
                 files.replace(path, layout.quarantine / path.name)
@@ -52,6 +56,8 @@ def heal_pack(layout: Layout, index: Index, repository_id: bytes, name: bytes, j
                 index.drop_pack(name)
                 if pack.entries:
                     pack.finish(layout, index, tenant)
+            except UncertainDisk as error:
+                raise error.reason from error
             finally:
                 pack.abandon()
         finally:
@@ -69,9 +75,11 @@ def _tenant(fd: int, index: Index, name: bytes) -> str:
         return tenant
 
 
-def _copy(fd: int, entry: Entry, pack: OpenPack) -> bool:
-    raw = os.pread(fd, HEADER_LENGTH + entry.stored_length, entry.offset)
+def copy_record(fd: int, entry: Entry, pack: OpenPack) -> bool:
+    """Copy one record if it is sound; tell whether it was."""
     try:
+        with files.disk_errors("read a record"):
+            raw = os.pread(fd, HEADER_LENGTH + entry.stored_length, entry.offset)
         found = open_record(raw, entry)
     except DamagedData:
         return False

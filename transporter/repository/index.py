@@ -102,24 +102,7 @@ class Index(Connections):
                 "INSERT INTO packs (name, tenant, records, bytes) VALUES (?, ?, ?, ?)",
                 (pack.name, tenant, pack.records, pack.bytes),
             ).lastrowid
-            domains = {d: self._number(connection, "domains", d) for d in {e.domain for e in entries}}
-            keys = {k: self._number(connection, "keys", k) for k in {e.key_id for e in entries}}
-            connection.executemany(
-                "INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (
-                        domains[e.domain],
-                        e.chunk_id,
-                        keys[e.key_id],
-                        number,
-                        e.offset,
-                        e.stored_length,
-                        e.plain_length,
-                        e.codec,
-                    )
-                    for e in sorted(entries)  # neighbours in the tree are written together
-                ],
-            )
+            self._put_chunks(connection, number, entries)
             connection.execute(
                 "UPDATE tenants SET packs = packs + 1, records = records + ?, bytes = bytes + ? WHERE no = ?",
                 (pack.records, pack.bytes, tenant),
@@ -129,19 +112,59 @@ class Index(Connections):
                 self._put_folder(connection, pack.name.hex()[:2], folder_mtime_ns, 0)
         return True
 
-    def drop_pack(self, name: bytes) -> None:
-        """Forget a pack and every chunk whose place is in it (a scan of the table: packs vanish rarely)."""
+    def _put_chunks(self, connection: sqlite3.Connection, number: int | None, entries: Sequence[Entry]) -> None:
+        domains = {d: self._number(connection, "domains", d) for d in {e.domain for e in entries}}
+        keys = {k: self._number(connection, "keys", k) for k in {e.key_id for e in entries}}
+        connection.executemany(
+            "INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    domains[e.domain],
+                    e.chunk_id,
+                    keys[e.key_id],
+                    number,
+                    e.offset,
+                    e.stored_length,
+                    e.plain_length,
+                    e.codec,
+                )
+                for e in sorted(entries)  # neighbours in the tree are written together
+            ],
+        )
+
+    def drop_pack(self, name: bytes) -> int:
+        """Forget a pack and every chunk whose place is in it (a scan of the table: packs vanish rarely).
+
+        Returns how many chunks. Some of them may lie in another pack too: see ``packs_with_more``.
+        """
         with self.transaction() as connection:
             row = connection.execute("SELECT no, tenant, records, bytes FROM packs WHERE name = ?", (name,)).fetchone()
             if row is None:
-                return
+                return 0
             number, tenant, records, size = row
-            connection.execute("DELETE FROM chunks WHERE pack = ?", (number,))
+            forgotten = connection.execute("DELETE FROM chunks WHERE pack = ?", (number,)).rowcount
             connection.execute("DELETE FROM packs WHERE no = ?", (number,))
             connection.execute(
                 "UPDATE tenants SET packs = packs - 1, records = records - ?, bytes = bytes - ? WHERE no = ?",
                 (records, size, tenant),
             )
+        return forgotten
+
+    def packs_with_more(self) -> list[bytes]:
+        """Return the packs that hold chunks whose place is another pack, or was one that is gone (a scan)."""
+        query = (
+            "SELECT p.name FROM packs p LEFT JOIN (SELECT pack, count(*) AS known FROM chunks GROUP BY pack) c"
+            " ON c.pack = p.no WHERE p.records > coalesce(c.known, 0)"
+        )
+        with self.reader() as connection:
+            return [name for (name,) in connection.execute(query)]
+
+    def add_chunks(self, pack: bytes, entries: Sequence[Entry]) -> None:
+        """Give those chunks of a known pack that have no place theirs in it."""
+        with self.transaction() as connection:
+            row = connection.execute("SELECT no FROM packs WHERE name = ?", (pack,)).fetchone()
+            if row is not None:
+                self._put_chunks(connection, row[0], entries)
 
     def set_folders(self, folders: Iterable[Folder]) -> None:
         """Remember that the index agrees with these folders of packs."""

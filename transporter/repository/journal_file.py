@@ -62,8 +62,11 @@ class JournalFile:
         self.length = 0
         """Bytes appended: start + used, but whole at any moment, for those who look without the lock."""
 
-    def append(self, *parts: bytes | memoryview) -> None:
-        """Add ``parts`` (at most a record together). OSError leaves the file as it was."""
+    def append(self, *parts: bytes | memoryview, eager: bool = True) -> None:
+        """Add ``parts`` (at most a record together). OSError leaves the file as it was.
+
+        What is not ``eager`` stays in the buffer whole until it is flushed, so that it can be taken back.
+        """
         total = sum(len(part) for part in parts)
         with self._lock:
             if self._used + total > CAPACITY:
@@ -74,7 +77,7 @@ class JournalFile:
                 at += len(part)
             self._used = at
             self.length += total
-            if self._used >= EAGER:
+            if eager and self._used >= EAGER:
                 try:
                     self._write(self._used // BLOCK * BLOCK)
                 except OSError:
@@ -83,7 +86,7 @@ class JournalFile:
                     raise
 
     def take_back(self, count: int) -> None:
-        """Forget the last ``count`` bytes, appended since the last `flush` that succeeded."""
+        """Forget the last ``count`` bytes: appended, not eagerly, since the last `flush` that succeeded."""
         with self._lock:
             self._used -= count
             self.length -= count

@@ -92,7 +92,7 @@ class OpenPack:
         """Publish; OSError and the index's errors leave it to be tried again, UncertainDisk does not."""
         if self._row is None:
             footer = encode_footer(self.entries)
-            self._file.append(footer)
+            self._file.append(footer, eager=False)
             try:
                 self._file.flush()
             except OSError:

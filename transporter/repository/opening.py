@@ -71,6 +71,7 @@ def _agree(
             with files.disk_errors("compare the index with the packs"):
                 reconciled = reconcile(layout, index, clock)
         salvaged = salvage(layout, index, repository_id, lambda: ())
+        unfinished = salvaged.left
     except DiskFull as error:
         # What is committed can be restored from a full disk; the journals wait for room.
         unfinished = str(error)

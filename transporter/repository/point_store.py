@@ -36,8 +36,12 @@ class PointStore:
         needs: bytes | Iterable[bytes],
         check: Callable[[Sequence[bytes]], None],
         charge: Callable[[int], None],
+        slots: Sequence[tuple[bytes, bytes]] = (),
     ) -> bytes:
-        """Make a point visible: whole, durable, in one step; return its hash. PointExists if its id is taken."""
+        """Make a point visible: whole, durable, in one step; return its hash. PointExists if its id is taken.
+
+        ``slots``: (id, bytes), stored once everything else was found in order and is paid for.
+        """
         if not 0 < len(head) <= limits.HEAD_LENGTH:
             raise UsageError(f"a point's head has {len(head)} bytes; 1 to {limits.HEAD_LENGTH} are allowed")
         path = self._layout.point(target.tenant, target.job, target.point_id)
@@ -47,14 +51,21 @@ class PointStore:
             with files.disk_errors("look at a restore point"):
                 files.sync_folder(path.parent)  # whoever hears "exists" may rely on it
             raise _exists(target)
-        return self._commit(path, target, head, _checked(needs, check), charge)
+        return self._commit(path, target, head, _checked(needs, check), charge, slots)
 
     def _commit(
-        self, path: Path, target: PointRef, head: bytes, needs: Iterator[bytes], charge: Callable[[int], None]
+        self,
+        path: Path,
+        target: PointRef,
+        head: bytes,
+        needs: Iterator[bytes],
+        charge: Callable[[int], None],
+        slots: Sequence[tuple[bytes, bytes]],
     ) -> bytes:
         stamped = self._stamp(target)
         temporary = self._layout.journal / f"{self._clock.random_bytes(16).hex()}.tmp"
-        size = charged = 0
+        size = sum(points.size_of_slot(data) for _, data in slots)
+        charged = 0
         tail = b""
         try:
             with files.disk_errors("write a restore point"):
@@ -69,6 +80,8 @@ class PointStore:
                     files.sync(fd)
                 finally:
                     os.close(fd)
+                for slot_id, data in slots:
+                    self.put_slot(target.point_id, slot_id, data)
                 files.make_folders(path.parent, self._layout.root)
                 try:
                     files.link(temporary, path)  # the commit: from here on the point exists
@@ -117,11 +130,12 @@ class PointStore:
         return [bytes.fromhex(name) for name in _listing(self._layout.job(tenant, job)) if ID_NAME.fullmatch(name)]
 
     def size_of(self, tenant: str) -> int:
-        """Return the bytes that a tenant's points take."""
+        """Return the bytes that a tenant's points and their slots take."""
         total = 0
         for job in self.jobs(tenant):
-            with os.scandir(self._layout.job(tenant, job)) as entries:
-                total += sum(entry.stat().st_size for entry in entries)
+            total += _size_of_folder(self._layout.job(tenant, job))
+            for point_id in self.ids(tenant, job):
+                total += _size_of_folder(self._layout.slot(point_id, bytes(16)).parent)
         return total
 
     def read_head(self, tenant: str, job: str, point_id: bytes) -> bytes:
@@ -235,6 +249,14 @@ def _listing(folder: Path) -> list[str]:
         return sorted(os.listdir(folder))
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _size_of_folder(folder: Path) -> int:
+    try:
+        with os.scandir(folder) as entries:
+            return sum(entry.stat().st_size for entry in entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
 
 
 def _names(folder: Path) -> list[str]:

@@ -145,6 +145,11 @@ def iterate_needs(fd: int, frame: _Frame, batch: int) -> Iterator[bytes]:
         yield os.pread(fd, min(32 * batch, end - start), start)
 
 
+def size_of_slot(data: bytes) -> int:
+    """Return the bytes of the object that holds ``data``."""
+    return _SLOT.size + len(data) + 32
+
+
 def encode_slot(point_id: bytes, slot_id: bytes, data: bytes) -> bytes:
     """Return the bytes of a slot object."""
     raw = _SLOT.pack(SLOT_MAGIC, point_id, slot_id, len(data)) + data

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from transporter.clock import Clock
-from transporter.errors import DamagedData
+from transporter.errors import DamagedData, TransporterError
 from transporter.repository import files, pack_file
 from transporter.repository.connections import remove_log
 from transporter.repository.index import Folder, Index, PackRow
@@ -89,25 +89,45 @@ def reconcile(layout: Layout, index: Index, clock: Clock, *, all_folders: bool =
             added += entered
             damaged += not entered
         seen.append(Folder(folder, mtime_ns, now))
+    if dropped:
+        enter_second_copies(layout, index)
     index.set_folders(seen)
     return Reconciled(added, dropped, damaged)
 
 
 def enter_pack(layout: Layout, index: Index, name: bytes) -> bool:
     """Enter a published pack into the index by its footer; False if not even its header can be read."""
-    path = layout.pack(name)
-    with files.disk_errors("read a pack"):
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            header = pack_file.read_header(fd)
-            entries = footer_or_records(fd)
-            size = os.fstat(fd).st_size
-        except DamagedData:
-            return False
-        finally:
-            os.close(fd)
+    try:
+        with files.disk_errors("read a pack"):
+            fd = os.open(layout.pack(name), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                header = pack_file.read_header(fd)
+                entries = footer_or_records(fd)
+                size = os.fstat(fd).st_size
+            finally:
+                os.close(fd)
+    except DamagedData:  # also a sector that cannot be read
+        return False
     index.add_pack(PackRow(name, header.tenant, len(entries), size), entries)
     return True
+
+
+def enter_second_copies(layout: Layout, index: Index) -> None:
+    """Find the chunks of packs that were dropped in the packs that are left: two sessions may have sent one chunk.
+
+    The index keeps one place for each chunk and key. A pack with more records than places holds such copies.
+    """
+    for name in index.packs_with_more():
+        try:
+            with files.disk_errors("read a pack"):
+                fd = os.open(layout.pack(name), os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    entries = footer_or_records(fd)
+                finally:
+                    os.close(fd)
+        except TransporterError:
+            continue  # gone or damaged: scrub names it
+        index.add_chunks(name, entries)
 
 
 def footer_or_records(fd: int) -> list[Entry]:
@@ -116,7 +136,8 @@ def footer_or_records(fd: int) -> list[Entry]:
     DamagedData if neither footer nor header can be read.
     """
     try:
-        return pack_file.read_footer(fd)
+        with files.disk_errors("read the footer of a pack"):
+            return pack_file.read_footer(fd)
     except DamagedData:
         start = pack_file.read_header(fd).length
         return [entry for entry, whole in pack_file.walk_records(fd, start) if whole]

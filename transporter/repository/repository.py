@@ -21,7 +21,7 @@ from transporter.repository.point_head import decode_head
 from transporter.repository.point_store import PointStore
 from transporter.repository.points import PointRef
 from transporter.repository.quota import QuotaBook
-from transporter.repository.reconcile import Reconciled, rebuild, trust_folders
+from transporter.repository.reconcile import Reconciled, enter_second_copies, rebuild, trust_folders
 from transporter.repository.record import ChunkRecord
 from transporter.repository.salvage import Salvaged, salvage
 from transporter.repository.scrub import Scrubber, ScrubProgress, ScrubReport
@@ -270,12 +270,14 @@ class Repository:
         *,
         domain: bytes | None = None,
         key_ids: Collection[bytes] | None = None,
+        slots: Sequence[tuple[bytes, bytes]] = (),
     ) -> bytes:
         """Make a restore point visible, in one atomic step and as the last one; return its hash (32 bytes).
 
         ``needs`` are ids of chunks in ``domain`` (None: as the head says), in pieces of any size: every one must be
         stored, under one of ``key_ids`` (None: any), or ChunkMissing names how many are not. Packs of live writers that
-        hold needed chunks are published first.
+        hold needed chunks are published first. ``slots`` are (id, bytes): they are charged to the tenant as the point
+        is, and stored just before it, so that a commit that is refused leaves none.
         """
         self._need_writable()
         if domain is None:
@@ -287,6 +289,7 @@ class Repository:
             needs,
             lambda ids: self._chunks.require(domain, ids, key_ids),
             lambda size: self._quota.charge(tenant, size),
+            slots,
         )
 
     def points(self, tenant: str, job: str | None = None) -> list[PointRef]:
@@ -330,6 +333,8 @@ class Repository:
             with self._salvage_lock:
                 done = heal_pack(self._layout, self._index, self.repository_id, name, journal)
             saved, lost = saved + done.saved, lost + done.lost
+        if lost:
+            enter_second_copies(self._layout, self._index)
         return Healed(saved, lost)
 
     def rebuild_index(self) -> Reconciled:

@@ -15,7 +15,7 @@ from pipeline.workers import Lane
 from transporter.catalog import Catalog, Peer
 from transporter.clock import Clock
 from transporter.config import Config, RepositoryConfig
-from transporter.errors import IdentityRefused, JobBusy, RefusedByPeer
+from transporter.errors import IdentityRefused, JobBusy, RefusedByPeer, TransporterError
 from transporter.home import Home
 from transporter.keys.database import KeyDatabase
 from transporter.link.identity import Identity
@@ -58,6 +58,8 @@ class Provider:
     keys: KeyDatabase
     clock: Clock
     repositories: dict[str, OpenRepository] = field(default_factory=dict)
+    # What keeps the others from being served: their tenants are told.
+    closed: dict[str, TransporterError] = field(default_factory=dict)
     sessions: dict[bytes, ServiceSession] = field(default_factory=dict)
     # One lane for look-ups and one for writes: a slow fsync must not hold up a HAVE.
     lookups: Lane = field(default_factory=lambda: Lane(2))
@@ -75,6 +77,9 @@ class Provider:
 
         A tenant learns the same from a repository that is not there as from one that is not its own.
         """
+        if name in peer.rights and name in self.closed:
+            error = self.closed[name]
+            raise RefusedByPeer(f"the repository {name!r} is out of service there: {error.what}", "tell the provider")
         if name not in peer.rights or name not in self.repositories:
             raise RefusedByPeer(
                 f"this node may not use a repository {name!r} here", "ask the provider for an invitation to it"

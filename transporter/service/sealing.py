@@ -31,6 +31,10 @@ Have = Callable[[Sequence[bytes]], Sequence[tuple[bytes, ...]]]
 class TargetSealing(Protocol):
     """How this end stores what it receives."""
 
+    @property
+    def key_ids(self) -> frozenset[bytes] | None:
+        """The keys under which a needed chunk must lie for the point to be opened; None: this end cannot tell."""
+
     def to_record(self, header: Chunk, stored: memoryview) -> ChunkRecord:
         """Return the record of a chunk that came over the wire. Runs in a thread."""
 
@@ -56,6 +60,8 @@ def _check(header: Chunk, stored: memoryview, wanted: int) -> None:
 
 class SealedAtSource:
     """Zone ``source``: sealed before it came; this end is blind."""
+
+    key_ids = None
 
     def to_record(self, header: Chunk, stored: memoryview) -> ChunkRecord:
         """Store it as it is; the key id stands in the sealed chunk's header."""
@@ -87,6 +93,11 @@ class SealedHere:
     user_key: UserKey = field(repr=False)
     clock: Clock
     forget: Callable[[], None] = field(repr=False)
+
+    @property
+    def key_ids(self) -> frozenset[bytes]:
+        """Those of the point's ring: of this run, and of the older ones that came along."""
+        return self.keys.key_ids
 
     def to_record(self, header: Chunk, stored: memoryview) -> ChunkRecord:
         """Seal the chunk with this run's key."""
@@ -124,6 +135,11 @@ class Unsealed:
     """Zone ``none`` in a plain repository."""
 
     chunk_id_key: ChunkIdKey = field(repr=False)
+
+    @property
+    def key_ids(self) -> frozenset[bytes]:
+        """Plain chunks alone: nobody will have the key of a sealed one."""
+        return frozenset({PLAIN_KEY})
 
     def to_record(self, header: Chunk, stored: memoryview) -> ChunkRecord:
         """Store it as it is."""

@@ -89,6 +89,7 @@ class FileWriter:
         metadata = self._stage.metadata
         folder = self._stage.cache.fd(file.folder)
         fd = os.open(file.name, O_CREATE, metadata.creation_mode(file.entry), dir_fd=folder)
+        file.created = True
         try:
             written = os.pwrite(fd, data, 0)
             if written != len(data):
@@ -133,6 +134,7 @@ class FileWriter:
     def _create(self, file: RestoredFile) -> None:
         entry, folder = file.entry, self._stage.cache.fd(file.folder)
         file.fd = os.open(file.name, O_CREATE, self._stage.metadata.creation_mode(entry), dir_fd=folder)
+        file.created = True
         self._open.add(file)
         if entry.flags & PAGED and entry.size > STEP:
             file.direct = DirectWriter(file.name, folder, file.fd)
@@ -165,8 +167,9 @@ class FileWriter:
                 return
             file.failed = True
             self._stage.note("not-restored", file.entry.path, reason, gap=True)
-            with suppress(OSError):
-                os.unlink(file.name, dir_fd=self._stage.cache.fd(file.folder))
+            if file.created:
+                with suppress(OSError):
+                    os.unlink(file.name, dir_fd=self._stage.cache.fd(file.folder))
             self._close_if_failed(file)
             self._stage.release(file.folder)
 

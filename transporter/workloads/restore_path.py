@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from transporter.errors import DamagedData
-from transporter.workloads.entry import MAX_PATH, Entry, path_key
+from transporter.workloads.entry import CONTINUATION, MAX_PATH, MORE, Entry, path_key
+from transporter.workloads.layout import lay_out
 from transporter.workloads.patterns import Patterns
 from transporter.workloads.restore_names import check_name, output_names
 from transporter.workloads.restored import StagedFolder
@@ -67,3 +68,38 @@ class Walk:
 
     def _wanted(self, path: bytes) -> bool:
         return self._everything or self._include.match(path, self._root)
+
+
+class DryWalk:
+    """Takes the entries of a manifest as a restore would, writes nothing, and refuses what a restore refuses.
+
+    Hard links are not followed: that a restore does with one line of memory for each.
+    """
+
+    def __init__(self, roots: Sequence[bytes]) -> None:
+        self._walk = Walk(roots, ())
+        self._long: Entry | None = None
+        self._position = 0  # in the file whose records come
+
+    def take(self, entry: Entry) -> None:
+        """Take the next entry. Raises ``DamagedData``."""
+        before = self._long
+        if entry.flags & CONTINUATION or before is not None:
+            if before is None or not entry.flags & CONTINUATION or entry.path != before.path:
+                raise DamagedData(f"The manifest breaks off within an entry near {entry.path[:200]!r}.")
+        else:
+            self._position = 0
+            self._walk.left(entry)
+            name, included = self._walk.enter(entry)
+            if entry.kind == "d":
+                self._walk.steps.append(Step(entry, name, included))
+            if entry.flags & MORE and entry.kind != "f":
+                raise DamagedData(f"The manifest continues {entry.path[:200]!r}, which is no file.")
+        if entry.kind == "f" and not entry.link:
+            _, self._position = lay_out(entry, self._position)
+        self._long = entry if entry.flags & MORE else None
+
+    def finish(self) -> None:
+        """Say that there are no more. Raises ``DamagedData`` where the manifest ends within a file."""
+        if self._long is not None:
+            raise DamagedData("The manifest ends within a file.")

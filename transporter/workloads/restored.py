@@ -32,7 +32,8 @@ class RestoredFile:
     """A file whose content is being written. ``left`` counts bytes planned and not written yet."""
 
     __slots__ = (
-        "behind", "busy", "complete", "direct", "done", "entry", "failed", "fd", "folder", "left", "name", "sparse",
+        "behind", "busy", "complete", "created", "direct", "done", "entry", "failed", "fd", "folder", "left", "name",
+        "sparse",
     )  # fmt: skip
 
     def __init__(self, folder: StagedFolder, name: bytes, entry: Entry) -> None:
@@ -43,6 +44,7 @@ class RestoredFile:
         self.left = 0
         self.busy = 0  # threads that are writing to ``fd`` right now: it must not be closed under them
         self.sparse = False
+        self.created = False  # the name is ours: where "A" and "a" are one name, the file there may be another's
         self.complete = False  # every piece has been planned
         self.done = False  # content and metadata are in place
         self.failed = False

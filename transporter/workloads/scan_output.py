@@ -78,7 +78,13 @@ class ScanOutput:
         names = xattrs.listed(target) if names is None else names
         if not names:
             return xattrs.NONE
-        found = xattrs.read(target, names)
+
+        def failed(name: bytes, error: OSError) -> None:
+            shown = name.decode("utf-8", "backslashreplace")
+            text = f"the extended attribute {shown} cannot be read: {error.strerror or error}"
+            self._note("xattrs-dropped", path, text, gap=True)
+
+        found = xattrs.read(target, names, failed)
         if sum(map(len, found.values())) + sum(map(len, found)) > MAX_XATTRS:
             self._note("xattrs-dropped", path, f"more than {MAX_XATTRS} bytes of extended attributes", gap=True)
             return xattrs.NONE

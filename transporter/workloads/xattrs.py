@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable
+
+_VANISHED = {errno.ENODATA, errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 NONE: dict[bytes, bytes] = {}
 """Shared by all entries without attributes; never changed."""
@@ -13,18 +17,22 @@ def link_path(folder_fd: int, name: bytes) -> bytes:
     return b"/proc/self/fd/%d/%s" % (folder_fd, name)
 
 
-def read(target: int | bytes, names: list[str]) -> dict[bytes, bytes]:
-    """Return the values of ``names``; one that vanished or cannot be read meanwhile is left out.
+def read(
+    target: int | bytes, names: list[str], failed: Callable[[bytes, OSError], None] | None = None
+) -> dict[bytes, bytes]:
+    """Return the values of ``names``; one that vanished meanwhile is left out.
 
-    ``target`` is a descriptor, or a path that is not followed when it is a symbolic link.
+    So is one that cannot be read: ``failed`` is told. ``target`` is a descriptor, or a path that is not followed when
+    it is a symbolic link.
     """
     found: dict[bytes, bytes] = {}
     follow = isinstance(target, int)
     for name in names:
         try:
             found[os.fsencode(name)] = os.getxattr(target, name, follow_symlinks=follow)
-        except OSError:
-            continue
+        except OSError as error:
+            if failed is not None and error.errno not in _VANISHED:
+                failed(os.fsencode(name), error)
     return found
 
 
