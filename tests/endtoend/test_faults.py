@@ -122,16 +122,25 @@ def test_a_quota_is_kept_and_what_is_committed_stays(new_pair, tree, tmp_path):
 # --- repositories that are not as they were --------------------------------------------------------------------
 
 
-def test_a_repository_of_a_future_version_is_left_alone(new_pair):
+def test_a_repository_of_a_future_version_is_left_alone_and_the_others_are_served(new_pair, tree, tmp_path):
     pair = new_pair(serve=False)
     path = pair.target.repository / "format"
     raw = bytearray(path.read_bytes()[:-32])
     raw[11] += 1
     path.write_bytes(raw + blake3(raw).digest())
     before = sorted(path.stat().st_mtime_ns for path in pair.target.repository.rglob("*") if path.is_file())
-    for command in (("serve",), ("scrub", "main"), ("repository", "rebuild-index", "main")):
+    for command in (("scrub", "main"), ("repository", "rebuild-index", "main")):
         done = pair.target(*command)
         failed(done, 7, "unsupported-format", "version 2")
+    pair.serve()
+    assert "repository not opened" in pair.target.log_text()
+    failed(pair.source("backup", "--job", "a", *sealed(), tree), 5, "refused", "version 2")
+    pair.source.job("backup", "--job", "b", *sealed(to="offsite/rest"), tree)
+    pair.source.job("restore", "b", "latest", "--output", tmp_path / "out")
+    assert_same(tree, tmp_path / "out")
+    pair.target.stop()
+    pair.target.configure('[repositories.rest]\nencrypt_at_rest = "vault"\n', "")
+    failed(pair.target("serve"), 7, "unsupported-format", "version 2")
     after = sorted(path.stat().st_mtime_ns for path in pair.target.repository.rglob("*") if path.is_file())
     assert before == after
 

@@ -63,9 +63,10 @@ def open_repositories(provider: Provider) -> None:
             raise  # of this daemon, not of what lies on the disk
         except TransporterError as error:
             provider.closed[name] = error
-            log.error("repository not opened", repository=name, code=error.code, what=error.what, remedy=error.remedy)
     if provider.closed and not provider.repositories:
         raise next(iter(provider.closed.values()))
+    for name, why in provider.closed.items():
+        log.error("repository not opened", repository=name, code=why.code, what=why.what, remedy=why.remedy)
 
 
 def _open_repository(home: Home, config: Config, name: str, clock: Clock) -> OpenRepository:
