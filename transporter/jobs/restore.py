@@ -25,7 +25,7 @@ GROUPS = 64
 PROGRESS_SECONDS = 0.25
 # Threads that write large pieces. Small files come from one thread: two of them cost the kernel a third more for the
 # same files, and need the interpreter lock at the same times.
-WRITERS = 2
+WRITERS = 4
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,8 @@ class _Restore:
         self._context = context
         self._order = order
         self._recovery = recovery
+        # The plan makes folders and the writer small files: in one thread they do not fight for the interpreter lock.
         self._lane = Lane(1)
-        self._small = Lane(1)
-        self._settler = Lane(1)
-        self._settling = False
         self._writers = Lane(WRITERS)
         self.writer: TreeWriter | None = None
         self.gaps = 0
@@ -154,15 +152,7 @@ class _Restore:
                     await room.acquire_on_behalf_of(place)
                     nursery.start_soon(self._write_large, group, wanted, room, place)
                 else:
-                    await self._write_group(group, wanted, self._small)
-                    if not self._settling:
-                        self._settling = True
-                        nursery.start_soon(self._settle)
-
-    async def _settle(self) -> None:
-        if self.writer is not None:
-            await self._settler.run(self.writer.settle)
-        self._settling = False
+                    await self._write_group(group, wanted, self._lane)
 
     async def _write_large(self, group: Group, wanted: Wanted, room: trio.CapacityLimiter, place: object) -> None:
         await self._write_group(group, wanted, self._writers)

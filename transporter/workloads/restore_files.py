@@ -14,12 +14,8 @@ from transporter.workloads.entry import PAGED
 from transporter.workloads.restore_stage import NO_ROOM, Stage
 from transporter.workloads.restored import Piece, RestoredFile
 from transporter.workloads.sparse_write import write_at, write_pages
-from transporter.workloads.writeback import start_writing
 
 O_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-
-UNSETTLED_AT_MOST = 512
-"""Open descriptors of finished files: with those of folders, half of the usual limit of 1,024 a process."""
 
 
 def content_of(piece: Piece, plaintext: memoryview) -> memoryview:
@@ -37,22 +33,10 @@ class FileWriter:
         self._stage = stage
         self._lock = stage.lock
         self._open: set[RestoredFile] = set()
-        self._unsettled: list[int] = []
-
-    def settle(self) -> None:
-        """Have the kernel begin to write the files that are finished, and close them; beside the writing of others."""
-        with self._lock:
-            finished, self._unsettled = self._unsettled, []
-        for fd in finished:
-            start_writing(fd)
-            os.close(fd)
 
     def close(self) -> None:
         """Close what is open: for a restore that is given up. No thread may be writing any more."""
         with self._lock:
-            for fd in self._unsettled:
-                os.close(fd)
-            self._unsettled.clear()
             for file in self._open:
                 file.close()
             self._open.clear()
@@ -95,12 +79,8 @@ class FileWriter:
             if written != len(data):
                 write_at(fd, data[written:], written)
             metadata.to_new_file(fd, file.entry)
-        except BaseException:
+        finally:
             os.close(fd)
-            raise
-        self._unsettled.append(fd)
-        if len(self._unsettled) >= UNSETTLED_AT_MOST:
-            self.settle()
         file.left = 0
         file.done = True
         self._stage.files += 1

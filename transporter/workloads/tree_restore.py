@@ -119,10 +119,6 @@ class TreeWriter:
         else:
             self._files.write_small(group.pieces, plaintext)
 
-    def settle(self) -> None:
-        """Let go of files that are finished; to be called now and then, from any thread."""
-        self._files.settle()
-
     def skip_group(self, group: Group, reason: str) -> None:
         """Give up the files of a group whose chunk cannot be had: they are noted, and not published."""
         for piece in group.pieces:
@@ -131,7 +127,6 @@ class TreeWriter:
 
     def finish(self) -> None:
         """Set what links and folders still wait for, make all durable; to be called when every group was written."""
-        self._files.settle()
         with self._stage.lock:
             for entry, folder, name, file in self._links.take_waiting():
                 self._make_link(entry, folder, name, file)
