@@ -136,6 +136,7 @@ class BackupService:
         self._slots.append((message.slot, bytes(received.payload)))
 
     async def _flush(self, _received: Received) -> None:
+        await self._chunks.caught_up()
         await self._provider.writes.run(self._writer.seal)
         await self._session.link.send(Flushed())
 

@@ -55,13 +55,21 @@ class ChunkWriter:
         self._acknowledge = acknowledge
         self._lane = lane
         self._unsynced = 0
+        self._unwritten = 0
+        self._caught_up = trio.lowlevel.ParkingLot()
         self._written = trio.Event()
         self._synced = trio.Event()
         self.incoming: ByteChannel[Incoming] = ByteChannel("incoming", QUEUE_ITEMS, QUEUE_BYTES, lambda item: item.size)
 
     async def put(self, header: ChunkHeader, stored: memoryview) -> None:
         """Queue one chunk; waits while the disk is behind."""
+        self._unwritten += 1
         await self.incoming.send(Incoming(header, stored))
+
+    async def caught_up(self) -> None:
+        """Wait until everything that has been put is written."""
+        while self._unwritten:
+            await self._caught_up.park()
 
     async def write(self) -> None:
         """Write until cancelled. One batch is one hop into a thread."""
@@ -76,6 +84,9 @@ class ChunkWriter:
             batch = await self._gather(first)
             await self._lane.run(self._write_batch, batch)
             self._unsynced += sum(item.size for item in batch)
+            self._unwritten -= len(batch)
+            if not self._unwritten:
+                self._caught_up.unpark_all()
             if self._unsynced >= SYNC_BYTES:
                 self._written.set()
 
