@@ -94,6 +94,22 @@ def once_at(kind: str, number: int, up: bool, at: int, act: Callable[[bytes, int
     return meddle
 
 
+def once_on_any(
+    kind: str, numbers: tuple[int, ...], up: bool, at: int, act: Callable[[bytes, int], list[bytes] | None]
+) -> Meddle:
+    """Do as ``once_at``, on the first of several connections that gets so far: how much each carries is chance."""
+    done: list[int] = []
+
+    def meddle(way: Way, data: bytes) -> list[bytes] | None:
+        mine = way.kind == kind and way.number in numbers and way.up == up
+        if mine and not done and way.seen <= at < way.seen + len(data):
+            done.append(way.number)
+            return act(data, at - way.seen)
+        return [data]
+
+    return meddle
+
+
 def flip(data: bytes, at: int) -> list[bytes]:
     """One bit of one byte."""
     return [data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]]

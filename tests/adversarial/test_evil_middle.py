@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from evil_middle import ACTS, Middle, cut, flip, once_at
+from evil_middle import ACTS, Middle, cut, flip, once_at, once_on_any
 from world import contents, small_tree
 
 from transporter.errors import (
@@ -113,7 +113,7 @@ async def test_altered_bytes_towards_the_source_end_the_backup(fast_clock, world
 async def test_altered_bytes_end_the_restore_and_leave_nothing(fast_clock, world, middle, act, at):
     await world.source.backup()
     # The data channels of the backup were numbers 0 and 1.
-    middle.meddle = once_at("data", 2, False, at, ACTS[act])
+    middle.meddle = once_on_any("data", (2, 3), False, at, ACTS[act])
     result = await outcome(world.source.restore)
     place = world.folder / "office-out"
     if act == "drop" and not isinstance(result, TamperingDetected):
@@ -362,7 +362,8 @@ async def test_cuts_during_a_restore_are_redialled(fast_clock, world, middle):
     cuts = []
 
     def meddle(way, data):
-        if way.kind == "data" and not way.up and way.number in (2, 4, 7) and way.seen > 200_000:
+        # How much each channel carries is chance: whichever of the restore's gets so far, three times.
+        if way.kind == "data" and not way.up and way.number >= 2 and way.seen > 200_000 and len(cuts) < 3:
             cuts.append(way.number)
             return None
         return [data]
