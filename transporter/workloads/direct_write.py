@@ -1,6 +1,6 @@
 """Writing large restored images past the page cache.
 
-Filling ever new pages of the cache costs several times what the disk takes (docs/benchmarks.md has the numbers), and
+Filling ever new pages of the cache costs processor time (2.6 s for 1.3 GB against 0.3 s, on a virtual machine), and
 pushes out what other programs use. Only whole, aligned pages go this way; anything else takes the plain descriptor,
 and where the file system refuses direct writes, all does.
 """
