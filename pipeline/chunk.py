@@ -11,35 +11,39 @@ CODEC_LZ4 = 1
 
 
 class Buffer:
-    """A reusable piece of memory, shared by the chunks that lie in it.
+    """A reusable piece of memory that a reader fills and a cutter cuts.
 
     Layout: ``[headroom][block]``. The reader fills the block; the chunker puts the unfinished tail of the
     block before it into the headroom, directly in front, so that a chunk never crosses two buffers and the
     bulk is never copied. Memory touched for the first time is dear on virtual machines, hence the reuse.
     """
 
-    __slots__ = ("_release", "_users", "headroom", "memory")
+    __slots__ = ("headroom", "memory")
 
-    def __init__(self, headroom: int, block: int, release: Callable[[Buffer], None]) -> None:
-        self.memory = bytearray(headroom + block)
+    def __init__(self, memory: memoryview, headroom: int) -> None:
+        self.memory = memory
         self.headroom = headroom
-        self._users = 0
-        self._release = release
 
     @property
     def block(self) -> memoryview:
         """The part that the reader fills."""
-        return memoryview(self.memory)[self.headroom :]
+        return self.memory[self.headroom :]
 
-    def hold(self) -> None:
-        """Count one more user."""
-        self._users += 1
+
+class SharedBuffer:
+    """Counts the chunks that lie in one buffer; the last one that is let go gives it back."""
+
+    __slots__ = ("_give_back", "_users")
+
+    def __init__(self, users: int, give_back: Callable[[], None]) -> None:
+        self._users = users
+        self._give_back = give_back
 
     def drop(self) -> None:
-        """Count one user less; the last one gives the buffer back to its pool."""
+        """Count one user less."""
         self._users -= 1
         if self._users == 0:
-            self._release(self)
+            self._give_back()
 
 
 @dataclass(slots=True)
@@ -68,7 +72,7 @@ class Chunk:
     data: bytes | bytearray | memoryview = field(repr=False)
     metadata: bool = False
     codec: int = CODEC_RAW
-    buffer: Buffer | None = field(default=None, repr=False)
+    buffer: SharedBuffer | None = field(default=None, repr=False)
     headroom: int = 0
 
     @property

@@ -44,7 +44,7 @@ class StreamCutter:
             raise ValueError("the headroom is smaller than the largest chunk")
         start = buffer.headroom - len(tail)
         buffer.memory[start : buffer.headroom] = tail
-        data = memoryview(buffer.memory)[start : buffer.headroom + length]
+        data = buffer.memory[start : buffer.headroom + length]
         pieces = self.cut_whole(data)
         # A piece of maximum length is final even when it ends the block.
         if pieces and not last and len(pieces[-1]) < self._maximum:

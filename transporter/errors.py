@@ -174,3 +174,14 @@ class Interrupted(TransporterError):
 
     code = "interrupted"
     exit_status = 130
+
+
+def error_of(code: str, what: str, remedy: str) -> TransporterError:
+    """Return the error that has this ``code``; ``TransporterError`` itself where there is none."""
+    known = {kind.code: kind for kind in all_errors()}
+    return known.get(code, TransporterError)(what, remedy)
+
+
+def all_errors(base: type[TransporterError] = TransporterError) -> list[type[TransporterError]]:
+    """Return every class of the tree."""
+    return [base, *(deep for kind in base.__subclasses__() for deep in all_errors(kind))]

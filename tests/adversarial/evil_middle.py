@@ -23,6 +23,8 @@ class Way:
     seen: int = 0
 
 
+# A way by its name: kind, number, up.
+Key = tuple[str, int, bool]
 # Gets a way and the next bytes on it; returns what goes on instead, or None to cut the connection.
 Meddle = Callable[[Way, bytes], list[bytes] | None]
 
@@ -38,9 +40,12 @@ class Middle:
 
     target: Address
     meddle: Meddle = honest
+    # Tells through which other way, if it is open, the next bytes of this one go on.
+    divert: Callable[[Way], Key | None] = field(default=lambda _way: None)
     address: Address = field(init=False)
     counts: dict[str, int] = field(default_factory=lambda: {"control": 0, "data": 0})
     passed: dict[tuple[str, bool], int] = field(default_factory=dict)
+    _sinks: dict[Key, tuple[trio.SocketStream, trio.Lock]] = field(default_factory=dict)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled."""
@@ -65,18 +70,22 @@ class Middle:
     async def _pump(
         self, way: Way, source: trio.SocketStream, sink: trio.SocketStream, data: bytes, scope: trio.CancelScope
     ) -> None:
+        mine = self._sinks[way.kind, way.number, way.up] = (sink, trio.Lock())
         try:
             data = data or await source.receive_some(READ)
             while data:
                 pieces = self.meddle(way, bytes(data))
+                other = self.divert(way)
                 way.seen += len(data)
                 key = (way.kind, way.up)
                 self.passed[key] = self.passed.get(key, 0) + len(data)
                 if pieces is None:
                     scope.cancel()
                     return
-                for piece in pieces:
-                    await sink.send_all(piece)
+                onto, lock = mine if other is None else self._sinks.get(other, mine)
+                async with lock:
+                    for piece in pieces:
+                        await onto.send_all(piece)
                 data = await source.receive_some(READ)
             await sink.send_eof()
         except (trio.BrokenResourceError, trio.ClosedResourceError):

@@ -5,16 +5,17 @@ The stages are composed from the trust zone. The run's id is the id of the point
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 
 import trio
+from blake3 import blake3
 
 from pipeline.channel import ByteChannel
-from pipeline.chunk import Chunk, Unit
+from pipeline.chunk import Chunk
 from pipeline.chunker import CONTENT_SIZES
-from pipeline.read import BufferPool, read_stage
 from pipeline.run import open_tasks
 from pipeline.trust_zone import Zone, backup_source
 from pipeline.workers import Lane, ordered_window, processors
@@ -36,19 +37,16 @@ from transporter.events import (
 )
 from transporter.jobs.commit import Commit, commit_point
 from transporter.jobs.context import JobContext, job_lock
-from transporter.jobs.feed import Feed, open_feed
 from transporter.jobs.needs import Needs
 from transporter.jobs.packing import compose_packing
 from transporter.jobs.parent import Parent, find_parent
+from transporter.jobs.read_messages import Open
+from transporter.jobs.reading import Reading, open_reading
 from transporter.link.resilient import ResilientLink
 from transporter.link.session import open_session
 from transporter.points.run_keys import RunKeys, begin_run
 
 POINT_ID_LENGTH = 16
-# What is read at once. The cutter looks at the bytes behind the last cut of a block again, a chunk's length or less:
-# at 6 MiB that is a tenth of its work, at 3 MiB a third.
-BLOCK = 6 << 20
-BUFFERS = 4
 # What is compressed and sealed at once: large enough that a hop into a thread costs nothing, small enough to cancel
 # between, and for both processors to have something to do.
 GROUP = 3 << 20
@@ -103,28 +101,27 @@ class BackupRun:
             )
         )
         link = self._link()
-        async with open_tasks() as nursery:
-            nursery.start_soon(link.run)
-            started = await link.started()
-            parent = await find_parent(self.context, self.name, self.job, link, started, reread=self.reread)
-            keys = await trio.to_thread.run_sync(self._keys, parent)
-            if keys is not None:
-                link.usable = keys.opens
-            chunk_id_key = self._chunk_id_key(keys, started)
-            with closing(Needs(self.context.home.cache)) as needs:
-                feed = open_feed(self.context, self.name, self.job, self.run_id, parent, chunk_id_key, needs)
-                try:
-                    await self._copy(link, feed, keys)
-                    kind = "incremental" if parent.point else "full"
-                    commit = Commit(self.context, self.name, self.job, self.run_id, kind, started, parent, keys)
-                    await commit_point(commit, link, feed, needs, self.counters.files_skipped)
-                finally:
-                    feed.close()
-            link.finish()
+        with closing(Needs(self.context.home.cache)) as needs:
+            async with (
+                open_reading(needs, from_stdin=self.job.workload == "stream") as reading,
+                open_tasks() as nursery,
+            ):
+                nursery.start_soon(link.run)
+                started = await link.started()
+                parent = await find_parent(self.context, self.name, self.job, link, started, reread=self.reread)
+                keys = await trio.to_thread.run_sync(self._keys, parent)
+                if keys is not None:
+                    link.usable = keys.opens
+                await reading.open(self._what_to_read(parent, self._chunk_id_key(keys, started)))
+                await self._copy(link, reading, keys)
+                kind = "incremental" if parent.point else "full"
+                commit = Commit(self.context, self.name, self.job, self.run_id, kind, started, parent, keys)
+                await commit_point(commit, link, reading, needs, self.counters.files_skipped)
+                link.finish()
         self.context.bus.publish(
             PointCommitted(job=self.name, point=self.run_id.hex(), kind=kind, parent=parent.point.hex())
         )
-        return self._finished(link, feed, kind, self.context.clock.monotonic() - began)
+        return self._finished(link, reading, kind, self.context.clock.monotonic() - began)
 
     # --- parts ------------------------------------------------------------------------------------------------
 
@@ -170,11 +167,22 @@ class BackupRun:
             raise JobFailed("the peer did not say how chunks are named", "update the transporter there")
         return started.chunk_id_key
 
-    async def _copy(self, link: ResilientLink, feed: Feed, keys: RunKeys | None) -> None:
-        units: ByteChannel[Unit] = ByteChannel("units", BUFFERS, BUFFERS * BLOCK, lambda unit: unit.length)
+    def _what_to_read(self, parent: Parent, chunk_id_key: bytes) -> Open:
+        job = self.job
+        return Open(
+            workload=job.workload,
+            paths=[os.fsencode(path) for path in job.paths],
+            exclude=list(job.exclude),
+            stdin_name=job.stdin_name,
+            manifest_path=str(self.context.home.manifest_path(self.name)),
+            identity=_identity(self.run_id, chunk_id_key),
+            parent=_identity(parent.point, chunk_id_key) if parent.known_here else b"",
+            chunk_id_key=chunk_id_key,
+        )
+
+    async def _copy(self, link: ResilientLink, reading: Reading, keys: RunKeys | None) -> None:
         cut: ByteChannel[list[Chunk]] = ByteChannel("cut", 4, 2 * CONTENT_SIZES.maximum, _size)
         unknown: ByteChannel[list[Chunk]] = ByteChannel("unknown", 4, 2 * CONTENT_SIZES.maximum, _size)
-        pool = BufferPool(BUFFERS, CONTENT_SIZES.maximum, BLOCK)
         packing = Lane(processors())
         pack = compose_packing(backup_source(Zone(self.job.encrypt)), keys)
 
@@ -199,26 +207,19 @@ class BackupRun:
             unknown.close()
 
         async with open_tasks() as watch:
-            watch.start_soon(self._publish_progress, link, feed)
+            watch.start_soon(self._publish_progress, link, reading)
+            watch.start_soon(reading.give_back)
             async with open_tasks() as nursery:
-                nursery.start_soon(read_stage, feed.fill, pool, units, Lane(1))
-                nursery.start_soon(self._cut_stage, feed, units, cut)
+                nursery.start_soon(self._read_stage, reading, cut)
                 nursery.start_soon(known_stage)
                 nursery.start_soon(ordered_window, unknown, packed, put, processors())
-            pool.close()
             await link.drained()
             watch.cancel_scope.cancel()
 
-    async def _cut_stage(self, feed: Feed, units: ByteChannel[Unit], cut: ByteChannel[list[Chunk]]) -> None:
-        lane = Lane(1)
-        async for unit in units:
-            chunks = await lane.run(feed.cut, unit)
-            for chunk in chunks:
-                if chunk.buffer is not None:
-                    chunk.buffer.hold()
-            unit.buffer.drop()
-            self.counters.bytes_read += unit.length
-            self._report(feed)
+    async def _read_stage(self, reading: Reading, cut: ByteChannel[list[Chunk]]) -> None:
+        async for length, chunks in reading.units():
+            self.counters.bytes_read += length
+            self._report(reading)
             if chunks:
                 await cut.send(chunks)
         cut.close()
@@ -244,8 +245,8 @@ class BackupRun:
             return [None] * len(ids)
         return await link.have(ids)
 
-    def _report(self, feed: Feed) -> None:
-        for note in feed.take_notes():
+    def _report(self, reading: Reading) -> None:
+        for note in reading.take_notes():
             path = display_path(note.path)
             if note.gap:
                 self.counters.files_skipped += 1
@@ -253,7 +254,7 @@ class BackupRun:
             else:
                 self.context.bus.publish(FileNote(job=self.name, path=path, note=note.text))
 
-    async def _publish_progress(self, link: ResilientLink, feed: Feed) -> None:
+    async def _publish_progress(self, link: ResilientLink, reading: Reading) -> None:
         while True:
             await trio.sleep(PROGRESS_SECONDS)
             self.context.bus.publish(
@@ -262,13 +263,13 @@ class BackupRun:
                     bytes_read=self.counters.bytes_read,
                     bytes_new=self.counters.bytes_new,
                     bytes_sent=link.bytes_sent,
-                    files=feed.files,
-                    files_unchanged=feed.files_unchanged,
-                    bytes_total=feed.bytes_expected,
+                    files=reading.files,
+                    files_unchanged=reading.files_unchanged,
+                    bytes_total=reading.bytes_expected,
                 )
             )
 
-    def _finished(self, link: ResilientLink, feed: Feed, kind: str, seconds: float) -> JobFinished:
+    def _finished(self, link: ResilientLink, reading: Reading, kind: str, seconds: float) -> JobFinished:
         counters = self.counters
         return JobFinished(
             job=self.name,
@@ -280,9 +281,9 @@ class BackupRun:
             bytes_new=counters.bytes_new,
             bytes_sent=link.bytes_sent,
             bytes_received=link.bytes_received,
-            bytes_total=feed.bytes_total,
-            files=feed.files,
-            files_unchanged=feed.files_unchanged,
+            bytes_total=reading.bytes_total,
+            files=reading.files,
+            files_unchanged=reading.files_unchanged,
             files_skipped=counters.files_skipped,
             chunks=counters.chunks,
             chunks_new=counters.chunks_new,
@@ -324,6 +325,11 @@ def _size(chunks: list[Chunk]) -> int:
 def _pack_all(pack: object, chunks: list[Chunk]) -> None:
     for chunk in chunks:
         pack(chunk)  # type: ignore[operator]  # a thread hop takes plain arguments
+
+
+def _identity(point: bytes, chunk_id_key: bytes) -> bytes:
+    """Return what a kept manifest is known by: its ids mean nothing where chunks are named under another key."""
+    return point + blake3(chunk_id_key).digest()[:16]
 
 
 async def run_backup(context: JobContext, name: str) -> JobFinished:

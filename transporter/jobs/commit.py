@@ -16,9 +16,9 @@ from protocol.messages import Needs as NeedsMessage
 from transporter.catalog import LastPoint
 from transporter.config import JobConfig
 from transporter.jobs.context import JobContext
-from transporter.jobs.feed import Feed
 from transporter.jobs.needs import ID_LENGTH, Needs
 from transporter.jobs.parent import Parent
+from transporter.jobs.reading import Reading
 from transporter.link.resilient import ResilientLink
 from transporter.points.assemble import Place, PointFacts, assemble_sealed, encode_facts
 from transporter.points.run_keys import RunKeys
@@ -38,15 +38,15 @@ class Commit:
     keys: RunKeys | None = field(repr=False)
 
 
-async def commit_point(commit: Commit, link: ResilientLink, feed: Feed, needs: Needs, skipped: int) -> None:
+async def commit_point(commit: Commit, link: ResilientLink, reading: Reading, needs: Needs, skipped: int) -> None:
     """Commit the point and remember it. Safe to be repeated after a lost link: the same point commits once."""
     facts = PointFacts(
         kind=commit.kind,
         created_ns=commit.context.clock.now_ns(),
         workload=commit.job.workload,
-        manifest=feed.manifest_chunks,
+        manifest=reading.manifest_chunks,
         needs_hash=needs.digest(),
-        statistics={"bytes": feed.bytes_total, "files": feed.files, "skipped": skipped},
+        statistics={"bytes": reading.bytes_total, "files": reading.files, "skipped": skipped},
     )
     slots: list[tuple[bytes, bytes]] = []
     ask: Message
@@ -65,7 +65,8 @@ async def commit_point(commit: Commit, link: ResilientLink, feed: Feed, needs: N
             yield PutSlot(point=commit.run_id, slot=slot_id), slot
 
     committed = await link.tell(before, ask, payload, Committed)
-    await trio.to_thread.run_sync(_remember, commit, feed, committed.hash)
+    await reading.keep_manifest()
+    await trio.to_thread.run_sync(_remember, commit, committed.hash)
 
 
 async def _trim_keys(keys: RunKeys, link: ResilientLink, needs: Needs) -> None:
@@ -106,9 +107,8 @@ def _sealed(commit: Commit, facts: PointFacts) -> tuple[bytes, list[tuple[bytes,
     return head, slots
 
 
-def _remember(commit: Commit, feed: Feed, point_hash: bytes) -> None:
+def _remember(commit: Commit, point_hash: bytes) -> None:
     context = commit.context
-    feed.keep_manifest()
     context.catalog.put_last_point(
         LastPoint(
             commit.name,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipeline.chunk import Chunk, Unit
+from pipeline.chunk import Unit
 from pipeline.chunker import CONTENT_SIZES, StreamCutter
 from transporter.jobs.manifest_stream import ManifestStream
+from transporter.jobs.read_messages import ContentChunk, MetadataChunk
 from transporter.workloads.manifest_builder import ManifestBuilder
 from transporter.workloads.notes import Note
 from transporter.workloads.pending import Pending
@@ -74,17 +75,17 @@ class ContentFeed:
         length = self._scanner.fill(block)
         return length, self._scanner.take_entries(), self._scanner.finished
 
-    def cut(self, unit: Unit) -> list[Chunk]:
-        """Return the chunks that this unit completes: content first, then metadata."""
+    def cut(self, unit: Unit) -> tuple[list[ContentChunk], list[MetadataChunk]]:
+        """Return the chunks that this unit completes: content and metadata."""
         self._builder.add_pending(unit.pending)
         crowded = self._builder.pending_count > PENDING_AT_MOST
-        pieces = self._cutter.cut(unit.buffer, unit.length, last=unit.last or crowded)
-        chunks = [self._content(piece, unit) for piece in pieces]
+        at = unit.buffer.headroom - self._cutter.waiting
+        content = []
+        for piece in self._cutter.cut(unit.buffer, unit.length, last=unit.last or crowded):
+            chunk_id = self._id_of(piece)
+            self._builder.chunk_cut(chunk_id, self._offset, len(piece))
+            self._offset += len(piece)
+            content.append(ContentChunk(chunk_id, at, len(piece)))
+            at += len(piece)
         self._manifest.add(self._builder.take_ready())
-        return chunks + self._manifest.take(last=unit.last)
-
-    def _content(self, piece: memoryview, unit: Unit) -> Chunk:
-        chunk_id = self._id_of(piece)
-        self._builder.chunk_cut(chunk_id, self._offset, len(piece))
-        self._offset += len(piece)
-        return Chunk(chunk_id, len(piece), piece, buffer=unit.buffer)
+        return content, self._manifest.take(last=unit.last)

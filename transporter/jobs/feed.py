@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from blake3 import blake3
-
-from pipeline.chunk import Chunk, Unit
-from transporter.config import JobConfig
+from pipeline.chunk import Unit
 from transporter.jobs.content_feed import ContentFeed
-from transporter.jobs.context import JobContext
 from transporter.jobs.image_feed import ImageFeed
 from transporter.jobs.manifest_stream import ManifestStream
 from transporter.jobs.needs import Needs
-from transporter.jobs.parent import Parent
+from transporter.jobs.read_messages import ContentChunk, MetadataChunk, Open
 from transporter.keys.chunk_id import ChunkIdKey
 from transporter.workloads.cached_manifest import CachedManifest
 from transporter.workloads.entry import Entry
@@ -54,8 +49,8 @@ class Feed(Protocol):
     def fill(self, block: memoryview) -> tuple[int, Any, bool]:
         """Fill a block; return (bytes, what travels beside them, whether that was the end)."""
 
-    def cut(self, unit: Unit) -> list[Chunk]:
-        """Return the chunks that a unit completes, with their ids."""
+    def cut(self, unit: Unit) -> tuple[list[ContentChunk], list[MetadataChunk]]:
+        """Return the chunks that a unit completes, with their ids: content and metadata."""
 
     def take_notes(self) -> list[Note]:
         """Return what happened to files since the last call."""
@@ -72,29 +67,20 @@ def _previous(cache: CachedManifest, identity: bytes) -> Iterator[Entry]:
     yield from cache.read(identity) or ()
 
 
-def _identity(point: bytes, chunk_id_key: bytes) -> bytes:
-    """Return what a kept manifest is known by: its ids mean nothing where chunks are named under another key."""
-    return point + blake3(chunk_id_key).digest()[:16]
-
-
-def open_feed(
-    context: JobContext, name: str, job: JobConfig, run_id: bytes, parent: Parent, chunk_id_key: bytes, needs: Needs
-) -> Feed:
-    """Return the feed of a job's workload."""
-    key = ChunkIdKey(chunk_id_key)
-    cache = CachedManifest(context.home.manifest_path(name))
-    writer = cache.writer(_identity(run_id, chunk_id_key))
+def open_feed(order: Open, needs: Needs) -> Feed:
+    """Return the feed of a job's workload. Raises UsageError when what should be read is not there."""
+    key = ChunkIdKey(order.chunk_id_key)
+    cache = CachedManifest(order.manifest_path)
+    writer = cache.writer(order.identity)
     try:
-        if job.workload == "image":
-            return ImageFeed(os.fsencode(job.paths[0]), key.id_of, needs, writer)
+        if order.workload == "image":
+            return ImageFeed(order.paths[0], key.id_of, needs, writer)
         reader: TreeScanner | StreamReader
-        if job.workload == "stream":
-            reader = StreamReader(STDIN, job.stdin_name)
+        if order.workload == "stream":
+            reader = StreamReader(STDIN, order.stdin_name)
         else:
-            roots = [os.fsencode(path) for path in job.paths]
-            identity = _identity(parent.point, chunk_id_key)
-            previous = _previous(cache, identity) if parent.known_here else None
-            reader = TreeScanner(roots, previous, exclude=job.exclude, max_entries=ENTRIES_PER_UNIT)
+            previous = _previous(cache, order.parent) if order.parent else None
+            reader = TreeScanner(order.paths, previous, exclude=order.exclude, max_entries=ENTRIES_PER_UNIT)
         return ContentFeed(reader, ManifestStream(key.id_of, needs, writer, reader.roots), key.id_of)
     except BaseException:
         writer.discard()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipeline.chunk import Chunk, Unit
+from pipeline.chunk import Unit
 from transporter.jobs.manifest_stream import ManifestStream
 from transporter.jobs.needs import Needs
+from transporter.jobs.read_messages import ContentChunk, MetadataChunk
 from transporter.workloads.cached_manifest import CacheWriter
 from transporter.workloads.image import Block, ImageManifest, ImageReader
 from transporter.workloads.notes import Note
@@ -58,16 +59,15 @@ class ImageFeed:
         length = blocks[-1].at + blocks[-1].length if blocks else 0
         return length, blocks, self._reader.finished
 
-    def cut(self, unit: Unit) -> list[Chunk]:
-        """Return one chunk for each block of the image."""
-        chunks = [self._chunk(unit, block) for block in unit.pending]
+    def cut(self, unit: Unit) -> tuple[list[ContentChunk], list[MetadataChunk]]:
+        """Return one chunk for each block of the image, and metadata."""
+        content = [self._chunk(unit, block) for block in unit.pending]
         if unit.last:
             self._records.finish()
         self._manifest.add(self._records.take_ready())
-        return chunks + self._manifest.take(last=unit.last)
+        return content, self._manifest.take(last=unit.last)
 
-    def _chunk(self, unit: Unit, block: Block) -> Chunk:
-        data = unit.buffer.block[block.at : block.at + block.length]
-        chunk_id = self._id_of(data)
+    def _chunk(self, unit: Unit, block: Block) -> ContentChunk:
+        chunk_id = self._id_of(unit.buffer.block[block.at : block.at + block.length])
         self._records.add(chunk_id, block.offset, block.length)
-        return Chunk(chunk_id, block.length, data, buffer=unit.buffer)
+        return ContentChunk(chunk_id, unit.buffer.headroom + block.at, block.length)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from pipeline.chunk import Chunk
 from pipeline.chunker import MANIFEST_SIZES, StreamCutter
 from transporter.jobs.needs import Needs
+from transporter.jobs.read_messages import MetadataChunk
 from transporter.workloads.cached_manifest import CacheWriter
 from transporter.workloads.entry import CONTINUATION, UNTRUSTED, Entry
 from transporter.workloads.manifest import ManifestEncoder, encode_records
@@ -69,7 +69,7 @@ class ManifestStream:
             self._cache.add(records, distrusted)
             distrusted = []
 
-    def take(self, *, last: bool = False) -> list[Chunk]:
+    def take(self, *, last: bool = False) -> list[MetadataChunk]:
         """Return the metadata chunks that are complete; with ``last`` all that is left."""
         if last:
             self._encoder.finish()
@@ -82,11 +82,11 @@ class ManifestStream:
         self._rest = bytearray(pieces.pop()) if pieces and not last else bytearray()
         return [self._chunk(piece) for piece in pieces]
 
-    def _chunk(self, piece: memoryview) -> Chunk:
+    def _chunk(self, piece: memoryview) -> MetadataChunk:
         chunk_id = self._id_of(piece)
         self._needs.add(chunk_id)
         self.chunks.append((chunk_id, len(piece)))
-        return Chunk(chunk_id, len(piece), piece, metadata=True)
+        return MetadataChunk(chunk_id, bytes(piece))
 
     def keep(self) -> None:
         """Make the copy the one that the next run uses."""

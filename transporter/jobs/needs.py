@@ -5,13 +5,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from blake3 import blake3
 
 ID_LENGTH = 32
 # Names the same chunk once as long as it was named recently; a repetition later on costs 32 bytes and no more.
 RECENT = 65_536
-IN_MEMORY = 1 << 20
 PART = 2048 * ID_LENGTH
 
 
@@ -19,12 +19,33 @@ class Needs:
     """Chunk ids in the order in which the manifest names them. One thread at a time."""
 
     def __init__(self, folder: Path) -> None:
-        # Closed by close(): the list lives as long as the run.
-        self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY, dir=str(folder))  # noqa: SIM115
+        # Closed by close(): the list lives as long as the run. It has no name: no crash leaves it behind.
+        self._open(tempfile.TemporaryFile(dir=str(folder)))  # noqa: SIM115
+
+    @classmethod
+    def in_file(cls, descriptor: int) -> Needs:
+        """Return a list that is written to an open file: to that of another process."""
+        needs = cls.__new__(cls)
+        needs._open(open(descriptor, "r+b"))  # noqa: SIM115
+        return needs
+
+    def _open(self, file: BinaryIO) -> None:
+        self._file = file
         self._recent: dict[bytes, None] = {}
         self._last = b""
         self._hash = blake3()
+        self._digest = b""
         self.count = 0
+
+    @property
+    def descriptor(self) -> int:
+        """The file that the list is in."""
+        return self._file.fileno()
+
+    def filled(self, count: int, digest: bytes) -> None:
+        """Say that another process has written the list to our file."""
+        self.count = count
+        self._digest = digest
 
     def add(self, chunk_id: bytes) -> None:
         """Note one chunk."""
@@ -42,7 +63,11 @@ class Needs:
 
     def digest(self) -> bytes:
         """Return the BLAKE3 of all ids in order (32 bytes): the point's MAC covers it."""
-        return self._hash.digest()
+        return self._digest or self._hash.digest()
+
+    def flush(self) -> None:
+        """Let the other process, whose file it is, see everything."""
+        self._file.flush()
 
     def parts(self) -> Iterator[bytes]:
         """Yield the list in parts of up to 2,048 ids."""

@@ -45,16 +45,27 @@ class Recovery:
     redials: list[int] = field(default_factory=lambda: [0])
 
     async def read_manifest(self, use: Callable[[Preamble, list[Entry]], Awaitable[None]]) -> None:
-        """Hand each batch of entries, in path order, to ``use``; chunks are asked for ahead. Raises DamagedData."""
+        """Hand each batch of entries, in path order, to ``use``. Raises DamagedData."""
+        decoder = ManifestDecoder()
+
+        async def decode(preamble: Preamble, data: bytes | memoryview) -> None:
+            await use(preamble, await trio.to_thread.run_sync(decoder.feed, data))
+
+        await self.read_manifest_bytes(decode)
+        decoder.finish()
+
+    async def read_manifest_bytes(self, use: Callable[[Preamble, bytes | memoryview], Awaitable[None]]) -> None:
+        """Hand the manifest, piece by piece, to ``use``; chunks are asked for ahead. Raises DamagedData."""
         send, receive = trio.open_memory_channel[Wanted](MANIFEST_AHEAD_BYTES // MANIFEST_CHUNK)
         async with open_tasks() as nursery:
             nursery.start_soon(self._want_manifest, send)
-            await self._decode_manifest(receive, use)
+            await self._strip_preamble(receive, use)
 
-    async def _decode_manifest(
-        self, chunks: trio.MemoryReceiveChannel[Wanted], use: Callable[[Preamble, list[Entry]], Awaitable[None]]
+    async def _strip_preamble(
+        self,
+        chunks: trio.MemoryReceiveChannel[Wanted],
+        use: Callable[[Preamble, bytes | memoryview], Awaitable[None]],
     ) -> None:
-        decoder = ManifestDecoder()
         preamble: Preamble | None = None
         start = bytearray()
         async for wanted in chunks:
@@ -66,9 +77,8 @@ class Recovery:
                     self.metadata.done(wanted)
                     continue
                 preamble, data = found
-            await use(preamble, await trio.to_thread.run_sync(decoder.feed, data))
+            await use(preamble, data)
             self.metadata.done(wanted)
-        decoder.finish()
 
     async def _want_manifest(self, send: trio.MemorySendChannel[Wanted]) -> None:
         with send:

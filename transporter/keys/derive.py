@@ -8,9 +8,6 @@ from __future__ import annotations
 import hmac
 from typing import Final
 
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
 KEY_LENGTH: Final = 32
 """Bytes of every symmetric key here: AES-256, HMAC-SHA256, keyed BLAKE3."""
 
@@ -38,6 +35,10 @@ def hkdf(secret: bytes, label: bytes, length: int = KEY_LENGTH, salt: bytes | No
     """
     if len(secret) != KEY_LENGTH:
         raise ValueError("a key to derive from has exactly 32 bytes")
+    # Here, not above: the reader process derives nothing, and the library is a third of its memory.
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
     return HKDF(algorithm=SHA256(), length=length, salt=salt, info=label).derive(secret)
 
 

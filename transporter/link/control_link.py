@@ -14,7 +14,7 @@ from protocol.control import ControlConnection, Received
 from protocol.errors import RemoteProtocolError
 from protocol.messages import Hello, Message, Ping, Pong
 from transporter import __version__
-from transporter.errors import CannotConnect, IdentityRefused, RefusedByPeer, TransporterError
+from transporter.errors import CannotConnect, IdentityRefused, RefusedByPeer, TransporterError, error_of
 from transporter.link.broken import LinkBroken
 from transporter.link.tls import TlsStream
 
@@ -254,12 +254,7 @@ async def _hello(link: ControlLink, name: str) -> None:
 
 def refusal_to_error(code: str, what: str, remedy: str) -> TransporterError:
     """Turn a peer's ``Refused`` into the error it names; a code that no provider may give becomes a plain refusal."""
-    known = {kind.code: kind for kind in _all_errors(TransporterError) if kind.code in PROVIDER_CODES}
-    return known.get(code, RefusedByPeer)(what, remedy)
-
-
-def _all_errors(base: type[TransporterError]) -> list[type[TransporterError]]:
-    return [base, *(deep for kind in base.__subclasses__() for deep in _all_errors(kind))]
+    return error_of(code, what, remedy) if code in PROVIDER_CODES else RefusedByPeer(what, remedy)
 
 
 __all__ = ["ControlLink", "IdentityRefused", "control_client", "control_server", "refusal_to_error"]

@@ -22,7 +22,7 @@ class Staging:
 
     def __init__(self, output: str | bytes | os.PathLike[str], point: str, *, overwrite: bool) -> None:
         self.output = os.path.abspath(os.fsencode(output))
-        self.name = PREFIX + os.fsencode(point).replace(b"/", b"_")
+        self.name = _name(point)
         self.fd = -1
         self._made = _make_folders(self.output)
         self.created = bool(self._made)
@@ -68,21 +68,7 @@ class Staging:
             raise UsageError(f"{shown!r} is not empty.", "Restore to an empty folder, or give --overwrite.")
         for name in map(os.fsencode, names):
             if name.startswith(PREFIX):
-                self._remove_leftover(name)
-
-    def _remove_leftover(self, name: bytes) -> None:
-        """Remove the staging folder of a restore that was killed; refuse when its lock shows that it is alive."""
-        state = os.stat(name, dir_fd=self.output_fd, follow_symlinks=False)
-        if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid():
-            raise UsageError(f"{os.fsdecode(name)!r} in the output folder is not ours.", "Remove it, then try again.")
-        fd = os.open(name, OPEN_FOLDER, dir_fd=self.output_fd)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            remove_tree(self.output_fd, name)
-        except BlockingIOError:
-            raise JobBusy("Another restore is writing to this folder.", "Wait for it, or restore elsewhere.") from None
-        finally:
-            os.close(fd)
+                _remove_leftover(self.output_fd, name)
 
     def _make(self) -> None:
         try:
@@ -100,6 +86,39 @@ class Staging:
         except OSError as error:
             shown = os.fsdecode(self.output)
             raise JobFailed(f"{shown!r} cannot be written to: {error.strerror}.", "Choose another folder.") from error
+
+
+def remove_leftover(output: str | bytes | os.PathLike[str], point: str) -> None:
+    """Remove the staging folder that a writer which was killed has left, if there is one and nobody works in it."""
+    try:
+        output_fd = os.open(os.path.abspath(os.fsencode(output)), OPEN_FOLDER & ~os.O_NOFOLLOW)
+    except OSError:
+        return
+    try:
+        _remove_leftover(output_fd, _name(point))
+    except (OSError, JobBusy, UsageError):
+        pass  # the next restore to this folder removes it, or says why it cannot
+    finally:
+        os.close(output_fd)
+
+
+def _name(point: str) -> bytes:
+    return PREFIX + os.fsencode(point).replace(b"/", b"_")
+
+
+def _remove_leftover(output_fd: int, name: bytes) -> None:
+    """Remove the staging folder of a restore that was killed; refuse when its lock shows that it is alive."""
+    state = os.stat(name, dir_fd=output_fd, follow_symlinks=False)
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid():
+        raise UsageError(f"{os.fsdecode(name)!r} in the output folder is not ours.", "Remove it, then try again.")
+    fd = os.open(name, OPEN_FOLDER, dir_fd=output_fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        remove_tree(output_fd, name)
+    except BlockingIOError:
+        raise JobBusy("Another restore is writing to this folder.", "Wait for it, or restore elsewhere.") from None
+    finally:
+        os.close(fd)
 
 
 def remove_tree(parent_fd: int, name: bytes) -> None:

@@ -1,0 +1,109 @@
+"""Between a restore and its writer process. Orders are carried out one after the other, large groups beside them.
+
+| order | answer |
+| --- | --- |
+| Open | Done |
+| Manifest, End | Planned |
+| Write | Written, in any order: its slot is free again |
+| Skip | none |
+| Finish, Publish | Done |
+
+Any order may be answered with ``Failed``; nothing is carried out after that. The end of the stream means: give up what
+was not published, and exit.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from transporter.workloads.entry import MAX_CHUNK_LENGTH
+from transporter.workloads.notes import Note
+from transporter.workloads.worker_channel import Failed
+
+SLOT = MAX_CHUNK_LENGTH
+"""Bytes of a slot of the shared memory: a chunk fits."""
+
+
+class Open(msgspec.Struct, tag="open", frozen=True):
+    """Begin: what ``TreeWriter`` takes."""
+
+    output: bytes
+    point: str
+    roots: list[bytes]
+    include: list[str]
+    overwrite: bool
+
+
+class Manifest(msgspec.Struct, tag="manifest", frozen=True):
+    """The next bytes of the manifest."""
+
+    data: bytes
+
+
+class End(msgspec.Struct, tag="end", frozen=True):
+    """The manifest is complete."""
+
+
+class Write(msgspec.Struct, tag="write", frozen=True):
+    """Write group ``group``: its chunk, ``length`` bytes, lies in ``slot`` of the shared memory."""
+
+    group: int
+    slot: int
+    length: int
+
+
+class Skip(msgspec.Struct, tag="skip", frozen=True):
+    """The chunk of ``group`` cannot be had."""
+
+    group: int
+    reason: str
+
+
+class Finish(msgspec.Struct, tag="finish", frozen=True):
+    """All groups were written: make everything durable."""
+
+
+class Publish(msgspec.Struct, tag="publish", frozen=True):
+    """Give everything its final name."""
+
+
+Order = Open | Manifest | End | Write | Skip | Finish | Publish
+
+
+class Wanted(msgspec.Struct, frozen=True, array_like=True):
+    """A group of pieces out of one chunk, which is at least ``reach`` bytes long."""
+
+    group: int
+    chunk_id: bytes
+    reach: int
+
+
+class Report(msgspec.Struct, frozen=True, array_like=True):
+    """How far the writer is, and what it has noted since the last report."""
+
+    files: int
+    bytes_written: int
+    notes: list[Note]
+
+
+class Planned(msgspec.Struct, tag="planned", frozen=True):
+    """What content is needed, in the order in which it must be written."""
+
+    wanted: list[Wanted]
+    report: Report
+
+
+class Written(msgspec.Struct, tag="written", frozen=True):
+    """A group has been written."""
+
+    slot: int
+    report: Report
+
+
+class Done(msgspec.Struct, tag="done", frozen=True):
+    """An order without another answer has been carried out."""
+
+    report: Report
+
+
+Answer = Planned | Written | Done | Failed
