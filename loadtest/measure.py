@@ -172,24 +172,38 @@ def cpu_seconds(pid: int, *, reaped: bool = True) -> float:
     return sum(map(int, fields[11:last])) / _TICKS
 
 
-def peak_memory(pid: int) -> int:
-    """Return the peak resident memory of a process in bytes (``VmHWM``), 0 when it has just ended."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Memory:
+    """Resident memory of a process in bytes: now, at its peak, and the part of it that may be mapped elsewhere, too."""
+
+    now: int = 0
+    peak: int = 0
+    shared: int = 0
+
+
+def memory_of(pid: int) -> Memory:
+    """Return the memory of a process; all 0 when it has just ended."""
+    fields = {"VmRSS": 0, "VmHWM": 0, "RssShmem": 0}
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0
+        name, _, value = line.partition(":")
+        if name in fields:
+            fields[name] = int(value.split()[0]) * 1024
+    return Memory(fields["VmRSS"], fields["VmHWM"], fields["RssShmem"])
 
 
 class DaemonMeter:
     """Measures what a running daemon and its worker processes use between entering and leaving the context.
 
-    The peak is the sum of every process' own peak: a bound from above, never below the truth.
+    The peak is a bound from above: the greatest sum that was seen, memory that several map counted once, and on top of
+    it what each process' own high-water mark says was not seen.
     """
 
     def __init__(self, pid: int) -> None:
         """Prepare to measure the process `pid` and its descendants."""
         self._pid = pid
+        self._seen: dict[int, int] = {}
         self._peaks: dict[int, int] = {}
+        self._sum = 0
         self._before = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name=f"meter-{pid}", daemon=True)
@@ -203,9 +217,15 @@ class DaemonMeter:
         return total
 
     def _look(self) -> None:
+        total, shared = 0, []
         for pid in process_tree(self._pid):
             with contextlib.suppress(OSError):
-                self._peaks[pid] = max(self._peaks.get(pid, 0), peak_memory(pid))
+                memory = memory_of(pid)
+                self._seen[pid] = max(self._seen.get(pid, 0), memory.now)
+                self._peaks[pid] = max(self._peaks.get(pid, 0), memory.peak)
+                total += memory.now
+                shared.append(memory.shared)
+        self._sum = max(self._sum, total - sum(shared) + max(shared, default=0))
 
     def _watch(self) -> None:
         while not self._stop.wait(_POLL_SECONDS):
@@ -224,7 +244,8 @@ class DaemonMeter:
         self._stop.set()
         self._thread.join()
         self._look()
-        self.usage = Usage(self._cpu() - self._before, sum(self._peaks.values()))
+        unseen = sum(peak - self._seen[pid] for pid, peak in self._peaks.items())
+        self.usage = Usage(self._cpu() - self._before, self._sum + unseen)
 
 
 @contextlib.contextmanager

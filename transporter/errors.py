@@ -178,7 +178,8 @@ class Interrupted(TransporterError):
 
 def error_of(code: str, what: str, remedy: str) -> TransporterError:
     """Return the error that has this ``code``; ``TransporterError`` itself where there is none."""
-    known = {kind.code: kind for kind in all_errors()}
+    # Where a package has a kind of its own under the same code, the one of this tree is meant: it comes first.
+    known = {kind.code: kind for kind in reversed(all_errors())}
     return known.get(code, TransporterError)(what, remedy)
 
 

@@ -148,6 +148,7 @@ async def test_frames_that_change_places_are_noticed(fast_clock, world, middle, 
 
 async def test_frames_of_one_channel_do_not_go_through_another(fast_clock, world, middle):
     """From some place on, what is sent on channel 1 arrives on channel 0 and the other way round."""
+
     def cross(way):
         if way.kind != "data" or not way.up or way.number > 1 or way.seen < 400:
             return None

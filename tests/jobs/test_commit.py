@@ -61,11 +61,18 @@ async def test_the_list_of_needed_chunks_is_never_whole_in_memory_and_whole_on_t
             needs.add(each)
         job = SimpleNamespace(encrypt="none", workload="tree")
         context = SimpleNamespace(clock=SystemClock())
-        feed = SimpleNamespace(manifest_chunks=[], bytes_total=1, files=1)
+        kept = []
+
+        async def keep_manifest():
+            assert remembered == [], "first the manifest, then what names it"
+            kept.append(True)
+
+        reading = SimpleNamespace(manifest_chunks=[], bytes_total=1, files=1, keep_manifest=keep_manifest)
         link = BreakingLink(needs)
         parent = Parent()
         commit = Commit(context, "docs", job, b"r" * 16, "full", None, parent, None)
-        await commit_point(commit, link, feed, needs, 0)
+        await commit_point(commit, link, reading, needs, 0)
     whole = b"".join(ids)
     assert link.attempts == [whole[: PARTS // 2 * PART], whole]
+    assert kept == [True]
     assert remembered == [bytes(32)]

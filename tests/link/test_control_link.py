@@ -392,7 +392,7 @@ async def test_pings_are_answered_and_never_shown(wire, identities):
 
 def test_a_refusal_becomes_the_error_it_names_where_a_provider_can_meet_it():
     codes = set()
-    for kind in control_link._all_errors(errors.TransporterError):
+    for kind in errors.all_errors():
         made = refusal_to_error(kind.code, "what", "remedy")
         assert made.code == (kind.code if kind.code in control_link.PROVIDER_CODES else "refused")
         assert (made.what, made.remedy) == ("what", "remedy")

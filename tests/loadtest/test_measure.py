@@ -12,7 +12,7 @@ from loadtest.measure import (
     Usage,
     background,
     disk_usage,
-    peak_memory,
+    memory_of,
     process_tree,
     read_log,
     run,
@@ -81,10 +81,37 @@ sys.stdin.readline()
         with DaemonMeter(daemon.pid) as meter:
             daemon.stdin.write("\n")
             assert daemon.stdout.readline() == "done\n"
-        alone = peak_memory(daemon.pid)
+        alone = memory_of(daemon.pid).peak
         daemon.stdin.write("\n")
     assert meter.usage.cpu >= 0.25
     assert meter.usage.peak > alone + (64 << 20)
+
+
+def test_memory_that_a_daemon_shares_with_a_worker_counts_once():
+    fill = "import mmap, sys; memory = mmap.mmap(int(sys.argv[1]), 64 << 20); memory[::4096] = bytes(16 << 10)"
+    code = f"""
+import os, subprocess, sys
+descriptor = os.memfd_create("shared")
+os.ftruncate(descriptor, 64 << 20)
+sys.argv[1:] = [str(descriptor)]
+{fill}
+worker = {fill!r} + "; print(flush=True); sys.stdin.read()"
+print("ready", flush=True)
+sys.stdin.readline()
+child = subprocess.Popen([sys.executable, "-c", worker, str(descriptor)], pass_fds=(descriptor,))
+child.wait()
+"""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as daemon:
+        assert daemon.stdin
+        assert daemon.stdout
+        assert daemon.stdout.readline() == "ready\n"
+        with DaemonMeter(daemon.pid) as meter:
+            daemon.stdin.write("\n")
+            assert daemon.stdout.readline() == "\n"
+        daemon.stdin.close()
+    # Both touched all of it.
+    assert 64 << 20 < meter.usage.peak < (64 + 48) << 20
 
 
 def test_a_background_process_is_gone_after_an_error_too(tmp_path):

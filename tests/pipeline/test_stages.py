@@ -7,18 +7,13 @@ import random
 
 import lz4.block
 import pytest
-import trio
-import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.channel import ByteChannel
-from pipeline.chunk import CODEC_LZ4, CODEC_RAW, Buffer, Chunk
+from pipeline.chunk import CODEC_LZ4, CODEC_RAW, Buffer, Chunk, SharedBuffer
 from pipeline.chunker import CONTENT_SIZES, ChunkSizes, StreamCutter
 from pipeline.compress import DecompressionError, compress, decompress
-from pipeline.read import BufferPool, read_stage
 from pipeline.trust_zone import Stage, Zone, backup_source, backup_target, recovery_source, recovery_target
-from pipeline.workers import Lane
 
 SIZES = ChunkSizes(64, 256, 1024)
 
@@ -26,93 +21,22 @@ SIZES = ChunkSizes(64, 256, 1024)
 # --- buffers --------------------------------------------------------------------------------------------------
 
 
-async def test_a_pool_never_has_more_buffers_out_than_its_count(nursery):
-    pool = BufferPool(2, headroom=10, block=20)
-    first, second = await pool.take(), await pool.take()
-    assert first is not second
-    taken = []
-
-    async def take():
-        taken.append(await pool.take())
-
-    nursery.start_soon(take)
-    await trio.testing.wait_all_tasks_blocked()
-    assert taken == []
-    first.hold()
-    first.drop()
-    await trio.testing.wait_all_tasks_blocked()
-    assert taken == [], "one user is left"
-    first.drop()
-    await trio.testing.wait_all_tasks_blocked()
-    assert taken == [first], "the same memory again"
-
-
-async def test_a_buffer_is_given_back_once_all_chunks_in_it_let_go():
-    pool = BufferPool(1, headroom=0, block=100)
-    buffer = await pool.take()
-    chunks = [Chunk(bytes(32), 10, buffer.block[at : at + 10], buffer=buffer) for at in (0, 10)]
-    for _ in chunks:
-        buffer.hold()
-    buffer.drop()
-    for chunk in chunks:
-        chunk.let_go()
-        chunk.let_go()  # a second time does nothing
-    with trio.fail_after(1):
-        assert await pool.take() is buffer
-
-
-async def test_a_closed_pool_lets_its_memory_go():
-    pool = BufferPool(1, headroom=0, block=1)
-    buffer = await pool.take()
-    pool.close()
-    buffer.drop()
-    assert pool._free == []
-
-
-async def test_a_cancelled_take_takes_nothing():
-    pool = BufferPool(1, headroom=0, block=1)
-    buffer = await pool.take()
-    with trio.move_on_after(0):
-        await pool.take()
-    buffer.drop()
-    with trio.fail_after(1):
-        assert await pool.take() is buffer
-
-
-async def test_the_reader_reads_until_the_end_in_bounded_memory(nursery):
-    content = os.urandom(1000)
-    pool = BufferPool(2, headroom=0, block=64)
-    units = ByteChannel("units", 10, 10_000, lambda unit: unit.length)
-    at = 0
-
-    def fill(block):
-        nonlocal at
-        part = content[at : at + len(block)]
-        block[: len(part)] = part
-        at += len(part)
-        return len(part), f"until {at}", at == len(content)
-
-    nursery.start_soon(read_stage, fill, pool, units, Lane(1))
-    got, seen, last = b"", set(), None
-    async for unit in units:
-        got += bytes(unit.buffer.block[: unit.length])
-        seen.add(id(unit.buffer))
-        last = unit
-        unit.buffer.drop()
-    assert got == content
-    assert (last.last, last.pending) == (True, "until 1000")
-    assert len(seen) <= 2
-
-
-async def test_what_fails_in_the_readers_thread_is_the_stages_error():
-    def fill(_block):
-        raise OSError("the disk")
-
-    with pytest.raises(OSError, match="the disk"):
-        await read_stage(fill, BufferPool(1, 0, 1), ByteChannel("units", 1, 1, len), Lane(1))
+def test_a_buffer_is_given_back_once_all_chunks_in_it_let_go():
+    given_back = []
+    buffer = SharedBuffer(2, lambda: given_back.append(True))
+    first, second = (Chunk(bytes(32), 10, bytes(10), buffer=buffer) for _ in range(2))
+    first.let_go()
+    first.let_go()  # a second time does nothing
+    assert given_back == []
+    second.let_go()
+    assert given_back == [True]
 
 
 # --- cutting --------------------------------------------------------------------------------------------------
+
+
+def memory_buffer(headroom, block):
+    return Buffer(memoryview(bytearray(headroom + block)), headroom)
 
 
 def cut_in_blocks(data, ends, sizes, *, forced=()):
@@ -120,7 +44,7 @@ def cut_in_blocks(data, ends, sizes, *, forced=()):
     pieces, start = [], 0
     for number, end in enumerate([*ends, len(data)]):
         block = data[start:end]
-        buffer = Buffer(sizes.maximum, max(len(block), 1), lambda _: None)
+        buffer = memory_buffer(sizes.maximum, max(len(block), 1))
         buffer.block[: len(block)] = block
         last = number == len(ends)
         pieces += [bytes(piece) for piece in cutter.cut(buffer, len(block), last=last or number in forced)]
@@ -172,10 +96,10 @@ def test_a_forced_cut_ends_a_chunk_and_begins_the_next_stream():
 
 def test_a_buffer_without_enough_headroom_is_refused():
     cutter = StreamCutter(SIZES)
-    assert cutter.cut(Buffer(1024, 50, lambda _: None), 50, last=False) == []
+    assert cutter.cut(memory_buffer(1024, 50), 50, last=False) == []
     assert cutter.waiting == 50
     with pytest.raises(ValueError, match="headroom"):
-        cutter.cut(Buffer(49, 50, lambda _: None), 50, last=False)
+        cutter.cut(memory_buffer(49, 50), 50, last=False)
 
 
 # --- compressing ----------------------------------------------------------------------------------------------

@@ -1,0 +1,139 @@
+"""Worker processes: lean, keyless, and never left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import msgspec
+import pytest
+import trio
+
+from transporter.errors import JobFailed, UsageError
+from transporter.jobs.needs import Needs
+from transporter.jobs.reading import open_reading
+from transporter.jobs.tree_writing import open_tree_writing
+from transporter.jobs.worker_process import open_worker
+from transporter.workloads.write_messages import Answer, Open
+
+HEAVY = {"trio", "cryptography", "OpenSSL", "trio_websocket", "structlog", "typer", "rich", "argon2", "sqlite3"}
+# Without lz4, too: a reader and a writer see plain content only.
+MODULES = ["transporter.jobs.read_worker", "transporter.workloads.write_worker"]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_worker_imports_no_event_loop_and_nothing_that_opens_or_seals(module):
+    code = f"import sys, {module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert module in loaded
+    assert not loaded & (HEAVY | {"lz4", "transporter.keys.session_key", "transporter.keys.database"})
+
+
+def children():
+    pid = os.getpid()
+    found = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/children") as file:
+            found += map(int, file.read().split())
+    return found
+
+
+def gone(pid):
+    return not os.path.exists(f"/proc/{pid}")
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def order(out):
+    return Open(os.fsencode(out), "point", [b"r"], [], False)
+
+
+async def test_a_writer_that_is_given_up_removes_what_it_made_and_ends(out):
+    async with open_tree_writing() as writing:
+        await writing.open(order(out))
+        assert len(os.listdir(out)) == 1
+        worker = writing._worker._process.pid
+    assert not out.exists()
+    assert gone(worker)
+
+
+async def test_a_writer_that_is_killed_fails_the_job_by_name_and_leaves_nothing_half(out):
+    out.mkdir()
+    with pytest.raises(JobFailed, match="SIGKILL"):
+        async with open_tree_writing() as writing:
+            await writing.open(order(out))
+            os.kill(writing._worker._process.pid, signal.SIGKILL)
+            with trio.fail_after(60):
+                await trio.sleep_forever()
+    assert os.listdir(out) == []
+
+
+async def test_a_worker_does_not_mind_the_signals_of_a_terminal(out):
+    async with open_tree_writing() as writing:
+        await writing.open(order(out))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            os.kill(writing._worker._process.pid, number)
+        assert await writing.place(b"") == []
+
+
+async def test_a_writer_ends_with_its_daemon(tmp_path, out):
+    """kill -9 of the daemon: the worker sees the end of the stream, and puts its things in order."""
+    code = f"""
+import os, trio
+from transporter.jobs.tree_writing import open_tree_writing
+from transporter.workloads.write_messages import Open
+async def main():
+    async with open_tree_writing() as writing:
+        await writing.open(Open({os.fsencode(out)!r}, "p", [b"r"], [], False))
+        print(writing._worker._process.pid, flush=True)
+        await trio.sleep_forever()
+trio.run(main)
+"""
+    daemon = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    with daemon:
+        worker = int(daemon.stdout.readline())
+        assert len(os.listdir(out)) == 1
+        daemon.kill()
+    with trio.fail_after(60):
+        while not gone(worker) or out.exists():
+            await trio.sleep(0.01)
+
+
+async def test_a_reader_that_is_killed_fails_the_job(tmp_path):
+    needs = Needs(tmp_path)
+    async with open_reading(needs, from_stdin=False) as reading:
+        os.kill(reading._worker._process.pid, signal.SIGKILL)
+        with pytest.raises(JobFailed, match="SIGKILL"):
+            async for _unit in reading.units():
+                pass
+    needs.close()
+
+
+async def test_a_program_that_does_not_start_fails_the_job():
+    with pytest.raises(JobFailed, match="with status 1"):
+        async with open_worker("transporter.no_such_module", 1, msgspec.msgpack.Decoder(Answer)) as worker:
+            await worker.receive()
+
+
+async def test_an_error_of_the_writer_is_the_jobs_own(out):
+    out.mkdir()
+    (out / "mine").write_text("mine")
+    with pytest.raises(UsageError, match="not empty"):
+        async with open_tree_writing() as writing:
+            await writing.open(order(out))
+    assert os.listdir(out) == ["mine"]
+
+
+async def test_no_descriptor_of_a_worker_stays_open(out):
+    before = set(os.listdir("/proc/self/fd"))
+    for _ in range(2):
+        async with open_tree_writing() as writing:
+            await writing.open(order(out))
+    # The event loop itself opens a few things once.
+    assert len(set(os.listdir("/proc/self/fd")) - before) <= 4
