@@ -94,3 +94,11 @@ def test_damage_only_ever_shortens(tmp_path, data):
     if found is not None:
         got = list(found)
         assert got == entries(60)[: len(got)]
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path):
+    left = tmp_path / "manifest.4711.new"
+    left.write_bytes(b"half")
+    (tmp_path / "manifest").write_bytes(b"kept")
+    CachedManifest(tmp_path / "manifest").writer(b"identity").discard()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest"]

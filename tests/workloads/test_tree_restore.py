@@ -164,11 +164,21 @@ def test_an_output_that_was_there_stays(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_two_restores_to_one_folder(tmp_path):
+def test_two_restores_to_one_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("transporter.workloads.staging.LET_GO_SECONDS", 0.0)
     with TreeWriter(tmp_path, "p", [b"r"]), pytest.raises(JobBusy):
         TreeWriter(tmp_path, "p", [b"r"])
     with TreeWriter(tmp_path, "p", [b"r"]), pytest.raises(JobBusy):
         TreeWriter(tmp_path, "q", [b"r"], overwrite=True)
+
+
+def test_a_restore_waits_for_one_that_is_being_given_up(tmp_path, monkeypatch):
+    """Which takes away the folder that it had made, under the one that waits."""
+    dying = TreeWriter(tmp_path / "out", "p", [b"r"])
+    monkeypatch.setattr("transporter.workloads.staging.time.sleep", lambda _seconds: dying.abort())
+    with TreeWriter(tmp_path / "out", "p", [b"r"]):
+        assert len(os.listdir(tmp_path / "out")) == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_a_killed_restore_left_is_removed(tmp_path):

@@ -11,6 +11,7 @@ but has to be known at its first when the manifest is read again.
 
 from __future__ import annotations
 
+import glob
 import os
 import struct
 import zlib
@@ -78,6 +79,7 @@ class CacheWriter:
 
     def __init__(self, path: str, identity: bytes) -> None:
         self._path = path
+        _remove_leftovers(path)
         self._temporary = f"{path}.{os.getpid()}.new"
         fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         self._file: BinaryIO = open(fd, "wb", buffering=0)  # noqa: SIM115 - closed by commit or discard
@@ -124,6 +126,13 @@ class CacheWriter:
             BLOCK.pack_into(block, 0, len(block) - BLOCK.size, zlib.crc32(view[BLOCK.size :]))
         _write_all(self._file, block)
         self._block = bytearray(BLOCK.size)
+
+
+def _remove_leftovers(path: str) -> None:
+    """Remove what runs that were killed have left; the job's lock says that no other run is alive."""
+    for left in glob.glob(f"{glob.escape(path)}.*.new"):
+        with suppress(FileNotFoundError):
+            os.unlink(left)
 
 
 def _write_all(file: BinaryIO, data: bytes | bytearray) -> None:

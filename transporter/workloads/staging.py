@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import time
 from contextlib import suppress
 
 from transporter.errors import JobBusy, JobFailed, UsageError
 from transporter.workloads.folders import OPEN_FOLDER, Folder, FolderCache
 
 PREFIX = b".transporter-restore-"
+LET_GO_SECONDS = 10.0
 
 
 class Staging:
@@ -24,18 +26,26 @@ class Staging:
         self.output = os.path.abspath(os.fsencode(output))
         self.name = _name(point)
         self.fd = -1
+        self._open_output()
+        try:
+            self._check_output(overwrite)
+            if not os.fstat(self.output_fd).st_nlink:
+                # Whoever was waited for had made this folder, and took it away with what was in it.
+                os.close(self.output_fd)
+                self._open_output()
+            self._make()
+        except BaseException:
+            self.remove()
+            raise
+
+    def _open_output(self) -> None:
+        self.output_fd = -1
         self._made = _make_folders(self.output)
         self.created = bool(self._made)
         try:
             self.output_fd = os.open(self.output, OPEN_FOLDER & ~os.O_NOFOLLOW)
         except OSError as error:
             raise UsageError(f"{os.fsdecode(self.output)!r} cannot be used: {error.strerror}.") from error
-        try:
-            self._check_output(overwrite)
-            self._make()
-        except BaseException:
-            self.remove()
-            raise
 
     def clear(self) -> None:
         """Remove the staging folder with all that is in it."""
@@ -113,12 +123,26 @@ def _remove_leftover(output_fd: int, name: bytes) -> None:
         raise UsageError(f"{os.fsdecode(name)!r} in the output folder is not ours.", "Remove it, then try again.")
     fd = os.open(name, OPEN_FOLDER, dir_fd=output_fd)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        remove_tree(output_fd, name)
-    except BlockingIOError:
-        raise JobBusy("Another restore is writing to this folder.", "Wait for it, or restore elsewhere.") from None
+        if not _locked(fd):
+            raise JobBusy("Another restore is writing to this folder.", "Wait for it, or restore elsewhere.")
+        with suppress(FileNotFoundError):  # the writer that held the lock has removed it itself
+            remove_tree(output_fd, name)
     finally:
         os.close(fd)
+
+
+def _locked(fd: int) -> bool:
+    """Lock a staging folder; False when somebody keeps it. A writer whose daemon was killed needs a while to let go."""
+    until = time.monotonic() + LET_GO_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.05)
+        else:
+            return True
 
 
 def remove_tree(parent_fd: int, name: bytes) -> None:
