@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 
 import msgspec
@@ -118,7 +119,13 @@ def _report(feed: Feed) -> Report:
 
 
 def _serve(connection: socket.socket, memory: memoryview) -> None:
-    ReadWorker(connection, memory, Needs.in_file(int(sys.argv[3]))).run()
+    needs = Needs.in_file(int(sys.argv[3]))
+    try:
+        ReadWorker(connection, memory, needs).run()
+    finally:
+        # What cannot be flushed any more (the disk is full) has been told where it was written, or nobody waits for it.
+        with suppress(OSError):
+            needs.close()
 
 
 def main() -> None:
