@@ -9,23 +9,19 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from transporter.workloads import xattrs
 from transporter.workloads.entry import CONTINUATION, MAX_PATH, MORE, UNTRUSTED, Entry, Kind
 from transporter.workloads.folders import Folder, FolderCache
 from transporter.workloads.patterns import Patterns
-from transporter.workloads.pending import Pending
 from transporter.workloads.previous import Previous
 from transporter.workloads.scan_clock import coarse_now_ns
-from transporter.workloads.scan_file import FileReading, data_ranges, holes_between
-from transporter.workloads.scan_output import ScanOutput
+from transporter.workloads.scan_content import O_NOATIME, O_READ, ContentScan, Hook
 from transporter.workloads.scan_plain import Name, PlainReader, list_folder
 from transporter.workloads.scan_roots import normalised_roots
 
-O_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-O_NOATIME: Final = getattr(os, "O_NOATIME", 0)
 S_IFMT: Final = 0o170000
 S_IFREG: Final = stat.S_IFREG
 KINDS: Final[dict[int, Kind]] = {
@@ -36,7 +32,6 @@ KINDS: Final[dict[int, Kind]] = {
     stat.S_IFCHR: "c",
     stat.S_IFBLK: "b",
 }
-Hook = Callable[[str, bytes], None]
 
 
 class _Frame:
@@ -52,7 +47,7 @@ class _Frame:
         self.seen_ns = seen_ns
 
 
-class TreeScanner(ScanOutput):
+class TreeScanner(ContentScan):
     """Scans roots in path order. One thread at a time; every method may raise nothing but ``UsageError`` on bad roots.
 
     What cannot be read is noted and skipped; the rest goes on. Entries without content come out as they are met;
@@ -74,7 +69,7 @@ class TreeScanner(ScanOutput):
         max_entries: int = 0,
         hook: Hook | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(hook)
         self._absolute_roots = normalised_roots(roots)
         self.roots = [root.lstrip(b"/") for root in self._absolute_roots]
         """The roots as stored in entries, in path order, none beneath another."""
@@ -83,13 +78,10 @@ class TreeScanner(ScanOutput):
         self._exclude = Patterns(exclude, stored=False)
         self._one_file_system = one_file_system
         self._max_entries = max_entries
-        self._hook = hook
         self._cache = FolderCache()
         self._root = b""
         self._waiting_roots = iter(self._absolute_roots)
         self._frames: list[_Frame] = []
-        self._reading: FileReading | None = None
-        self._euid = os.geteuid()
         # O_NOATIME is for owner and root alone: with anybody else's file the plain way fails, and the other one begins.
         self._plain = PlainReader(self._owners, self._linked, O_READ | O_NOATIME)
 
@@ -322,97 +314,3 @@ class TreeScanner(ScanOutput):
         entry.rdev = state.st_rdev if kind in "cb" else 0
         self.others += 1
         self._emit(entry, state)
-
-    def _open(self, fd: int, name: bytes, state: os.stat_result) -> int:
-        if self._euid in {0, state.st_uid}:
-            try:
-                return os.open(name, O_READ | O_NOATIME, dir_fd=fd)
-            except PermissionError:
-                pass  # O_NOATIME is the owner's privilege: a root without it, or another owner by now
-        return os.open(name, O_READ, dir_fd=fd)
-
-    def _read_small(
-        self, fd: int, name: bytes, path: bytes, state: os.stat_result, seen_ns: int, buffer: memoryview, filled: int
-    ) -> int:
-        """Read a file that fits the buffer in one go. Should it change meanwhile, read it again the careful way."""
-        size = state.st_size
-        if self._hook is not None:
-            self._hook("open", path)
-        try:
-            file = self._open(fd, name, state)
-            try:
-                if self._hook is not None:
-                    self._hook("read", path)
-                got = os.readv(file, (buffer[filled : filled + size],))
-                after = os.fstat(file)
-                names = xattrs.listed(file)
-                attributes = self._attributes(file, path, names) if names else xattrs.NONE
-            finally:
-                os.close(file)
-        except OSError as error:
-            self._lost(path, error)
-            return filled
-        if (
-            got != size
-            or after.st_ctime_ns != state.st_ctime_ns
-            or after.st_mtime_ns != state.st_mtime_ns
-            or after.st_ino != state.st_ino
-        ):
-            self._open_large(fd, name, path, after, seen_ns, filled)
-            return filled
-        self.files += 1
-        self.bytes_total += size
-        start = self.bytes_read + filled
-        self._emit(self._entry(path, "f", state, seen_ns, attributes), state, start, start + size)
-        return filled + size
-
-    def _open_large(self, fd: int, name: bytes, path: bytes, state: os.stat_result, seen_ns: int, filled: int) -> None:
-        """Put out the entry of a file that ``_read_on`` will read, over several buffers if need be."""
-        if self._hook is not None:
-            self._hook("open", path)
-        try:
-            file = self._open(fd, name, state)
-        except OSError as error:
-            self._lost(path, error)
-            return
-        try:
-            state = os.fstat(file)
-            if not stat.S_ISREG(state.st_mode):
-                raise FileNotFoundError(errno.ENOENT, "replaced by something else while being read")
-            size = state.st_size
-            ranges = data_ranges(file, size) if state.st_blocks * 512 < size else None
-            attributes = self._attributes(file, path)
-        except OSError as error:
-            os.close(file)
-            self._lost(path, error)
-            return
-        start = self.bytes_read + filled
-        data = size if ranges is None else sum(ranges[1::2])
-        pending = Pending(
-            self._entry(path, "f", state, seen_ns, attributes),
-            start,
-            start + data,
-            None if ranges is None else holes_between(ranges, size),
-        )
-        self.files += 1
-        self.bytes_total += size
-        self._entries.append(pending)
-        if state.st_nlink > 1:
-            self._remember_link(path, state)
-        self._reading = FileReading(file, state, pending, ranges)
-
-    def _read_on(self, view: memoryview) -> int:
-        reading = self._reading
-        assert reading is not None
-        path = reading.pending.entry.path
-        if self._hook is not None:
-            self._hook("read", path)
-        count = reading.fill(view)
-        if reading.done:
-            self._reading = None
-            reading.close()
-            if reading.error is not None:
-                self._note("unreadable", path, f"reading stopped: {reading.error.strerror}", gap=True)
-            elif reading.pending.flags:
-                self._note("changed", path, "changed while it was read", gap=False)
-        return count
