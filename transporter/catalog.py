@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transporter.database_errors import transaction, translate, translated
+from transporter.database_errors import transaction, translate, translated, use_write_ahead_log
 from transporter.errors import ConfigError, DiskFull, IdentityRefused, UnsupportedFormat
 
 SCHEMA_VERSION = 1
@@ -154,7 +154,7 @@ class Catalog:
             raise
 
     def _prepare(self) -> None:
-        self._database.execute("PRAGMA journal_mode = WAL")
+        use_write_ahead_log(self._database)
         self._database.execute("PRAGMA synchronous = FULL")
         self._database.execute("PRAGMA foreign_keys = ON")
         with transaction(self._database):

@@ -1,4 +1,6 @@
-"""What SQLite raises over a file of the home, as errors of our own; and transactions that leave the right one to raise.
+"""What SQLite raises over a file of the home, as errors of our own; and the two things that must be done with care.
+
+Opening it beside another process that does, and transactions that leave the right error to raise.
 
 For the catalog and the key database. The index of a repository is a cache and has its own words.
 """
@@ -11,6 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from transporter.errors import DamagedData, DiskFull, JobFailed, TransporterError
+
+# A second attempt finds the switch made by whoever was in its way; more are for one that died in the midst of it.
+_SWITCH_ATTEMPTS = 3
 
 # The second: no room for the shared memory file that a write-ahead log needs to be opened.
 _FULL = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")
@@ -37,6 +42,24 @@ def translated(what: str, path: Path) -> Iterator[None]:
         raise
     except sqlite3.DatabaseError as error:
         raise translate(error, f"{what} {path}") from None
+
+
+def use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """Have a database keep a write-ahead log, waiting for others that are just doing the same to a new file.
+
+    SQLite itself does not wait: the switch reads first, and of two readers that want to write it refuses one at once,
+    whatever its timeout. Raises what SQLite does when the file stays locked for longer than that.
+    """
+    for attempt in range(_SWITCH_ATTEMPTS):
+        try:
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()
+            return
+        except sqlite3.OperationalError as error:
+            if not error.sqlite_errorname.startswith("SQLITE_BUSY") or attempt == _SWITCH_ATTEMPTS - 1:
+                raise
+        # This waits, as it has not read anything before.
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -12,6 +13,9 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "service")]
 
 from world import open_world  # noqa: E402 - found on the path that was just set
 
+# Of real time, without any event: then the fast clock moves on to the next deadline.
+IDLE_SECONDS = 0.05
+
 
 @pytest.fixture
 async def world():
@@ -22,8 +26,33 @@ async def world():
 @pytest.fixture
 def fast_clock(monkeypatch):
     """Time passes as soon as nothing else happens: for peers that never answer, over real sockets and threads."""
+    clock = trio.testing.MockClock(autojump_threshold=IDLE_SECONDS)
+    stand_still_for_threads(clock, monkeypatch)
     monkeypatch.setattr("transporter.jobs.backup.PROGRESS_SECONDS", 60.0)
     monkeypatch.setattr("transporter.jobs.restore.PROGRESS_SECONDS", 60.0)
     monkeypatch.setattr("transporter.jobs.verify.PROGRESS_SECONDS", 60.0)
     monkeypatch.setattr("transporter.link.resilient.STALL_SECONDS", 90.0)
-    return trio.testing.MockClock(autojump_threshold=0.05)
+    return clock
+
+
+def stand_still_for_threads(clock, monkeypatch):
+    """Let no time pass while a thread works.
+
+    To the clock a task that waits for a thread is idle. On a loaded machine threads are slow, and every deadline there
+    is would pass meanwhile: sessions would end, and links be lost, that nobody meddled with.
+    """
+    really_run = trio.to_thread.run_sync
+    working = set()
+
+    async def run_sync(*arguments, **how):
+        mine = object()
+        working.add(mine)
+        clock.autojump_threshold = math.inf
+        try:
+            return await really_run(*arguments, **how)
+        finally:
+            working.remove(mine)
+            if not working:
+                clock.autojump_threshold = IDLE_SECONDS
+
+    monkeypatch.setattr("trio.to_thread.run_sync", run_sync)

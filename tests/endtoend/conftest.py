@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from pathlib import Path
 
@@ -21,6 +22,10 @@ def surroundings(monkeypatch):
     # Some tests run in another process: their warnings are errors, too.
     monkeypatch.setenv("PYTHONWARNINGS", "error")
     monkeypatch.setattr("transporter.daemon.tuning.tune_process", lambda: None)
+    # What a shell runs in its background ignores Ctrl-C, and so would the commands that tests start, and stop by it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -77,6 +77,8 @@ class Relay:
         self.accepted = 0
         self.refused = 0
         self.down = False
+        # Called with the kind of each new connection before anything passes on it.
+        self.on_connection: Callable[[Kind], None] = lambda _kind: None
         self._refuse = 0
         self._stop = False
         self._lock = threading.Lock()
@@ -112,11 +114,15 @@ class Relay:
         for connection in broken:
             connection.reset()
 
+    def release(self) -> None:
+        """Let pass what was stalled."""
+        for fault in self.faults:
+            fault.released.set()
+
     def close(self) -> None:
         """End."""
         self._stop = True
-        for fault in self.faults:
-            fault.released.set()
+        self.release()
         # A listening socket that is closed does not wake its accept(); a shut down one does.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -156,6 +162,7 @@ class Relay:
             connection.reset()
             return
         connection.kind = "control" if first[:1] == bytes([TLS_FIRST_BYTE]) else "data"
+        self.on_connection(connection.kind)
         back = threading.Thread(
             target=self._pump,
             args=(connection, "down", connection.server, connection.client),

@@ -44,6 +44,19 @@ def stored(repository):
     return sum(path.stat().st_size for name in ("journal/*", "packs/*/*") for path in repository.glob(name))
 
 
+def under_way(pair, relay, tree):
+    """Start a backup and stop its line where the target has written a part of it: how fast that is, is chance."""
+    relay.plan(Fault("stall", after=STALL))
+    run = pair.source.spawn("backup", "--job", "docs", *sealed(), tree)
+    wait_until(lambda: stored(pair.target.repository) > WRITTEN, "some chunks to be written")
+    return run
+
+
+def said_by(node, what):
+    lines = (json.loads(text) for text in node.log_text().splitlines(keepends=True) if text[:1] + text[-2:] == "{}\n")
+    return [event for event in lines if event["event"] == what]
+
+
 def restored_is(pair, job, tree, tmp_path):
     pair.source.job("verify", job)
     pair.source.job("restore", job, "latest", "--output", tmp_path / "restored")
@@ -66,8 +79,11 @@ def test_a_backup_goes_on_when_the_line_is_cut_again_and_again(line, tree, tmp_p
 
 def test_what_the_target_has_is_not_sent_again_after_a_cut(line, tree, tmp_path):
     pair, relay = line
-    relay.plan(Fault("cut", after=STALL))
-    pair.source.job("backup", "--job", "docs", *sealed(), tree)
+    run = under_way(pair, relay, tree)
+    relay.cut()
+    relay.release()
+    done = ended(run)
+    assert (done.status, done.finished["redials"]) == (0, 1), done
     # What was on its way is lost with the line, no more: all again would be 1.8.
     assert relay.up < 1.5 * SIZE * MIB
 
@@ -112,8 +128,10 @@ def test_a_line_that_is_down_for_a_while_is_dialled_until_it_is_back(line, tree,
 def test_a_line_that_does_not_come_back_ends_the_job_with_link_lost(line, tree):
     pair, relay = line
     pair.source.limit('redial_for = "1s"')
-    relay.plan(Fault("cut", after=STALL, refuse=1_000_000))
-    done = pair.source("backup", "--job", "docs", *sealed(), tree)
+    run = under_way(pair, relay, tree)
+    relay.cut(refuse=1_000_000)
+    relay.release()
+    done = ended(run)
     assert (done.status, done.failed["code"]) == (1, "link-lost")
     assert "run the job again" in done.failed["remedy"]
     relay.cut(refuse=0)
@@ -183,8 +201,9 @@ def test_a_tampered_line_ends_the_job_and_is_never_retried(new_pair, relay, tree
     assert [event for event in done.objects if event["event"] in {"link_lost", "redialling"}] == []
     assert line.accepted - accepted <= 1 + 1 + 2, "the list of points, one session, its two data channels: no retry"
     if direction == "up":
-        events = [json.loads(text) for text in pair.target.log_text().splitlines() if text.startswith("{")]
-        assert [event["level"] for event in events if event["event"] == "tampering"] == ["error"]
+        # The target says so in its log before or after the refusal reaches the source.
+        (event,) = wait_until(lambda: said_by(pair.target, "tampering"), "the target to log it")
+        assert event["level"] == "error"
         assert pair.source.points("docs") == []
     else:
         assert done.events("security_event")
@@ -226,13 +245,11 @@ def test_a_job_goes_on_when_the_targets_daemon_was_killed_and_came_back(line, tr
 
 def test_after_the_source_was_killed_the_next_run_sends_only_the_rest(line, tree, tmp_path):
     pair, relay = line
-    stall = relay.plan(Fault("stall", after=STALL))
-    run = pair.source.spawn("backup", "--job", "docs", *sealed(), tree)
-    wait_until(lambda: stored(pair.target.repository) > WRITTEN, "some chunks to be written")
+    run = under_way(pair, relay, tree)
     run.kill()
     run.communicate()
     relay.cut()  # what was on its way is lost
-    stall.released.set()
+    relay.release()
     assert pair.source.points("docs") == [], "never a partial point"
     pair.source.job("run", "docs")
     assert relay.up < 1.5 * SIZE * MIB

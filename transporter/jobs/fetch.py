@@ -31,20 +31,21 @@ MANIFEST_CHUNK = 256 << 10
 MANIFEST_AHEAD_BYTES = 8 * MANIFEST_CHUNK
 KEPT_BYTES = 4 << 20
 # In a sealed chunk, behind its form (keys/session_key.py).
-_KEY_ID = slice(1, 33)
+KEY_ID = slice(1, 33)
 
 
 @dataclass(eq=False)
 class Wanted:
     """A chunk that was asked for. ``users`` hold it; ``plain`` or ``error`` is there once ``ready``.
 
-    ``without``: ids of keys under which it came and that the point has not.
+    ``opening``: it came and is being opened. ``without``: ids of keys under which it came and that the point has not.
     """
 
     chunk_id: bytes
     users: int = 0
     charged: int = 0
     ready: trio.Event = field(default_factory=trio.Event)
+    opening: bool = False
     plain: memoryview | None = field(default=None, repr=False)
     error: TransporterError | None = None
     without: list[bytes] = field(default_factory=list)
@@ -123,26 +124,27 @@ class ChunkFetcher:
     def waits_for(self, chunk_id: bytes) -> bool:
         """Tell whether this chunk was asked for here and has not come."""
         wanted = self._wanted.get(chunk_id)
-        return wanted is not None and not wanted.ready.is_set()
+        return wanted is not None and not wanted.opening and not wanted.ready.is_set()
+
+    def had_under(self, chunk_id: bytes, key_id: bytes) -> bool:
+        """Tell whether this chunk came under that key, and was asked for in another form."""
+        wanted = self._wanted.get(chunk_id)
+        return wanted is not None and key_id in wanted.without
 
     async def on_chunk(self, header: Chunk, stored: memoryview) -> None:
         """Open a chunk that arrived."""
-        wanted = self._wanted.get(header.id)
-        if wanted is None or wanted.ready.is_set():
+        if not self.waits_for(header.id):
             return
         if self.link is not None:
             self.link.arrived(header.id)
-        await self._take(wanted, header, stored)
+        await self._take(self._wanted[header.id], header, stored)
 
     async def _take(self, wanted: Wanted, header: Chunk, stored: memoryview) -> None:
         try:
-            # It is here, whatever becomes of the session that carried it: nobody will ask for it again. Nothing else
-            # may be waited for in here: this is a task of the session, and whoever waits for the next one waits for it.
-            with trio.CancelScope(shield=True):
-                plain = await self._lane.run(self.open, header, stored)
-        except NoKey as error:
-            wanted.error = error
-            if self._ask_for_another(wanted, bytes(stored[_KEY_ID])):
+            plain = await self._open(wanted, header, stored)
+        except NoKey:
+            wanted.error = _useless(wanted.chunk_id)
+            if self._ask_for_another(wanted, bytes(stored[KEY_ID])):
                 return
         except TransporterError as error:
             wanted.error = error
@@ -153,6 +155,17 @@ class ChunkFetcher:
         self.chunks += 1
         self.bytes_plain += header.plain_length
         wanted.ready.set()
+
+    async def _open(self, wanted: Wanted, header: Chunk, stored: memoryview) -> memoryview:
+        wanted.opening = True
+        try:
+            # It is here, whatever becomes of the session that carried it: nobody will ask for it again. Nothing else
+            # may be waited for in here: this is a task of the session, and whoever waits for the next one waits for it.
+            with trio.CancelScope(shield=True):
+                plain = await self._lane.run(self.open, header, stored)
+        finally:
+            wanted.opening = False
+        return plain
 
     def _ask_for_another(self, wanted: Wanted, key_id: bytes) -> bool:
         """Ask for another form of a chunk that came under a key of another point; tell whether there is sense in it.
@@ -188,3 +201,14 @@ class ChunkFetcher:
         if self._chunk_id_key.id_of(plain) != header.id:
             raise DamagedData("a chunk is not the one that its id names", "run scrub at the target")
         return plain
+
+
+def _useless(chunk_id: bytes) -> DamagedData:
+    """Return what is wrong with a chunk that is there, but in no form for this point: its own was lost.
+
+    Not NoKey: the point is open, no password would help, and the files that do without this chunk are whole.
+    """
+    return DamagedData(
+        f"chunk {chunk_id.hex()[:16]} is stored under keys of other restore points only",
+        "what this one had was lost at the target; a newer point may be whole",
+    )

@@ -15,7 +15,7 @@ from protocol.messages import Chunk, GetPoint, PointHead, Start, Started
 from transporter.errors import DamagedData, NoKey
 from transporter.events import LinkLost, LinkUp, Redialling
 from transporter.jobs.context import JobContext
-from transporter.jobs.fetch import MANIFEST_AHEAD_BYTES, MANIFEST_CHUNK, ChunkFetcher, Wanted
+from transporter.jobs.fetch import KEY_ID, MANIFEST_AHEAD_BYTES, MANIFEST_CHUNK, ChunkFetcher, Wanted
 from transporter.jobs.manifest_stream import PREAMBLE_AT_MOST, Preamble
 from transporter.jobs.points import PointRow, Where
 from transporter.keys.chunk_id import ChunkIdKey
@@ -169,10 +169,11 @@ class _Router:
         self.fetchers: tuple[ChunkFetcher, ...] = ()
 
     async def on_chunk(self, header: Chunk, stored: memoryview) -> None:
-        for fetcher in self.fetchers:
-            if fetcher.waits_for(header.id):
-                await fetcher.on_chunk(header, stored)
-                return
+        waiting = [fetcher for fetcher in self.fetchers if fetcher.waits_for(header.id)]
+        if waiting:
+            # One chunk may be wanted by both, and comes for each. Who asked for another form than this one goes last.
+            key_id = bytes(stored[KEY_ID])
+            await min(waiting, key=lambda fetcher: fetcher.had_under(header.id, key_id)).on_chunk(header, stored)
 
     def on_missing(self, chunk_id: bytes, reason: str) -> None:
         for fetcher in self.fetchers:

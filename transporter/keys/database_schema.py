@@ -11,7 +11,7 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from transporter.database_errors import transaction, translated
+from transporter.database_errors import transaction, translated, use_write_ahead_log
 from transporter.errors import UnsupportedFormat
 from transporter.keys.private_file import check_private, create_private
 
@@ -53,7 +53,8 @@ def connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         with translated(KEY_DATABASE, path):
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON", "trusted_schema = OFF"):
+            use_write_ahead_log(connection)
+            for pragma in ("synchronous = FULL", "secure_delete = ON", "trusted_schema = OFF"):
                 connection.execute(f"PRAGMA {pragma}").fetchall()
             _ensure_schema(connection, path)
     except BaseException:

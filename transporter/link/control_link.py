@@ -67,6 +67,8 @@ class ControlLink:
         self.peer_name = ""
         self.bytes_sent = 0
         self.bytes_received = 0
+        # The last error that the peer was told.
+        self.told: Exception | None = None
 
     def peer_is_known(self) -> None:
         """Note that the peer is paired: it is half-open no longer, and may send as much as the protocol allows."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 import trio
 
 from protocol.control import Received
-from protocol.errors import ProtocolError
-from protocol.messages import GetPoint, ListPoints, Pair, Paired, Refused, Start, StatusReply, StatusRequest
+from protocol.messages import GetPoint, ListPoints, Pair, Paired, Start, StatusReply, StatusRequest
 from transporter.catalog import Peer
 from transporter.errors import IdentityRefused, JobFailed, RefusedByPeer, TransporterError
 from transporter.events import EventBus
@@ -15,6 +14,7 @@ from transporter.link.control_link import ControlLink
 from transporter.link.pairing import answer_pairing
 from transporter.service.answers import answer_get_point, answer_list_points
 from transporter.service.provider import Provider
+from transporter.service.refusal import refuse
 from transporter.service.starting import serve_session
 
 # A peer that asks for nothing may stay (its heartbeat is cheap), but an unpaired one has only this long to pair.
@@ -32,7 +32,7 @@ async def serve_peer(provider: Provider, link: ControlLink, bus: EventBus) -> No
             while True:
                 await _answer(provider, link, await link.receive(), bus)
     except TransporterError as error:
-        await _refuse(link, error)
+        await refuse(link, error)
         raise
     except (LinkBroken, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
         if not isinstance(error, trio.TooSlowError):
@@ -40,18 +40,8 @@ async def serve_peer(provider: Provider, link: ControlLink, bus: EventBus) -> No
         raise IdentityRefused("an unknown node connected and did not pair", "nothing to do here") from None
     except Exception:
         # A fault of this end: the peer must not take it for a broken line and dial for ever.
-        await _refuse(link, JobFailed("the peer met an internal error", "see the log of the daemon there"))
+        await refuse(link, JobFailed("the peer met an internal error", "see the log of the daemon there"))
         raise
-
-
-async def _refuse(link: ControlLink, error: TransporterError) -> None:
-    with trio.move_on_after(2) as scope:
-        scope.shield = True
-        try:
-            await link.send(Refused(code=error.code, what=error.what[:1000], remedy=error.remedy[:1000]))
-        except (LinkBroken, TransporterError, ProtocolError):
-            # Gone, or it broke the protocol: then nothing more can be said, and what went wrong is for the log.
-            return
 
 
 async def _pair(provider: Provider, link: ControlLink) -> None:
@@ -88,4 +78,4 @@ async def _answer(provider: Provider, link: ControlLink, received: Received, bus
     except TransporterError as error:
         if isinstance(message, Start | Pair):
             raise
-        await _refuse(link, error)
+        await refuse(link, error)

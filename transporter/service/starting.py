@@ -20,6 +20,7 @@ from transporter.repository import PLAIN_KEY, PointRef
 from transporter.service.backup import BackupService
 from transporter.service.provider import OpenRepository, Provider
 from transporter.service.recovery import RecoveryService, as_stored, opened_here
+from transporter.service.refusal import refuse
 from transporter.service.sealing import SealedAtSource, SealedHere, TargetSealing, Unsealed, seals_here
 from transporter.service.session import KEY_LENGTH, SESSION_ID_LENGTH, ServiceSession
 
@@ -47,7 +48,13 @@ async def serve_session(provider: Provider, link: ControlLink, peer: Peer, start
             raise session.failure
         if session.scope.cancelled_caught:
             raise RefusedByPeer("the session was replaced: its run came back over a new link", "nothing to do")
+    except TransporterError as error:
+        # Before the channels close: an initiator that sees them break waits only so long for the reason, takes none for
+        # a broken line, and dials again. What ends a session (a pack is written and synced) can take longer than that.
+        await refuse(link, error)
+        raise
     finally:
+        session.close_channels()
         provider.release(session)
         session.ended.set()
 
@@ -56,10 +63,7 @@ async def _work(session: ServiceSession, started: Started, serve: Serve) -> None
     send, receive = trio.open_memory_channel[DataLink](MAX_CHANNELS)
     session.channels = send
     await session.link.send(started)
-    try:
-        await serve(receive)
-    finally:
-        session.close_channels()
+    await serve(receive)
 
 
 # --- backup ---------------------------------------------------------------------------------------------------
