@@ -233,6 +233,14 @@ class DataChannel:
             self._scratch = memoryview(bytearray(-(-size // _SCRATCH_STEP) * _SCRATCH_STEP))
         return self._scratch[:size]
 
+    def let_go(self) -> None:
+        """Free the memory that frames were in; the channel is of no use afterwards.
+
+        Channel and reader refer to each other: without this, MiBs would wait for the collector, a session at a time.
+        """
+        self._scratch = memoryview(b"")
+        self._reader = FrameReader(self._check_length)
+
     # --- receiving ------------------------------------------------------------------------------------------
 
     def get_buffer(self) -> memoryview:

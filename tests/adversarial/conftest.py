@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 import trio.testing
 
+from transporter.jobs.reading import Reading
+from transporter.jobs.tree_writing import TreeWriting
+
 HERE = Path(__file__).parent
 # The whole pair in one process stands beside the tests of the service, the attackers' tools beside this file.
 sys.path[:0] = [str(HERE), str(HERE.parent / "service")]
@@ -27,7 +30,7 @@ async def world():
 def fast_clock(monkeypatch):
     """Time passes as soon as nothing else happens: for peers that never answer, over real sockets and threads."""
     clock = trio.testing.MockClock(autojump_threshold=IDLE_SECONDS)
-    stand_still_for_threads(clock, monkeypatch)
+    stand_still_for_work(clock, monkeypatch)
     monkeypatch.setattr("transporter.jobs.backup.PROGRESS_SECONDS", 60.0)
     monkeypatch.setattr("transporter.jobs.restore.PROGRESS_SECONDS", 60.0)
     monkeypatch.setattr("transporter.jobs.verify.PROGRESS_SECONDS", 60.0)
@@ -35,24 +38,28 @@ def fast_clock(monkeypatch):
     return clock
 
 
-def stand_still_for_threads(clock, monkeypatch):
-    """Let no time pass while a thread works.
+def stand_still_for_work(clock, monkeypatch):
+    """Let no time pass while a thread works, or a worker process does something that needs no peer.
 
-    To the clock a task that waits for a thread is idle. On a loaded machine threads are slow, and every deadline there
-    is would pass meanwhile: sessions would end, and links be lost, that nobody meddled with.
+    To the clock a task that waits for them is idle. On a loaded machine they are slow, and every deadline there is
+    would pass meanwhile: sessions would end, and links be lost, that nobody meddled with.
     """
-    really_run = trio.to_thread.run_sync
     working = set()
 
-    async def run_sync(*arguments, **how):
-        mine = object()
-        working.add(mine)
-        clock.autojump_threshold = math.inf
-        try:
-            return await really_run(*arguments, **how)
-        finally:
-            working.remove(mine)
-            if not working:
-                clock.autojump_threshold = IDLE_SECONDS
+    def standing_still(really_run):
+        async def run(*arguments, **how):
+            mine = object()
+            working.add(mine)
+            clock.autojump_threshold = math.inf
+            try:
+                return await really_run(*arguments, **how)
+            finally:
+                working.remove(mine)
+                if not working:
+                    clock.autojump_threshold = IDLE_SECONDS
 
-    monkeypatch.setattr("trio.to_thread.run_sync", run_sync)
+        return run
+
+    monkeypatch.setattr("trio.to_thread.run_sync", standing_still(trio.to_thread.run_sync))
+    for kind, name in ((Reading, "open"), (Reading, "keep_manifest"), (TreeWriting, "_ask")):
+        monkeypatch.setattr(kind, name, standing_still(getattr(kind, name)))

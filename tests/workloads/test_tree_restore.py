@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from transporter.errors import DamagedData, DiskFull, JobBusy, JobFailed, UsageError
-from transporter.workloads import tree_restore
+from transporter.workloads import tree_restore, writeback
 from transporter.workloads.entry import CONTINUATION, MORE, PAGED, Entry, pack_extents, pack_holes
 from transporter.workloads.folders import MAX_OPEN_FOLDERS
 from transporter.workloads.restore_path import DryWalk
@@ -474,4 +474,22 @@ def test_a_disk_that_fails_at_the_end_publishes_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(tree_restore, "sync_all", failing)
     with pytest.raises(JobFailed, match="Input/output error"):
         write(tmp_path / "out", [b"r"], [folder(b"r"), file(b"r/f", b"1")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_flush_that_failed_early_fails_the_restore_at_the_latest_at_its_end(tmp_path, monkeypatch):
+    """The system tells of a failed write once: whoever asked first must not keep it to itself."""
+    monkeypatch.setattr(writeback, "STEP", 1)
+
+    def failing(fd):
+        raise OSError(5, "Input/output error")
+
+    entries = [Entry(b"r", "d"), Entry(b"r/f", "f", size=1, packed_extents=pack_extents([(ID, 0, 1)]))]
+    with monkeypatch.context() as patched, pytest.raises(JobFailed, match="Input/output"):
+        patched.setattr(writeback, "sync_all", failing)
+        with TreeWriter(tmp_path / "out", "p", [b"r"]) as writer:
+            for group in writer.plan(entries):
+                writer.write_group(group, memoryview(b"x"))
+            patched.undo()
+            writer.finish()
     assert not (tmp_path / "out").exists()

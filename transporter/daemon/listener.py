@@ -7,6 +7,7 @@ import trio
 
 from protocol.data import Preface
 from protocol.errors import ProtocolError
+from transporter.daemon.tidy import Tidier
 from transporter.errors import TamperingDetected, TransporterError
 from transporter.events import EventBus, SecurityEvent
 from transporter.link.broken import LinkBroken
@@ -28,6 +29,7 @@ class Front:
         self._provider = provider
         self._bus = bus
         self._half_open = HalfOpen()
+        self.tidier = Tidier()
 
     async def take(self, stream: trio.SocketStream) -> None:
         """Serve one connection to its end; whatever goes wrong with it stays with it."""
@@ -44,6 +46,8 @@ class Front:
         except Exception:
             # One peer's connection must never take the daemon down; the trace is for us.
             log.exception("connection failed", peer=peer)
+        finally:
+            self.tidier.ended()
 
     def _accepts(self, pin: bytes) -> bool:
         """Known peers; anybody while an invitation is open (who then can do nothing but prove the secret)."""

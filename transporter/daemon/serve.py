@@ -120,6 +120,7 @@ async def _serve(home: Home, config: Config, provider: Provider, ready: Callable
             listeners = await open_listeners(parse_address(config.node.listen))
             where = str(bound_address(listeners))
             nursery.start_soon(trio.serve_listeners, front.take, listeners)
+            nursery.start_soon(front.tidier.run)
         nursery.start_soon(serve_control_socket, home, running.status, running.job)
         await _until_socket(home)
         ready(where)

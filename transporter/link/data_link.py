@@ -99,3 +99,4 @@ class DataLink:
         """Close the carrier."""
         self.closed.set()
         await self._carrier.aclose()
+        self._channel.let_go()

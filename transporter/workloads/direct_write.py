@@ -51,16 +51,25 @@ class DirectWriter:
             write_at(self._fd, data[done:], offset + done)
 
     def _write_pages(self, pages: memoryview, offset: int) -> bool:
-        """Write whole pages; False when they have to go the plain way after all."""
+        """Write whole pages; False when they have to go the plain way after all.
+
+        From where they are, if the device can take them from there (memory shared with a daemon is aligned), else from
+        a copy that is aligned.
+        """
+        if self._accepted(pages, offset):
+            return True
         buffer = _aligned()
         buffer[: len(pages)] = pages
+        with memoryview(buffer) as view:
+            return self._accepted(view[: len(pages)], offset)
+
+    def _accepted(self, pages: memoryview, offset: int) -> bool:
         try:
-            with memoryview(buffer) as view:
-                return os.pwrite(self._direct, view[: len(pages)], offset) == len(pages)
+            return os.pwrite(self._direct, pages, offset) == len(pages)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            return False  # blocks larger than our pages
+            return False  # memory that is not aligned, or blocks larger than our pages
 
     def close(self) -> None:
         """Close the direct descriptor."""

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from transporter.errors import DamagedData, JobFailed
 from transporter.workloads.entry import CONTINUATION, MORE, PAGED, Entry
@@ -30,7 +31,7 @@ from transporter.workloads.restore_path import Step, Walk
 from transporter.workloads.restore_stage import Stage
 from transporter.workloads.restored import MAX_GROUP_PIECES, Group, Piece, RestoredFile, StagedFolder
 from transporter.workloads.staging import Staging
-from transporter.workloads.writeback import sync_all
+from transporter.workloads.writeback import EarlyWriteback, sync_all
 
 
 class TreeWriter:
@@ -58,6 +59,7 @@ class TreeWriter:
         self._staging = Staging(output, point, overwrite=overwrite)
         self._stage = Stage(self._staging, numeric_owner=numeric_owner)
         self._files = FileWriter(self._stage)
+        self._early = EarlyWriteback(self._staging.output_fd)
         self._links = HardLinks()
         self._groups: list[Group] = []
         self._group: Group | None = None
@@ -118,6 +120,7 @@ class TreeWriter:
                     self._files.write(piece, content_of(piece, plaintext))
         else:
             self._files.write_small(group.pieces, plaintext)
+            self._durably(self._early.wrote, sum(piece.length for piece in group.pieces))
 
     def skip_group(self, group: Group, reason: str) -> None:
         """Give up the files of a group whose chunk cannot be had: they are noted, and not published."""
@@ -133,8 +136,9 @@ class TreeWriter:
                 self._stage.release(folder)
             if self._stage.top.open_children != 1:
                 raise JobFailed("The restore is not complete: some content was never written.")
+        self._durably(self._early.finish)
         # Before anything gets its final name: after a loss of power a name must not stand for half a file.
-        self._make_durable()
+        self._durably(sync_all, self._staging.output_fd)
 
     def publish(self) -> None:
         """Move everything to its final place, with ``overwrite`` into what is there already, and make that durable."""
@@ -145,17 +149,19 @@ class TreeWriter:
         if top is not None and (self._staging.created or not self._partial):
             self._stage.metadata.to_existing(self._staging.output_fd, top)
         self._published = True
-        self._make_durable()
+        self._durably(sync_all, self._staging.output_fd)
         self._staging.close()
 
-    def _make_durable(self) -> None:
+    def _durably(self, flush: Callable[..., None], *arguments: int) -> None:
         try:
-            sync_all(self._staging.output_fd)
+            flush(*arguments)
         except OSError as error:
             self._stage.stop(error, Entry(self._staging.output, "d"))
 
     def abort(self) -> None:
         """Remove what was staged; the output is as it was. No thread may be writing any more."""
+        with suppress(OSError):  # what is given up need not be durable
+            self._early.finish()
         self._files.close()
         self._stage.cache.close_all()
         self._staging.remove()
