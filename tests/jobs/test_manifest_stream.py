@@ -63,7 +63,7 @@ def sent(batches, folder):
             made.add(batch)
             chunks += made.take()
         chunks += made.take(last=True)
-        assert made.chunks == [(chunk.chunk_id, chunk.plain_length) for chunk in chunks]
+        assert made.chunks == [(chunk.chunk_id, len(chunk.data)) for chunk in chunks]
         return chunks, b"".join(needs.parts())
 
 
@@ -91,7 +91,7 @@ def test_what_goes_in_comes_out_with_its_roots_and_all_that_it_needs_is_named(nu
         chunks, needed = sent(batched(entries, cuts), Path(folder))
     assert read(chunks) == (Preamble(ROOTS), entries)
     for chunk in chunks:
-        assert chunk.metadata and chunk.chunk_id == ID_OF(chunk.data)
+        assert chunk.chunk_id == ID_OF(chunk.data)
     ids = [digest(each) for each in numbers] + [chunk.chunk_id for chunk in chunks]
     assert needed == b"".join(dict.fromkeys(ids))
 
@@ -101,7 +101,7 @@ def test_the_chunks_do_not_depend_on_how_the_entries_were_handed_in(tmp_path, mo
     entries = many(8_000)
     at_once, _ = sent([entries], tmp_path)
     assert len(at_once) > 5
-    assert max(chunk.plain_length for chunk in at_once) <= MANIFEST_SIZES.maximum == MANIFEST_CHUNK
+    assert max(len(chunk.data) for chunk in at_once) <= MANIFEST_SIZES.maximum == MANIFEST_CHUNK
     monkeypatch.setattr(module, "CUT_BYTES", cut_bytes)
     chance = random.Random(cut_bytes)
     for _ in range(3):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from contextlib import closing
 from pathlib import Path
 from unittest import mock
 
-import pytest
 from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,9 +43,7 @@ def test_whatever_is_added_every_chunk_is_named_in_order_and_what_was_named_late
         assert named[at] not in named[max(at - RECENT, 0) : at]
 
 
-@pytest.mark.parametrize("in_memory", [0, module.IN_MEMORY])
-def test_the_list_comes_in_parts_as_often_as_it_is_asked_for(tmp_path, monkeypatch, in_memory):
-    monkeypatch.setattr(module, "IN_MEMORY", in_memory)
+def test_the_list_comes_in_parts_as_often_as_it_is_asked_for(tmp_path):
     with closing(Needs(tmp_path)) as needs:
         ids = [chunk_id(number) for number in range(2 * PART // ID_LENGTH + 5)]
         for each in ids:
@@ -66,11 +64,20 @@ def test_what_is_remembered_is_bounded(tmp_path, monkeypatch):
         assert len(needs._recent) == RECENT
 
 
-def test_a_long_list_lies_in_the_folder_and_is_gone_with_it_closed(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "IN_MEMORY", 100)
+def test_what_another_process_wrote_to_the_file_is_the_list(tmp_path):
+    with closing(Needs(tmp_path)) as ours:
+        theirs = Needs.in_file(os.dup(ours.descriptor))
+        for number in range(4):
+            theirs.add(chunk_id(number))
+        theirs.flush()
+        ours.filled(theirs.count, theirs.digest())
+        theirs.close()
+        assert b"".join(ours.parts()) == b"".join(map(chunk_id, range(4)))
+        assert (ours.count, ours.digest()) == (4, blake3(b"".join(map(chunk_id, range(4)))).digest())
+
+
+def test_the_list_has_no_name_that_a_crash_could_leave(tmp_path):
     needs = Needs(tmp_path)
-    for number in range(4):
-        needs.add(chunk_id(number))
-    assert needs._file._rolled, "past its share of memory it lies on the disk"
-    needs.close()
+    needs.add(chunk_id(1))
     assert list(tmp_path.iterdir()) == []
+    needs.close()
