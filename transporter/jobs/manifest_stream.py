@@ -19,7 +19,7 @@ from transporter.workloads.entry import CONTINUATION, UNTRUSTED, Entry
 from transporter.workloads.manifest import ManifestEncoder, encode_records
 
 # Cut in runs of this many bytes: the cutter needs more than one maximum chunk at a time to be worth its call.
-CUT_BYTES = 1 << 20
+CUT_BYTES = 512 << 10
 
 
 PREAMBLE_AT_MOST = 1 << 20
