@@ -126,13 +126,37 @@ def test_the_reader_of_a_pipe_may_leave(node):
 
 @pytest.mark.parametrize("module", ["trio", "cryptography", "rich", "OpenSSL", "structlog", "sqlite3.dump"])
 def test_what_is_heavy_is_not_loaded_for_a_word_of_help(module):
-    code = f"import sys, transporter.cli.main; sys.exit({module!r} in sys.modules)"
+    code = f"import sys, transporter.cli.main as main; main.make_app([]); sys.exit({module!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def names_of(arguments):
+    app = main.make_app(arguments)
+    names = {command.name or command.callback.__name__ for command in app.registered_commands}
+    return names | {group.typer_instance.info.name for group in app.registered_groups}
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help", "run"], ["bakcup"], ["--home", "x"]])
+def test_without_a_command_all_are_there(arguments):
+    assert names_of(arguments) == {*main.COMMANDS, *main.GROUPS}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["run", "docs"], {"run"}),
+        (["--home", "status", "run", "docs"], {"status", "run"}),
+        (["peer", "list", "-h"], {"peer"}),
+        (["check-config"], {"check-config"}),
+    ],
+)
+def test_a_command_loads_only_what_it_may_mean(arguments, names):
+    assert names_of(arguments) == names
+
+
 def test_all_commands_are_there():
-    names = {command.name or command.callback.__name__ for command in main.app.registered_commands}
-    groups = {group.typer_instance.info.name for group in main.app.registered_groups}
+    names = {command.name or command.callback.__name__ for command in main.make_app([]).registered_commands}
+    groups = {group.typer_instance.info.name for group in main.make_app([]).registered_groups}
     assert names == {
         *("init", "serve", "invite", "join", "backup", "run", "restore", "verify", "points", "scrub", "status"),
         "check-config",

@@ -5,45 +5,26 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from transporter import __version__
-from transporter.cli import (
-    backup,
-    check_config,
-    init,
-    invite,
-    job,
-    join,
-    password,
-    peer,
-    points,
-    repository,
-    restore,
-    run,
-    scrub,
-    serve,
-    status,
-    verify,
-)
 from transporter.cli.terminal import Terminal
 from transporter.errors import DiskFull, Interrupted, JobFailed, TransporterError, UsageError
 
 INTERNAL = 1
 """Exit status of a bug of ours."""
 
-app = typer.Typer(
-    name="transporter",
-    help="Copy backup data to another site, encrypted so that the other site is blind, and bring it back.",
-    add_completion=False,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+# In the order of the help; each has a module of its name. A group has sub-commands.
+COMMANDS = (
+    *("init", "serve", "invite", "join", "backup", "run", "restore", "verify", "points", "scrub", "status"),
+    "check-config",
 )
+GROUPS = ("repository", "password", "peer", "job")
+HELP_OPTIONS = ("-h", "--help")
 
 
 def _version(asked: bool) -> None:
@@ -52,7 +33,6 @@ def _version(asked: bool) -> None:
         raise typer.Exit()
 
 
-@app.callback()
 def _global_options(
     context: typer.Context,
     home: Annotated[
@@ -75,10 +55,32 @@ def _global_options(
     terminal.log_format = log_format or None
 
 
-for _command in (init, serve, invite, join, backup, run, restore, verify, points, scrub, status, check_config):
-    _command.register(app)
-for _group in (repository, password, peer, job):
-    app.add_typer(_group.app)
+def make_app(arguments: list[str]) -> typer.Typer:
+    """Return the program with the commands that ``arguments`` may mean: a command imports only its own module.
+
+    Which word is the command is not known before the options are parsed: every word that is one counts. Where none is,
+    or help comes before it, all of them are there.
+    """
+    app = typer.Typer(
+        name="transporter",
+        help="Copy backup data to another site, encrypted so that the other site is blind, and bring it back.",
+        add_completion=False,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": list(HELP_OPTIONS)},
+    )
+    app.callback()(_global_options)
+    named = [word for word in arguments if word in COMMANDS or word in GROUPS or word in HELP_OPTIONS]
+    wanted = {*COMMANDS, *GROUPS} if not named or named[0] in HELP_OPTIONS else set(named)
+    for name in (*COMMANDS, *GROUPS):
+        if name in wanted:
+            module = import_module(f"transporter.cli.{name.replace('-', '_')}")
+            if name in GROUPS:
+                app.add_typer(module.app)
+            else:
+                module.register(app)
+    return app
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -90,7 +92,7 @@ def run_command(arguments: list[str]) -> int:
     """Run one command; return the exit status (see ``errors.py``)."""
     terminal = Terminal()
     try:
-        status = app(arguments, prog_name="transporter", standalone_mode=False, obj=terminal)
+        status = make_app(arguments)(arguments, prog_name="transporter", standalone_mode=False, obj=terminal)
         # typer turns Ctrl-C inside a command into its status.
         return _interrupted(terminal) if status == Interrupted.exit_status else int(status or 0)
     except typer.TyperException as error:
