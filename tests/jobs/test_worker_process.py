@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -15,8 +16,8 @@ from transporter.errors import JobFailed, UsageError
 from transporter.jobs.needs import Needs
 from transporter.jobs.reading import open_reading
 from transporter.jobs.tree_writing import open_tree_writing
-from transporter.jobs.worker_process import open_worker
-from transporter.workloads.write_messages import Answer, Open
+from transporter.jobs.worker_process import PACKAGES, open_worker
+from transporter.workloads.write_messages import SLOT, Answer, Open, Wanted
 
 HEAVY = {"trio", "cryptography", "OpenSSL", "trio_websocket", "structlog", "typer", "rich", "argon2", "sqlite3"}
 # Without lz4, too: a reader and a writer see plain content only.
@@ -119,6 +120,18 @@ async def test_a_program_that_does_not_start_fails_the_job():
     with pytest.raises(JobFailed, match="with status 1"):
         async with open_worker("transporter.no_such_module", 1, msgspec.msgpack.Decoder(Answer)) as worker:
             await worker.receive()
+
+
+async def test_a_worker_finds_this_package_where_an_import_hook_had_found_it(out, monkeypatch):
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if Path(place or ".").resolve() != PACKAGES])
+    async with open_tree_writing() as writing:
+        await writing.open(order(out))
+
+
+async def test_a_chunk_never_reaches_into_the_next_slot(out):
+    async with open_tree_writing() as writing:
+        with pytest.raises(ValueError, match="slot"):
+            await writing.write(Wanted(0, bytes(32), 1), memoryview(bytes(SLOT + 1)))
 
 
 async def test_an_error_of_the_writer_is_the_jobs_own(out):

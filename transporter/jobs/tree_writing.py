@@ -126,6 +126,8 @@ class TreeWriting:
 
 
 def _copy(memory: int, chunk: memoryview, offset: int) -> None:
+    if len(chunk) > SLOT:
+        raise ValueError("a chunk would reach into the next slot")
     # pwrite, not a mapping: the copy is made without the interpreter lock, and counts for the worker alone.
     if os.pwrite(memory, chunk, offset) != len(chunk):
         raise JobFailed("memory is short", "make room, then run the restore again")

@@ -10,6 +10,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import msgspec
@@ -19,6 +20,7 @@ from transporter.errors import JobFailed, TransporterError, error_of
 from transporter.workloads.worker_channel import Failed, FrameSplitter, encode_frame
 
 READ = 256 << 10
+PACKAGES = Path(__file__).parents[2]
 A = TypeVar("A")
 
 
@@ -112,9 +114,10 @@ async def open_worker(
 
 
 async def _start(module: str, descriptors: tuple[int, ...], from_stdin: bool) -> trio.Process:
-    # Where the daemon found this package the worker shall find it, too, be it installed or not; nothing else is needed
-    # of `site`, which costs a third of the start.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    # Where the daemon found this package the worker shall find it, too, however it was installed (an editable one may
+    # have come through a hook); nothing else is needed of `site`, which costs a third of the start.
+    path = [str(PACKAGES), *filter(None, sys.path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
     # `open_process` itself is never cancelled half-way: a process that was started is not lost sight of.
     return await trio.lowlevel.open_process(
         [sys.executable, "-P", "-S", "-m", module, *map(str, descriptors)],
