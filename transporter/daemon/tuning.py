@@ -15,8 +15,8 @@ SWITCH_INTERVAL = 0.0005
 # pace spends several per cent of a backup of many small files looking.
 COLLECT_AFTER = 50_000
 
-# What a job uses at its peak; a daemon may stay that large between jobs.
-KEEP_BYTES = 104 << 20
+# What a daemon is at the start. It may stay that large between jobs: what one job leaves adds to the peak of the next.
+KEEP_BYTES = 60 << 20
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3

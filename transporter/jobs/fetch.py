@@ -23,7 +23,7 @@ from transporter.keys.chunk_id import ChunkIdKey
 from transporter.keys.session_key import ChunkOpener
 from transporter.link.resilient import ResilientLink
 
-AHEAD_BYTES = 22 << 20
+AHEAD_BYTES = 20 << 20
 # What a chunk is taken for of which little is known: an ordinary one, minimum and half an average long.
 USUAL_LENGTH = 1280 << 10
 # Manifest chunks are 256 KiB at the most.

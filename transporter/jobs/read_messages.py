@@ -20,7 +20,7 @@ from transporter.workloads.worker_channel import Failed
 # What is read at once. The cutter looks at the bytes behind the last cut of a block again, a chunk's length or less:
 # at 5 MiB that is an eighth of its work, at 3 MiB a third.
 BLOCK = 5 << 20
-BUFFERS = 4
+BUFFERS = 3
 BUFFER = CONTENT_SIZES.maximum + BLOCK
 """Bytes of a buffer: headroom for the tail of the one before, and a block."""
 NO_BUFFER = -1

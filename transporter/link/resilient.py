@@ -36,7 +36,7 @@ STEADY_SECONDS = 10.0
 STALL_SECONDS = 600.0
 WATCH_SECONDS = 10.0
 # Chunks that are out and not yet durable at the other end: memory here, and what a crash there can cost.
-UNACKNOWLEDGED_BYTES = 20 << 20
+UNACKNOWLEDGED_BYTES = 16 << 20
 # Ids of chunks that were put in this run (8 MiB of memory); an older repetition is asked for like any other chunk.
 REMEMBERED = 65_536
 # Nothing beside what is on its way meanwhile, and a few requests gather in it, which arrive one by one.
