@@ -33,15 +33,6 @@ def test_a_worker_imports_no_event_loop_and_nothing_that_opens_or_seals(module):
     assert not loaded & (HEAVY | {"lz4", "transporter.keys.session_key", "transporter.keys.database"})
 
 
-def children():
-    pid = os.getpid()
-    found = []
-    for task in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{task}/children") as file:
-            found += map(int, file.read().split())
-    return found
-
-
 def gone(pid):
     return not os.path.exists(f"/proc/{pid}")
 
@@ -106,6 +97,33 @@ trio.run(main)
             await trio.sleep(0.01)
 
 
+async def test_a_reader_ends_with_its_daemon_and_takes_its_manifest_along(tmp_path):
+    (tmp_path / "tree").mkdir()
+    code = f"""
+import os, trio
+from pathlib import Path
+from transporter.jobs.needs import Needs
+from transporter.jobs.read_messages import Open
+from transporter.jobs.reading import open_reading
+async def main():
+    async with open_reading(Needs(Path({str(tmp_path)!r})), from_stdin=False) as reading:
+        tree = os.fsencode({str(tmp_path / "tree")!r})
+        await reading.open(Open("tree", [tree], [], "", {str(tmp_path / "manifest")!r}, b"i", b"", bytes(32)))
+        print(reading._worker._process.pid, flush=True)
+        await trio.sleep_forever()
+trio.run(main)
+"""
+    daemon = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    with daemon:
+        worker = int(daemon.stdout.readline())
+        assert [path.suffix for path in tmp_path.iterdir() if path.is_file()] == [".new"]
+        daemon.kill()
+    with trio.fail_after(60):
+        while not gone(worker):
+            await trio.sleep(0.01)
+    assert [path.name for path in tmp_path.iterdir()] == ["tree"]
+
+
 async def test_a_reader_that_is_killed_fails_the_job(tmp_path):
     needs = Needs(tmp_path)
     async with open_reading(needs, from_stdin=False) as reading:
@@ -143,10 +161,14 @@ async def test_an_error_of_the_writer_is_the_jobs_own(out):
     assert os.listdir(out) == ["mine"]
 
 
-async def test_no_descriptor_of_a_worker_stays_open(out):
-    before = set(os.listdir("/proc/self/fd"))
-    for _ in range(2):
-        async with open_tree_writing() as writing:
+async def test_no_descriptor_of_a_worker_stays_open(out, tmp_path):
+    async def start_both():
+        needs = Needs(tmp_path)
+        async with open_tree_writing() as writing, open_reading(needs, from_stdin=False):
             await writing.open(order(out))
-    # The event loop itself opens a few things once.
-    assert len(set(os.listdir("/proc/self/fd")) - before) <= 4
+        needs.close()
+
+    await start_both()  # the event loop itself opens a few things once
+    before = sorted(os.listdir("/proc/self/fd"))
+    await start_both()
+    assert sorted(os.listdir("/proc/self/fd")) == before
