@@ -52,6 +52,7 @@ NONCE = 12
 COMMITMENT = 32
 MAC = 32
 SLOT_ID = 16
+TICKET = 32
 
 # 4096 ids are 128 KiB: at 100 ms of delay and 64 batches under way this asks for 2.6 million chunks a second.
 MAX_IDS = 4096
@@ -71,6 +72,8 @@ MAX_SLOTS = 16
 MAX_REPOSITORIES = 100
 
 MAX_CHANNELS = 32
+# A ticket is used at once: by a node that is told of it over a line with seconds of delay, at the worst.
+TICKET_SECONDS = 15
 MAX_PLAIN_LENGTH = 4 * MIB
 U8 = (1 << 8) - 1
 U16 = (1 << 16) - 1

@@ -15,6 +15,7 @@ from protocol.fields import (
     U8,
     U16,
     U32,
+    Between,
     Bool,
     Bytes16,
     Bytes16OrEmpty,
@@ -63,11 +64,19 @@ class Hello(Message):
 
 @dataclass(frozen=True, slots=True)
 class Pair(Message):
-    """Join by an invitation. ``proof``: 32 bytes that only a holder of the invitation can make for this TLS session."""
+    """Join by an invitation. ``proof``: 32 bytes that only a holder of the invitation can make for this TLS session.
+
+    ``reverse``: the inviting node shall dial this one, at ``address``, or through the proxy host whose pin is ``via``.
+    ``offer``: a repository of the joining node that the inviting one may use.
+    """
 
     KIND: ClassVar[int] = 2
     proof: Bytes32 = field(repr=False)
     name: Name
+    reverse: Bool = False
+    address: Name = ""
+    via: Bytes32OrEmpty = b""
+    offer: Name = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +368,54 @@ class Progress(Message):
     total: CountOrNone = -1
 
 
+@dataclass(frozen=True, slots=True)
+class Park(Message):
+    """This connection stays; say Incoming on it when somebody wants to reach me. ``instance``: random, of the process."""
+
+    KIND: ClassVar[int] = 40
+    instance: Bytes16
+
+
+@dataclass(frozen=True, slots=True)
+class Parked(Message):
+    """Answer to Park."""
+
+    KIND: ClassVar[int] = 41
+
+
+@dataclass(frozen=True, slots=True)
+class Reach(Message):
+    """To a proxy host: ``count`` connections to the node with the pin ``peer``, please."""
+
+    KIND: ClassVar[int] = 42
+    peer: Bytes32
+    count: Annotated[int, Between(1, limits.MAX_CHANNELS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Tickets(Message):
+    """Answer to Reach: each ticket opens one connection, once, within `TICKET_SECONDS`."""
+
+    KIND: ClassVar[int] = 43
+    PAYLOAD: ClassVar[int] = limits.MAX_CHANNELS * limits.TICKET
+    IN_PAYLOAD: ClassVar[str | None] = "tickets"
+    tickets: Annotated[bytes, Sized(limits.TICKET, limits.MAX_CHANNELS * limits.TICKET, step=limits.TICKET)]
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming(Message):
+    """To a node that parked: dial, show these tickets, and serve what then comes as if it had dialled you.
+
+    ``peer``: the pin of the node that wants to be served; nothing depends on it.
+    """
+
+    KIND: ClassVar[int] = 44
+    PAYLOAD: ClassVar[int] = limits.MAX_CHANNELS * limits.TICKET
+    IN_PAYLOAD: ClassVar[str | None] = "tickets"
+    peer: Bytes32
+    tickets: Annotated[bytes, Sized(limits.TICKET, limits.MAX_CHANNELS * limits.TICKET, step=limits.TICKET)]
+
+
 # --- data channels: 100 … 199 --------------------------------------------------------------------------------
 
 
@@ -411,6 +468,6 @@ class Fin(Message):
 CONTROL_MESSAGES: Final[tuple[type[Message], ...]] = (
     Hello, Pair, Paired, Ping, Pong, Start, Started, Ready, Have, HaveReply, Stored, Get, Missing, Flush, Flushed,
     Needs, PutSlot, SlotStored, Commit, CommitPlain, Committed, ListPoints, Points, GetPoint, PointHead, Stop, Stopped,
-    Refused, StatusRequest, StatusReply, Progress,
+    Refused, StatusRequest, StatusReply, Progress, Park, Parked, Reach, Tickets, Incoming,
 )  # fmt: skip
 DATA_MESSAGES: Final[tuple[type[Message], ...]] = (KeyB, KeyBProof, Chunk, Rekey, Fin)

@@ -6,6 +6,7 @@ The rules, in words:
   at a time: Pair, ListPoints, GetPoint, StatusRequest. Start opens a session; in a session requests overlap freely, and
   a reply without its request is the provider's fault. Refused ends the request, or the session it comes in. Stop ends a
   session; the provider still says what was under way and then Stopped. Ping and Pong fit everywhere after the Hellos.
+* Park keeps a connection for the other side's use: from then on only the provider speaks (Incoming).
 * Both sides run the *same* machine: an event is who sends what. That works because wherever messages of both sides can
   cross (BACKUP, RECOVERY, STOPPING, REFUSED) their order does not matter.
 * Data channel. Each direction has its own state. On channel 0 the initiator's only frame under Key A is KeyB, then it
@@ -44,7 +45,12 @@ CONTROL: Final[dict[str, dict[Event, str]]] = {
         (I, "StatusRequest"): "ASKING_STATUS",
         (I, "Start backup"): "STARTING_BACKUP",
         (I, "Start recovery"): "STARTING_RECOVERY",
+        (I, "Park"): "PARKING",
+        (I, "Reach"): "REACHING",
     },
+    "PARKING": {(P, "Parked"): "PARKED", (P, "Refused"): "IDLE"},
+    "PARKED": {(P, "Incoming"): "PARKED", (P, "Refused"): "REFUSED"},
+    "REACHING": {(P, "Tickets"): "IDLE", (P, "Refused"): "IDLE"},
     "PAIRING": {(P, "Paired"): "IDLE", (P, "Refused"): "IDLE"},
     "LISTING": {(P, "Points more"): "LISTING", (P, "Points"): "IDLE", (P, "Refused"): "IDLE"},
     "READING_POINT": {(P, "PointHead"): "IDLE", (P, "Refused"): "IDLE"},

@@ -4,6 +4,7 @@
     [repositories.NAME]  path, quota, encrypt_at_rest
     [jobs.NAME]          to, encrypt, password, paths, as, exclude, stdin_name
     [limits]             redial_for, connect_timeout, max_streams
+    [proxy]              streams_per_node
 
 Unknown keys are refused, and every error names file, line, column and what to do. ``docs/handbook.md`` explains them.
 """
@@ -83,6 +84,12 @@ class LimitsConfig(_Table, frozen=True, kw_only=True):
     max_streams: int = 8
 
 
+class ProxyConfig(_Table, frozen=True, kw_only=True):
+    """This node as a proxy host (`serve --proxy`). ``streams_per_node``: connections of one node at a time."""
+
+    streams_per_node: int = 128
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A whole ``config.toml``."""
 
@@ -90,6 +97,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     repositories: dict[str, RepositoryConfig] = {}
     jobs: dict[str, JobConfig] = {}
     limits: LimitsConfig = LimitsConfig()
+    proxy: ProxyConfig = ProxyConfig()
 
     def job(self, name: str) -> JobConfig:
         """Return a job; raise ``ConfigError`` that names the nearest one."""
@@ -144,7 +152,7 @@ class _Reader:
             raise ConfigError(f"{path}:{line}:{column}: not valid TOML: {reason}", "correct this line") from None
 
     def config(self) -> Config:
-        known = ("node", "repositories", "jobs", "limits")
+        known = ("node", "repositories", "jobs", "limits", "proxy")
         for key in self.data:
             if key not in known:
                 raise self.error((key,), f"unknown section [{key}]", _nearest(key, known) or _list("sections", known))
@@ -155,6 +163,7 @@ class _Reader:
             repositories=self.tables("repositories", RepositoryConfig),
             jobs=self.tables("jobs", JobConfig),
             limits=self.table(("limits",), LimitsConfig) if "limits" in self.data else LimitsConfig(),
+            proxy=self.table(("proxy",), ProxyConfig) if "proxy" in self.data else ProxyConfig(),
         )
         self.check(config)
         return config
@@ -208,6 +217,8 @@ class _Reader:
                 raise self.error(("node", field), f"{field}: {value!r} is not an address", "write host:port")
         if not 1 <= config.limits.max_streams <= 32:
             raise self.error(("limits", "max_streams"), "max_streams is outside 1…32", "8 is a good start")
+        if not 1 <= config.proxy.streams_per_node <= 100_000:
+            raise self.error(("proxy", "streams_per_node"), "streams_per_node is outside 1…100000", "128 is a good start")
         for name, repository in config.repositories.items():
             if repository.path and not repository.path.startswith("/"):
                 raise self.error(("repositories", name, "path"), "path is not absolute", "start it with /")

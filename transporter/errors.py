@@ -99,6 +99,12 @@ class CannotConnect(TransporterError):
     exit_status = 4
 
 
+class PeerAway(CannotConnect):
+    """The peer dials, and is not dialled, and at the moment it has no connection open where it should."""
+
+    code = "peer-away"
+
+
 class RefusedByPeer(TransporterError):
     """The peer (or our pin of it) refuses."""
 

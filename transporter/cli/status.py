@@ -8,6 +8,7 @@ import typer
 
 from transporter.cli.job import show_run, show_time
 from transporter.cli.job_runner import run_request
+from transporter.cli.peer import way_to
 from transporter.cli.terminal import Terminal
 from transporter.quantities import show_rate, show_size
 
@@ -45,11 +46,16 @@ def status(context: typer.Context) -> int:
     terminal.result(f"node {config.node.name} in {home.path}: daemon {daemon}{where}")
     for line in _live_lines("running", live.get("running", [])) + _live_lines("session", live.get("sessions", [])):
         terminal.result(f"  {line}")
+    for row in live.get("links", []):
+        state = "connection parked there" if row["state"] == "parked" else f"not connected: {row['trouble'] or 'dialling'}"
+        terminal.result(f"  link to {row['peer']}: {state}")
+    for row in live.get("parked", []):
+        terminal.result(f"  parked here: {row['peer']}")
     under_way = {row.get("job") for row in live.get("running", [])}
     for name, run in last.items():
         terminal.result(f"  job {name}: {'running' if name in under_way else show_run(run)}")
     for peer in peers:
-        terminal.result(f"  peer {peer.name}: {peer.address or 'dials us'}")
+        terminal.result(f"  peer {peer.name}: {way_to(peer)}")
     for name in config.repositories:
         terminal.result(f"  repository {name}")
     return 0

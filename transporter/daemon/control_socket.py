@@ -27,13 +27,22 @@ from transporter.daemon.waiting_events import WaitingEvents
 from transporter.errors import Interrupted
 from transporter.events import EventBus, event_to_dict
 from transporter.home import Home
+from transporter.link.routes import Parking
 
 REQUEST_AT_MOST = 1 << 20
 log = structlog.get_logger()
 
 
-async def serve_control_socket(home: Home, status: StatusSource, on_job: Callable[[JobRequest, EventBus], Any]) -> None:
-    """Serve until cancelled. ``on_job`` returns a context manager that is held while a job runs."""
+async def serve_control_socket(
+    home: Home,
+    status: StatusSource,
+    on_job: Callable[[JobRequest, EventBus], Any],
+    parking: Parking | None = None,
+) -> None:
+    """Serve until cancelled. ``on_job`` returns a context manager that is held while a job runs.
+
+    ``parking``: by which jobs reach peers that dial this node.
+    """
     with home.socket_address() as address:
         home.control_socket.unlink(missing_ok=True)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -44,7 +53,7 @@ async def serve_control_socket(home: Home, status: StatusSource, on_job: Callabl
     try:
 
         async def take(stream: trio.SocketStream) -> None:
-            await _serve_one(home, stream, status, on_job)
+            await _serve_one(home, stream, status, on_job, parking)
 
         await trio.serve_listeners(take, [trio.SocketListener(trio.socket.from_stdlib_socket(sock))])
     finally:
@@ -52,13 +61,17 @@ async def serve_control_socket(home: Home, status: StatusSource, on_job: Callabl
 
 
 async def _serve_one(
-    home: Home, stream: trio.SocketStream, status: StatusSource, on_job: Callable[[JobRequest, EventBus], Any]
+    home: Home,
+    stream: trio.SocketStream,
+    status: StatusSource,
+    on_job: Callable[[JobRequest, EventBus], Any],
+    parking: Parking | None,
 ) -> None:
     try:
         async with stream:
             with trio.fail_after(10):
                 request = request_from_bytes(await _receive(stream, REQUEST_AT_MOST))
-            await _run(home, request, stream, status, on_job)
+            await _run(home, request, stream, status, on_job, parking)
     except (OSError, ValueError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
         return
     except Exception:
@@ -72,6 +85,7 @@ async def _run(
     stream: trio.SocketStream,
     status: StatusSource,
     on_job: Callable[[JobRequest, EventBus], Any],
+    parking: Parking | None,
 ) -> None:
     bus = EventBus()
     events = WaitingEvents()
@@ -92,7 +106,7 @@ async def _run(
         async with open_tasks() as forwarding:
             forwarding.start_soon(forward_events)
             with on_job(request, bus):
-                outcome = await execute_in_daemon(home, request, bus, status)
+                outcome = await execute_in_daemon(home, request, bus, status, parking)
             # It ends the forwarder once it has sent everything: no event may come after the outcome.
             events.close()
         await trio.to_thread.run_sync(give_back_memory)

@@ -39,26 +39,34 @@ from transporter.jobs.restore import RestoreOrder, run_restore
 from transporter.jobs.verify import VerifyOrder, run_verify
 from transporter.keys.database import KeyDatabase
 from transporter.link.identity import load_identity
+from transporter.link.routes import Parking
 
 StatusSource = Callable[[], dict[str, Any]]
 log = structlog.get_logger()
 
 
 async def execute(
-    home: Home, request: JobRequest, bus: EventBus, status: StatusSource, clock: Clock | None = None
+    home: Home,
+    request: JobRequest,
+    bus: EventBus,
+    status: StatusSource,
+    clock: Clock | None = None,
+    parking: Parking | None = None,
 ) -> JobOutcome:
     """Run ``request`` to its end. Errors become a JobFailed event and an exit status; only cancellation is raised."""
     clock = clock or SystemClock()
     try:
-        return await _execute(home, request, bus, status, clock)
+        return await _execute(home, request, bus, status, clock, parking)
     except (TransporterError, OSError) as error:
         return _end(request, bus, _known(error))
 
 
-async def execute_in_daemon(home: Home, request: JobRequest, bus: EventBus, status: StatusSource) -> JobOutcome:
+async def execute_in_daemon(
+    home: Home, request: JobRequest, bus: EventBus, status: StatusSource, parking: Parking | None = None
+) -> JobOutcome:
     """Run ``request`` as `execute` does. A bug, too, ends its job and not the daemon; the log has the trace."""
     try:
-        return await execute(home, request, bus, status)
+        return await execute(home, request, bus, status, parking=parking)
     except Exception as error:
         log.exception("a job met an internal error", job=getattr(request, "job", ""))
         return _end(request, bus, _known(error))
@@ -90,12 +98,20 @@ def _failed(request: JobRequest, error: TransporterError) -> JobFailedEvent:
     )
 
 
-async def _execute(home: Home, request: JobRequest, bus: EventBus, status: StatusSource, clock: Clock) -> JobOutcome:
+async def _execute(
+    home: Home,
+    request: JobRequest,
+    bus: EventBus,
+    status: StatusSource,
+    clock: Clock,
+    parking: Parking | None,
+) -> JobOutcome:
     if isinstance(request, StatusRequest):
         return JobOutcome(exit_status=0, result=status())
     config = load_config(home.config_path)
     with Catalog(home.catalog_db) as catalog, KeyDatabase(home.keys_db, clock=clock) as keys:
-        context = JobContext(home, config, load_identity(home.path, config.node.name, clock), catalog, keys, clock, bus)
+        identity = load_identity(home.path, config.node.name, clock)
+        context = JobContext(home, config, identity, catalog, keys, clock, bus, parking)
         if isinstance(request, PointsRequest):
             rows, exit_status = await _points(context, request)
             return JobOutcome(exit_status=exit_status, result={"points": rows})

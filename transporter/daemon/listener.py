@@ -35,7 +35,7 @@ class Front:
         """Serve one connection to its end; whatever goes wrong with it stays with it."""
         peer = _where(stream)
         try:
-            await dispatch(stream, self._half_open, self._control, self._data)
+            await dispatch(stream, self._half_open, self._control, self._data, self._provider.tickets.find)
         except TamperingDetected as error:
             self._bus.publish(SecurityEvent(peer=peer, what=error.what))
             log.error("tampering", peer=peer, what=error.what)

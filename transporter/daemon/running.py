@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from transporter.daemon.keeper import Keeper
 from transporter.daemon.requests import JobRequest, StatusRequest
 from transporter.events import Event, EventBus, Progress, RestoreProgress, VerifyProgress
 from transporter.service.provider import Provider
@@ -23,8 +24,9 @@ class _Job:
 class RunningJobs:
     """Jobs under way in this daemon, and sessions that peers have open with it."""
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Provider, keeper: Keeper | None = None) -> None:
         self._provider = provider
+        self._keeper = keeper
         self._jobs: list[_Job] = []
 
     @contextmanager
@@ -61,4 +63,6 @@ class RunningJobs:
                 for job in self._jobs
             ],
             "sessions": [session.public() for session in self._provider.sessions.values()],
+            "links": self._keeper.rows() if self._keeper is not None else [],
+            "parked": self._provider.parked.rows(),
         }

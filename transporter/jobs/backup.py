@@ -145,7 +145,7 @@ class BackupRun:
                 self.context.bus.publish(LinkLost(peer=peer.name, reason=reason))
                 self.context.bus.publish(Redialling(peer=peer.name, attempt=self.counters.redials, delay=0.0))
             else:
-                self.context.bus.publish(LinkUp(peer=peer.name, address=str(peer.address), streams=streams))
+                self.context.bus.publish(LinkUp(peer=peer.name, address=peer.place, streams=streams))
 
         return ResilientLink(
             lambda handlers: open_session(peer, self.context.identity, start, streams, handlers, self.context.clock),

@@ -15,9 +15,9 @@ from transporter.errors import IdentityRefused, JobBusy
 from transporter.events import EventBus
 from transporter.home import Home
 from transporter.keys.database import KeyDatabase
-from transporter.link.address import parse_address
 from transporter.link.dial import Peer
 from transporter.link.identity import Identity
+from transporter.link.routes import Parking, Routes
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,18 @@ class JobContext:
     keys: KeyDatabase
     clock: Clock
     bus: EventBus
+    # None in a command's own process: nobody can have parked a connection there.
+    parking: Parking | None = None
 
     def peer(self, name: str) -> Peer:
-        """Return a paired node that can be dialled. Raises IdentityRefused."""
+        """Return a paired node that can be dialled, or that dials. Raises IdentityRefused, PeerAway."""
         row = self.catalog.peer(name)
-        if row is None or not row.address:
+        if row is None:
             raise IdentityRefused(
                 f"there is no peer {name!r} that this node could dial", "pair first: `invite` there, `join` here"
             )
-        return Peer(row.name, parse_address(row.address), row.pin, float(self.config.limits.connect_timeout))
+        seconds = float(self.config.limits.connect_timeout)
+        return Routes(self.catalog.peer, self.identity, seconds, self.parking).to(row)
 
 
 @contextmanager

@@ -137,7 +137,7 @@ async def open_recovery(context: JobContext, where: Where, row: PointRow, passwo
             context.bus.publish(LinkLost(peer=peer.name, reason=reason))
             context.bus.publish(Redialling(peer=peer.name, attempt=redials[0], delay=0.0))
         else:
-            context.bus.publish(LinkUp(peer=peer.name, address=str(peer.address), streams=streams))
+            context.bus.publish(LinkUp(peer=peer.name, address=peer.place, streams=streams))
 
     link = ResilientLink(
         lambda handlers: open_session(peer, context.identity, start, streams, handlers, context.clock),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, suppress
 
 import trio
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream, wrap_server_stream
@@ -69,6 +69,8 @@ class ControlLink:
         self.bytes_received = 0
         # The last error that the peer was told.
         self.told: Exception | None = None
+        self._pongs = 0
+        self._pong_came = trio.lowlevel.ParkingLot()
 
     def peer_is_known(self) -> None:
         """Note that the peer is paired: it is half-open no longer, and may send as much as the protocol allows."""
@@ -105,8 +107,20 @@ class ControlLink:
         for event in events:
             if isinstance(event.message, Ping):
                 await self.send(Pong(token=event.message.token))
-            elif not isinstance(event.message, Pong):
+            elif isinstance(event.message, Pong):
+                self._pongs += 1
+                self._pong_came.unpark_all()
+            else:
                 self._waiting.append(event)
+
+    async def alive(self, seconds: float) -> bool:
+        """Tell whether the peer answers a Ping within ``seconds``; somebody must be receiving meanwhile."""
+        before = self._pongs
+        with trio.move_on_after(seconds), suppress(LinkBroken, TransporterError):
+            await self.send(Ping(token=0))
+            while self._pongs == before:
+                await self._pong_came.park()
+        return self._pongs > before
 
     def _broken(self, error: Exception) -> Exception:
         if self._tls.refusal is not None:

@@ -1,4 +1,4 @@
-"""One port, three kinds of first byte: TLS (control), the preface (data), anything else (closed).
+"""One port, four kinds of first byte: TLS (control), the preface (data), a ticket (asked for), anything else (closed).
 
 Nothing is spent on a peer before its first byte; half-open peers are few, small, and gone within 10 s.
 """
@@ -12,6 +12,7 @@ import trio
 
 from protocol.data import PREFACE_LENGTH, PREFACE_MAGIC, Preface, parse_preface
 from protocol.errors import ProtocolError
+from protocol.ticket import TICKET_LENGTH, TICKET_MAGIC, parse_ticket
 from transporter.errors import ConfigError
 from transporter.link.address import Address
 from transporter.link.carrier import SocketCarrier
@@ -24,6 +25,12 @@ _BACKLOG = 128
 
 OnControl = Callable[[trio.SocketStream], Awaitable[None]]
 OnData = Callable[[Preface, SocketCarrier], Awaitable[None]]
+# Returns who takes the connection, or None for a ticket that is worth nothing.
+OnTicket = Callable[[bytes], Callable[[trio.SocketStream], Awaitable[None]] | None]
+
+
+def no_tickets(_ticket: bytes) -> None:
+    """Nobody here asked for a connection."""
 
 
 class HalfOpen:
@@ -63,39 +70,65 @@ def bound_address(listeners: list[trio.SocketListener]) -> Address:
     return Address(host, port)
 
 
-async def dispatch(stream: trio.SocketStream, half_open: HalfOpen, on_control: OnControl, on_data: OnData) -> None:
-    """Look at the first byte of a new connection and hand it on; always closes it at the end."""
+async def dispatch(
+    stream: trio.SocketStream,
+    half_open: HalfOpen,
+    on_control: OnControl,
+    on_data: OnData,
+    on_ticket: OnTicket = no_tickets,
+) -> None:
+    """Look at the first byte of a new connection and hand it on; closes it at the end, unless a ticket gave it away."""
+    given_away = False
     try:
         if half_open.full:
             return
         with half_open:
-            kind, preface = await _classify(stream)
-        if kind == "control":
+            first = await _first_words(stream)
+        if first is CONTROL:
             await on_control(stream)
-        elif preface is not None:
-            await on_data(preface, SocketCarrier(stream.socket))
+        elif isinstance(first, Preface):
+            await on_data(first, SocketCarrier(stream.socket))
+        elif isinstance(first, bytes) and (take := on_ticket(first)) is not None:
+            given_away = True
+            await take(stream)
     except OSError:
         return
     finally:
-        # A data channel's socket belongs to its session by now, which closes it; closing twice does no harm.
-        with trio.CancelScope(shield=True):
-            await trio.aclose_forcefully(stream)
+        if not given_away:
+            # A data channel's socket belongs to its session by now, which closes it; closing twice does no harm.
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(stream)
 
 
-async def _classify(stream: trio.SocketStream) -> tuple[str, Preface | None]:
+class _Control:
+    """Stands for a TLS record at the beginning."""
+
+
+CONTROL = _Control()
+
+
+async def _first_words(stream: trio.SocketStream) -> _Control | Preface | bytes | None:
+    """Return what a connection begins with: TLS (left unread), a preface, a ticket, or None for anything else."""
     with trio.move_on_after(FIRST_BYTES_SECONDS):
         first = await stream.socket.recv(1, socket.MSG_PEEK)
-        if first == bytes([TLS_FIRST_BYTE]):
-            return "control", None
-        if first == PREFACE_MAGIC[:1]:
-            data = b""
-            while len(data) < PREFACE_LENGTH:
-                more = await stream.socket.recv(PREFACE_LENGTH - len(data))
-                if not more:
-                    return "", None
-                data += more
-            try:
-                return "data", parse_preface(data)
-            except ProtocolError:
-                return "", None
-    return "", None
+        try:
+            if first == bytes([TLS_FIRST_BYTE]):
+                return CONTROL
+            if first == PREFACE_MAGIC[:1]:
+                return parse_preface(await _exactly(stream, PREFACE_LENGTH))
+            if first == TICKET_MAGIC[:1]:
+                return parse_ticket(await _exactly(stream, TICKET_LENGTH))
+        except ProtocolError:
+            return None
+    return None
+
+
+async def _exactly(stream: trio.SocketStream, length: int) -> bytes:
+    """Return ``length`` bytes, and not one more: they are the next reader's; fewer at the end."""
+    data = b""
+    while len(data) < length:
+        more = await stream.socket.recv(length - len(data))
+        if not more:
+            break
+        data += more
+    return data

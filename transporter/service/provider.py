@@ -19,9 +19,12 @@ from transporter.errors import IdentityRefused, JobBusy, RefusedByPeer, Transpor
 from transporter.home import Home
 from transporter.keys.database import KeyDatabase
 from transporter.link.identity import Identity
+from transporter.link.parking import ParkedLinks
+from transporter.link.tickets import TicketOffice
 from transporter.repository import Repository
 
 if TYPE_CHECKING:
+    from transporter.service.relay import Relay
     from transporter.service.session import ServiceSession
 
 # A session that lost its link closes its pack first; the next one of the same job waits for that. Less than the time
@@ -61,6 +64,11 @@ class Provider:
     # What keeps the others from being served: their tenants are told.
     closed: dict[str, TransporterError] = field(default_factory=dict)
     sessions: dict[bytes, ServiceSession] = field(default_factory=dict)
+    # Nodes that dial this one keep a connection parked here; what comes in on call shows a ticket.
+    parked: ParkedLinks = field(default_factory=ParkedLinks)
+    tickets: TicketOffice = field(default_factory=TicketOffice)
+    # Where this daemon serves as a proxy host.
+    relay: Relay | None = None
     # One lane for look-ups and one for writes: a slow fsync must not hold up a HAVE.
     lookups: Lane = field(default_factory=lambda: Lane(2))
     writes: Lane = field(default_factory=lambda: Lane(4))

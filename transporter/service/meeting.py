@@ -1,0 +1,105 @@
+"""Two connections at a proxy host become one: what comes in at one end goes out at the other."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import AbstractContextManager, suppress
+
+import structlog
+import trio
+
+from protocol import limits
+from transporter.link.dial import close_all
+
+# One for each direction of each pair: with 32 data channels 8 MiB in all.
+BLOCK = 128 << 10
+# A pair that moves nothing for so long is given up. The control connection's heartbeat comes every 10 s; a data channel
+# may be silent while a disk works or a job is paused.
+IDLE_SECONDS = 3600.0
+log = structlog.get_logger()
+
+
+class Meeting:
+    """Where the two ends of one relayed connection come together. ``counted`` is held while they are joined."""
+
+    def __init__(self, caller: str, target: str, counted: AbstractContextManager[None]) -> None:
+        self._names = (caller, target)
+        self._counted = counted
+        self._caller: trio.SocketStream | None = None
+        self._target: trio.SocketStream | None = None
+        self._met = trio.Event()
+        self.moved = [0, 0]
+
+    async def caller_came(self, stream: trio.SocketStream) -> None:
+        """Take the end of the node that asked."""
+        self._caller = stream
+        await self._came(stream)
+
+    async def target_came(self, stream: trio.SocketStream) -> None:
+        """Take the end of the node that was called."""
+        self._target = stream
+        await self._came(stream)
+
+    async def _came(self, stream: trio.SocketStream) -> None:
+        if self._caller is not None and self._target is not None:
+            # Who comes second works for both.
+            self._met.set()
+            await self._join(self._caller, self._target)
+            return
+        try:
+            with trio.move_on_after(limits.TICKET_SECONDS):
+                await self._met.wait()
+        finally:
+            if not self._met.is_set():
+                await close_all([stream])
+
+    async def _join(self, caller: trio.SocketStream, target: trio.SocketStream) -> None:
+        began = trio.current_time()
+        try:
+            with self._counted, suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+                for stream in (caller, target):
+                    _notice_gone(stream)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._pump, caller, target, 0, nursery.cancel_scope)
+                    nursery.start_soon(self._pump, target, caller, 1, nursery.cancel_scope)
+        finally:
+            await close_all([caller, target])
+            seconds = round(trio.current_time() - began, 1)
+            log.info("relayed", caller=self._names[0], target=self._names[1], bytes=self.moved, seconds=seconds)
+
+    async def _pump(
+        self, source: trio.SocketStream, sink: trio.SocketStream, way: int, both: trio.CancelScope
+    ) -> None:
+        buffer = memoryview(bytearray(BLOCK))
+        try:
+            while True:
+                before = sum(self.moved)
+                with trio.move_on_after(IDLE_SECONDS) as idle:
+                    count = await source.socket.recv_into(buffer)
+                if idle.cancelled_caught:
+                    # One direction of a data channel says next to nothing: only both count.
+                    if sum(self.moved) == before:
+                        both.cancel()
+                        return
+                    continue
+                if not count:
+                    # A half-closed connection is one: the other direction goes on.
+                    await sink.send_eof()
+                    return
+                await sink.send_all(buffer[:count])
+                self.moved[way] += count
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            # One end broke: neither is of use any more.
+            both.cancel()
+
+
+def _notice_gone(stream: trio.SocketStream) -> None:
+    # No TCP_USER_TIMEOUT: it would end a connection whose reader is paused, too.
+    for level, option, value in (
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    ):
+        with suppress(OSError):
+            stream.socket.setsockopt(level, option, value)

@@ -1,0 +1,89 @@
+"""The proxy host: joins connections of two nodes that both only dial out. It is blind: all it sees is sealed.
+
+Who may use it is paired with it; everybody's connections are counted, and there is a limit for each node.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+from protocol import limits
+from protocol.messages import Reach, Tickets
+from transporter.catalog import Peer
+from transporter.errors import IdentityRefused, JobBusy, PeerAway
+from transporter.link.control_link import ControlLink
+from transporter.link.pairing import PROXY_RIGHT
+from transporter.link.parking import ParkedLinks
+from transporter.link.tickets import TicketOffice
+from transporter.service.meeting import Meeting
+
+# Connections of one node at a time: a few jobs with 32 data channels each.
+STREAMS_PER_NODE = 128
+
+
+class Relay:
+    """One for each daemon that serves as a proxy host."""
+
+    def __init__(self, parked: ParkedLinks, tickets: TicketOffice, streams_per_node: int = STREAMS_PER_NODE) -> None:
+        self._parked = parked
+        self._tickets = tickets
+        self._most = streams_per_node
+        self._streams: Counter[bytes] = Counter()
+        # Until when connections are expected for which a node has a ticket.
+        self._expected: dict[bytes, deque[float]] = {}
+
+    async def reach(self, link: ControlLink, caller: Peer, target: Peer | None, message: Reach) -> None:
+        """Answer Reach: call the other node, and give both their tickets. Raises what keeps it from that."""
+        if target is None or PROXY_RIGHT not in target.rights:
+            # The same for a node that is unknown and for one that may not use this host.
+            raise IdentityRefused("the node that is wanted is not registered at this proxy host", "`join` it there")
+        parked = self._parked.get(target.pin)
+        if parked is None:
+            raise PeerAway(
+                f"{target.name} is not connected to the proxy host", "check that `transporter serve` runs there"
+            )
+        for peer in (caller, target):
+            self._check_limit(peer, message.count)
+        if self._tickets.full:
+            raise JobBusy("too many connections are being made through this proxy host", "try again")
+        meetings = [self._meeting(caller, target) for _ in range(message.count)]
+        callers = [self._tickets.issue(meeting.caller_came) for meeting in meetings]
+        targets = [self._tickets.issue(meeting.target_came) for meeting in meetings]
+        await parked.call(link.peer_pin, targets)
+        await link.send(Tickets(tickets=b"".join(callers)))
+
+    def _meeting(self, caller: Peer, target: Peer) -> Meeting:
+        pins = (caller.pin, target.pin)
+        for pin in pins:
+            self._expected.setdefault(pin, deque()).append(trio.current_time() + limits.TICKET_SECONDS)
+        return Meeting(caller.name, target.name, self._counted(pins))
+
+    def _check_limit(self, peer: Peer, more: int) -> None:
+        """Raise JobBusy when a node would have too many connections: those that stand, and those that are expected."""
+        expected = self._expected.get(peer.pin, deque())
+        while expected and expected[0] < trio.current_time():
+            expected.popleft()
+        has = self._streams[peer.pin] + len(expected)
+        if has + more > self._most:
+            raise JobBusy(
+                f"{peer.name} has {has} connections through this proxy host, and {self._most} are allowed",
+                "wait until a job has ended, or have the limit raised there",
+            )
+
+    @contextmanager
+    def _counted(self, pins: tuple[bytes, ...]) -> Iterator[None]:
+        for pin in pins:
+            self._streams[pin] += 1
+            if self._expected.get(pin):
+                self._expected[pin].popleft()
+        try:
+            yield
+        finally:
+            for pin in pins:
+                self._streams[pin] -= 1
+                if not self._streams[pin]:
+                    del self._streams[pin]
