@@ -10,8 +10,9 @@ from protocol.errors import ProtocolError
 from transporter.daemon.tidy import Tidier
 from transporter.errors import TamperingDetected, TransporterError
 from transporter.events import EventBus, SecurityEvent
+from transporter.link.address import Address
 from transporter.link.broken import LinkBroken
-from transporter.link.carrier import SocketCarrier
+from transporter.link.carrier import Carrier
 from transporter.link.control_link import control_server
 from transporter.link.listen import HalfOpen, dispatch
 from transporter.link.tls import TlsStream
@@ -56,12 +57,12 @@ class Front:
         now = self._provider.clock.now_ns()
         return any(one.used_ns is None and one.expires_ns > now for one in self._provider.catalog.invitations())
 
-    async def _control(self, stream: trio.SocketStream) -> None:
+    async def _control(self, stream: trio.abc.Stream) -> None:
         tls = TlsStream(stream, self._provider.identity, server=True, accept_pin=self._accepts)
         async with control_server(tls, self._provider.config.node.name, self._half_open) as link:
             await serve_peer(self._provider, link, self._bus)
 
-    async def _data(self, preface: Preface, carrier: SocketCarrier) -> None:
+    async def _data(self, preface: Preface, carrier: Carrier) -> None:
         session = self._provider.sessions.get(preface.session)
         if session is None:
             return
@@ -74,7 +75,6 @@ class Front:
 
 def _where(stream: trio.SocketStream) -> str:
     try:
-        host, port = stream.socket.getpeername()[:2]
+        return str(Address(*stream.socket.getpeername()[:2]))
     except OSError:
         return "unknown"
-    return f"{host}:{port}"

@@ -5,7 +5,6 @@ Nothing is spent on a peer before its first byte; half-open peers are few, small
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -14,7 +13,8 @@ from protocol.data import PREFACE_LENGTH, PREFACE_MAGIC, Preface, parse_preface
 from protocol.errors import ProtocolError
 from transporter.errors import ConfigError
 from transporter.link.address import Address
-from transporter.link.carrier import SocketCarrier
+from transporter.link.byte_stream import Incoming, incoming
+from transporter.link.carrier import Carrier
 
 TLS_FIRST_BYTE = 0x16
 FIRST_BYTES_SECONDS = 10.0
@@ -22,8 +22,8 @@ FIRST_BYTES_SECONDS = 10.0
 HALF_OPEN_AT_MOST = 512
 _BACKLOG = 128
 
-OnControl = Callable[[trio.SocketStream], Awaitable[None]]
-OnData = Callable[[Preface, SocketCarrier], Awaitable[None]]
+OnControl = Callable[[trio.abc.Stream], Awaitable[None]]
+OnData = Callable[[Preface, Carrier], Awaitable[None]]
 
 
 class HalfOpen:
@@ -63,39 +63,43 @@ def bound_address(listeners: list[trio.SocketListener]) -> Address:
     return Address(host, port)
 
 
-async def dispatch(stream: trio.SocketStream, half_open: HalfOpen, on_control: OnControl, on_data: OnData) -> None:
+async def dispatch(stream: trio.abc.Stream, half_open: HalfOpen, on_control: OnControl, on_data: OnData) -> None:
     """Look at the first byte of a new connection and hand it on; always closes it at the end."""
+    known: tuple[Incoming, Preface | None] | None = None
     try:
         if half_open.full:
             return
-        with half_open:
-            kind, preface = await _classify(stream)
-        if kind == "control":
-            await on_control(stream)
-        elif preface is not None:
-            await on_data(preface, SocketCarrier(stream.socket))
+        with half_open, trio.move_on_after(FIRST_BYTES_SECONDS):
+            known = await _classify(incoming(stream))
+        if known is None:
+            return
+        connection, preface = known
+        if preface is None:
+            await on_control(connection.stream)
+        else:
+            await on_data(preface, connection.carrier())
     except OSError:
         return
     finally:
-        # A data channel's socket belongs to its session by now, which closes it; closing twice does no harm.
+        # A data channel's connection belongs to its session by now, which closes it; closing twice does no harm.
         with trio.CancelScope(shield=True):
             await trio.aclose_forcefully(stream)
 
 
-async def _classify(stream: trio.SocketStream) -> tuple[str, Preface | None]:
-    with trio.move_on_after(FIRST_BYTES_SECONDS):
-        first = await stream.socket.recv(1, socket.MSG_PEEK)
-        if first == bytes([TLS_FIRST_BYTE]):
-            return "control", None
-        if first == PREFACE_MAGIC[:1]:
-            data = b""
-            while len(data) < PREFACE_LENGTH:
-                more = await stream.socket.recv(PREFACE_LENGTH - len(data))
-                if not more:
-                    return "", None
-                data += more
-            try:
-                return "data", parse_preface(data)
-            except ProtocolError:
-                return "", None
-    return "", None
+async def _classify(connection: Incoming) -> tuple[Incoming, Preface | None] | None:
+    """Return the connection and, for a data channel, its preface; None for what is to be closed."""
+    first = await connection.peek()
+    if first == bytes([TLS_FIRST_BYTE]):
+        return connection, None
+    if first == PREFACE_MAGIC[:1]:
+        preface = await take_preface(connection)
+        return None if preface is None else (connection, preface)
+    return None
+
+
+async def take_preface(connection: Incoming) -> Preface | None:
+    """Take the preface off the front of a data channel; None when it ends first, or is none."""
+    try:
+        return parse_preface(await connection.take(PREFACE_LENGTH))
+    except ProtocolError:
+        return None
