@@ -12,12 +12,13 @@ from transporter.catalog import Catalog
 from transporter.clock import Clock
 from transporter.config import Config
 from transporter.errors import IdentityRefused, JobBusy
-from transporter.events import EventBus
+from transporter.events import EventBus, Note
 from transporter.home import Home
 from transporter.keys.database import KeyDatabase
 from transporter.link.address import parse_address
 from transporter.link.dial import Peer
 from transporter.link.identity import Identity
+from transporter.link.outbound import choose_proxy
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,19 @@ class JobContext:
     bus: EventBus
 
     def peer(self, name: str) -> Peer:
-        """Return a paired node that can be dialled. Raises IdentityRefused."""
+        """Return a paired node that can be dialled. Raises IdentityRefused; ConfigError for a proxy of no use."""
         row = self.catalog.peer(name)
         if row is None or not row.address:
             raise IdentityRefused(
                 f"there is no peer {name!r} that this node could dial", "pair first: `invite` there, `join` here"
             )
-        return Peer(row.name, parse_address(row.address), row.pin, float(self.config.limits.connect_timeout))
+        address, link = parse_address(row.address), self.config.link
+        seconds = float(self.config.limits.connect_timeout)
+        return Peer(row.name, address, row.pin, seconds, choose_proxy(link, address), link.data)
+
+    def say(self, text: str) -> None:
+        """Publish something that a person should read."""
+        self.bus.publish(Note(text=text))
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""One port, three kinds of first byte: TLS (control), the preface (data), anything else (closed).
+"""One port, four kinds of first byte: TLS (control), the preface (data), ``G`` (an outer WebSocket), others (closed).
 
-Nothing is spent on a peer before its first byte; half-open peers are few, small, and gone within 10 s.
+Inside an outer WebSocket the first byte decides again, but no further WebSocket is unpacked. Nothing is spent on a peer before its first byte; half-open peers are few, small, and gone within 10 s.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from transporter.errors import ConfigError
 from transporter.link.address import Address
 from transporter.link.byte_stream import Incoming, incoming
 from transporter.link.carrier import Carrier
+from transporter.link.websocket_stream import TUNNEL_PATH, accept_websocket
 
-TLS_FIRST_BYTE = 0x16
+TLS_FIRST_BYTE = b"\x16"
+# Of "GET": the request that a front end passes on.
+HTTP_FIRST_BYTE = b"G"
 FIRST_BYTES_SECONDS = 10.0
 # About 40 KiB each, and 64 KiB that are read at once: half-open peers together stay under 56 MiB whatever they send.
 HALF_OPEN_AT_MOST = 512
@@ -86,14 +89,17 @@ async def dispatch(stream: trio.abc.Stream, half_open: HalfOpen, on_control: OnC
             await trio.aclose_forcefully(stream)
 
 
-async def _classify(connection: Incoming) -> tuple[Incoming, Preface | None] | None:
+async def _classify(connection: Incoming, *, tunnels: bool = True) -> tuple[Incoming, Preface | None] | None:
     """Return the connection and, for a data channel, its preface; None for what is to be closed."""
     first = await connection.peek()
-    if first == bytes([TLS_FIRST_BYTE]):
+    if first == TLS_FIRST_BYTE:
         return connection, None
     if first == PREFACE_MAGIC[:1]:
         preface = await take_preface(connection)
         return None if preface is None else (connection, preface)
+    if first == HTTP_FIRST_BYTE and tunnels:
+        inner = await accept_websocket(connection.stream, TUNNEL_PATH)
+        return None if inner is None else await _classify(incoming(inner), tunnels=False)
     return None
 
 

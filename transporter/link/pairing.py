@@ -18,6 +18,7 @@ from transporter.link.control_link import ControlLink, refusal_to_error
 from transporter.link.dial import Peer as DialPeer
 from transporter.link.dial import dial_control
 from transporter.link.identity import load_identity
+from transporter.link.outbound import choose_proxy
 from transporter.link.invitation import (
     DEFAULT_LIFETIME_SECONDS,
     SECRET_LENGTH,
@@ -76,7 +77,8 @@ async def join(home: Home, text: str, *, clock: Clock = _SYSTEM) -> str:
     check_not_expired(invitation, clock.now_ns())
     config = load_config(home.config_path)
     identity = load_identity(home.path, config.node.name, clock)
-    peer = DialPeer(invitation.name, parse_address(invitation.address), invitation.pin)
+    address = parse_address(invitation.address)
+    peer = DialPeer(invitation.name, address, invitation.pin, outbound=choose_proxy(config.link, address))
     try:
         async with dial_control(peer, identity) as link:
             proof = proof_of(secret_hash(invitation.secret), link.exporter, identity.pin)

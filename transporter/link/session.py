@@ -36,7 +36,7 @@ from protocol.messages import (
     Stored,
 )
 from transporter.clock import Clock
-from transporter.errors import RefusedByPeer, TransporterError
+from transporter.errors import CannotConnect, RefusedByPeer, TransporterError
 from transporter.link.broken import LinkBroken, NoAnswer
 from transporter.link.control_link import ControlLink, refusal_to_error
 from transporter.link.data_link import DataLink, chunk_header
@@ -53,6 +53,10 @@ CLOSING_SECONDS = 30.0
 LAST_WORD_SECONDS = 2.0
 
 M = TypeVar("M", bound=Message)
+
+
+class DirectDataFailed(LinkBroken):
+    """The first direct data channel did not open, although the control connection stands."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,9 @@ class Session:
         self._one_request = trio.Lock()
         self._channels: list[DataLink] = []
         self._over = False
+        # Whether the first data channel is open (its keys are agreed), and whether the provider can still be heard.
+        self.has_data = False
+        self.link_stands = True
         self._refusal: TransporterError | None = None
         self._open_directions = 0
         self._fin_came = trio.lowlevel.ParkingLot()
@@ -174,12 +181,16 @@ class Session:
             question.answered.set()
 
     async def last_word(self) -> TransporterError | None:
-        """Return why the provider ended this session, if it still says so. Only once `read_control` has stopped."""
+        """Return why the provider ended this session, if it still says so. Only once `read_control` has stopped.
+
+        Notes in ``link_stands`` whether it could have.
+        """
         with trio.move_on_after(LAST_WORD_SECONDS):
             while self._refusal is None:
                 try:
                     message = (await self._link.receive()).message
                 except LinkBroken:
+                    self.link_stands = False
                     break
                 if isinstance(message, Stored):
                     self._handlers.on_stored(message.chunks)
@@ -236,6 +247,7 @@ class Session:
 async def _open_channels(
     session: Session, nursery: trio.Nursery, peer: Peer, identity: Identity, key_a: bytes, streams: int, clock: Clock
 ) -> None:
+    """Open the data channels one after the other; number 0 agrees on Key B, which the others need."""
     link = session._link
     key_b = clock.random_bytes(KEY_LENGTH)
     bound = binding(identity.pin, link.peer_pin, link.exporter)
@@ -249,9 +261,10 @@ async def _open_channels(
             binding=bound,
             salt=clock.random_bytes(SALT_LENGTH),
         )
-        data_link = DataLink(channel, await dial_carrier(peer.address), peer.name)
+        data_link = DataLink(channel, await dial_carrier(peer, identity), peer.name)
         session._channels.append(data_link)
         await data_link.open_as_initiator(key_b if number == 0 else None)
+        session.has_data = True
         session._open_directions += 1
         nursery.start_soon(session.send_chunks, data_link)
         nursery.start_soon(session.receive_chunks, data_link)
@@ -296,10 +309,12 @@ async def open_session(
                 nursery.start_soon(session.read_control)
                 yield session
                 nursery.cancel_scope.cancel()
-        except LinkBroken as error:
+        except (LinkBroken, CannotConnect) as error:
             reason = await session.last_word()
             if reason is not None:
                 raise reason from error
+            if session.link_stands and not session.has_data and peer.data != "websocket":
+                raise DirectDataFailed(str(error)) from error
             raise
         finally:
             session.end()
