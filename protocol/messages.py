@@ -370,7 +370,10 @@ class Progress(Message):
 
 @dataclass(frozen=True, slots=True)
 class Park(Message):
-    """This connection stays; say Incoming on it when somebody wants to reach me. ``instance``: random, of the process."""
+    """This connection stays: say Incoming on it when somebody wants to reach me.
+
+    ``instance``: random, of the process, so that two of one identity can be told apart.
+    """
 
     KIND: ClassVar[int] = 40
     instance: Bytes16

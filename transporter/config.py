@@ -4,6 +4,7 @@
     [repositories.NAME]  path, quota, encrypt_at_rest
     [jobs.NAME]          to, encrypt, password, paths, as, exclude, stdin_name
     [limits]             redial_for, connect_timeout, max_streams
+    [link]               outbound_proxy, outbound_proxy_password_file, data
     [proxy]              streams_per_node
 
 Unknown keys are refused, and every error names file, line, column and what to do. ``docs/handbook.md`` explains them.
@@ -20,6 +21,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from transporter.errors import ConfigError
+from transporter.link_config import LinkConfig, link_problem
 from transporter.quantities import Duration, Size, parse_duration, parse_size
 from transporter.toml_position import find_key
 
@@ -36,7 +38,10 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class NodeConfig(_Table, frozen=True, kw_only=True):
-    """This node. ``listen`` is ``host:port`` or empty; ``address`` is what invitations tell others to dial."""
+    """This node. ``listen`` is ``host:port`` or empty; ``address`` is what invitations tell others to dial.
+
+    ``address`` may be ``ws://`` or ``wss://`` where a front end that speaks HTTP stands before this node.
+    """
 
     name: str
     listen: str = ""
@@ -81,7 +86,7 @@ class LimitsConfig(_Table, frozen=True, kw_only=True):
 
     redial_for: Duration = Duration(900)
     connect_timeout: Duration = Duration(15)
-    max_streams: int = 8
+    max_streams: int = 32
 
 
 class ProxyConfig(_Table, frozen=True, kw_only=True):
@@ -97,6 +102,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     repositories: dict[str, RepositoryConfig] = {}
     jobs: dict[str, JobConfig] = {}
     limits: LimitsConfig = LimitsConfig()
+    link: LinkConfig = LinkConfig()
     proxy: ProxyConfig = ProxyConfig()
 
     def job(self, name: str) -> JobConfig:
@@ -134,7 +140,7 @@ def parse_config(text: str, path: Path) -> Config:
     return _Reader(text, path).config()
 
 
-_TableT = TypeVar("_TableT", bound=_Table)
+_TableT = TypeVar("_TableT", bound=msgspec.Struct)
 
 
 class _Reader:
@@ -152,7 +158,7 @@ class _Reader:
             raise ConfigError(f"{path}:{line}:{column}: not valid TOML: {reason}", "correct this line") from None
 
     def config(self) -> Config:
-        known = ("node", "repositories", "jobs", "limits", "proxy")
+        known = ("node", "repositories", "jobs", "limits", "link", "proxy")
         for key in self.data:
             if key not in known:
                 raise self.error((key,), f"unknown section [{key}]", _nearest(key, known) or _list("sections", known))
@@ -163,6 +169,7 @@ class _Reader:
             repositories=self.tables("repositories", RepositoryConfig),
             jobs=self.tables("jobs", JobConfig),
             limits=self.table(("limits",), LimitsConfig) if "limits" in self.data else LimitsConfig(),
+            link=self.table(("link",), LinkConfig) if "link" in self.data else LinkConfig(),
             proxy=self.table(("proxy",), ProxyConfig) if "proxy" in self.data else ProxyConfig(),
         )
         self.check(config)
@@ -213,12 +220,17 @@ class _Reader:
         self.name(("node", "name"), config.node.name)
         for field in ("listen", "address"):
             value = getattr(config.node, field)
-            if value and not is_address(value):
+            if value and not is_address(value, url=field == "address"):
                 raise self.error(("node", field), f"{field}: {value!r} is not an address", "write host:port")
         if not 1 <= config.limits.max_streams <= 32:
-            raise self.error(("limits", "max_streams"), "max_streams is outside 1…32", "8 is a good start")
+            raise self.error(("limits", "max_streams"), "max_streams is outside 1…32", "leave it out: 32")
+        problem = link_problem(config.link)
+        if problem:
+            raise self.error(("link", problem[0]), *problem[1:])
         if not 1 <= config.proxy.streams_per_node <= 100_000:
-            raise self.error(("proxy", "streams_per_node"), "streams_per_node is outside 1…100000", "128 is a good start")
+            raise self.error(
+                ("proxy", "streams_per_node"), "streams_per_node is outside 1…100000", "128 is a good start"
+            )
         for name, repository in config.repositories.items():
             if repository.path and not repository.path.startswith("/"):
                 raise self.error(("repositories", name, "path"), "path is not absolute", "start it with /")
@@ -256,10 +268,14 @@ def job_problem(job: JobConfig) -> tuple[str, str, str] | None:
     return None
 
 
-def is_address(text: str) -> bool:
-    """Tell whether a text is ``host:port`` (IPv6 hosts in brackets)."""
-    match = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):(\d{1,5})", text)
-    return bool(match) and int(match[2]) <= 65535 if match else False
+_PLAIN_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[^\s\[\]]+)?\]|[^\s:/\[\]]+):(\d{1,5})")
+_URL_ADDRESS = re.compile(r"wss?://(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+)(?::(\d{1,5}))?(?:/[!-~]*)?")
+
+
+def is_address(text: str, *, url: bool = False) -> bool:
+    """Tell whether a text is ``host:port`` (IPv6 hosts in brackets); ``url``: ``ws://`` or ``wss://`` will do, too."""
+    match = _PLAIN_ADDRESS.fullmatch(text) or (_URL_ADDRESS.fullmatch(text) if url else None)
+    return match is not None and int(match[2] or 0) <= 65535
 
 
 def _quantity(kind: type[object], value: object) -> Size | Duration:
@@ -276,8 +292,10 @@ def _plain(what: str) -> str:
     return re.sub(r"`(\w+)`", lambda m: _JSON_TYPES.get(m[1], f"`{m[1]}`"), what).replace("Expected", "expected", 1)
 
 
-def _choices(kind: type[_Table], field: str | None) -> str:
+def _choices(kind: type[msgspec.Struct], field: str | None) -> str:
     choices = {"encrypt": '"source", "target" or "none"', "as": '"tree", "image" or "stream"'}
+    if kind is LinkConfig:
+        choices = {"data": '"auto", "direct" or "websocket"'}
     return f"write {choices[field]}" if field in choices else "correct this value"
 
 

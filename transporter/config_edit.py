@@ -41,7 +41,12 @@ listen = {listen}
 # [limits]
 # redial_for = "15m"           # how long a job tries to get a lost link back
 # connect_timeout = "15s"
-# max_streams = 8              # data channels of one session, at most
+# max_streams = 32             # data channels of one session, at most
+
+# [link]
+# outbound_proxy = "socks5://user@proxy.example.org:1080"   # or http://…, or "none": not even those of the environment
+# outbound_proxy_password_file = "/etc/transporter/proxy-password"
+# data = "auto"                # direct data channels, or WebSockets where nothing else passes
 """
 
 

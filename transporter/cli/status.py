@@ -47,7 +47,9 @@ def status(context: typer.Context) -> int:
     for line in _live_lines("running", live.get("running", [])) + _live_lines("session", live.get("sessions", [])):
         terminal.result(f"  {line}")
     for row in live.get("links", []):
-        state = "connection parked there" if row["state"] == "parked" else f"not connected: {row['trouble'] or 'dialling'}"
+        state = (
+            "connection parked there" if row["state"] == "parked" else f"not connected: {row['trouble'] or 'dialling'}"
+        )
         terminal.result(f"  link to {row['peer']}: {state}")
     for row in live.get("parked", []):
         terminal.result(f"  parked here: {row['peer']}")

@@ -38,6 +38,7 @@ from transporter.jobs.points import Where, list_points, where_of
 from transporter.jobs.restore import RestoreOrder, run_restore
 from transporter.jobs.verify import VerifyOrder, run_verify
 from transporter.keys.database import KeyDatabase
+from transporter.link.carrier import use_congestion_control
 from transporter.link.identity import load_identity
 from transporter.link.routes import Parking
 
@@ -109,6 +110,7 @@ async def _execute(
     if isinstance(request, StatusRequest):
         return JobOutcome(exit_status=0, result=status())
     config = load_config(home.config_path)
+    use_congestion_control(config.link.congestion)
     with Catalog(home.catalog_db) as catalog, KeyDatabase(home.keys_db, clock=clock) as keys:
         identity = load_identity(home.path, config.node.name, clock)
         context = JobContext(home, config, identity, catalog, keys, clock, bus, parking)

@@ -41,9 +41,11 @@ REFUSED_PAUSE = 60.0
 # A connection that lasted so long was a good one: the pauses begin anew.
 STEADY_SECONDS = 10.0
 INSTANCE_LENGTH = 16
+# Calls of one peer that are served at a time, of up to 32 connections each: it cannot make this node dial without end.
+CALLS_AT_MOST = 64
 log = structlog.get_logger()
 
-TakeIn = Callable[[trio.SocketStream], Awaitable[None]]
+TakeIn = Callable[[trio.abc.Stream], Awaitable[None]]
 
 
 @dataclass(eq=False)
@@ -127,6 +129,7 @@ class Keeper:
             routes = Routes(
                 self._provider.catalog.peer,
                 self._provider.identity,
+                self._provider.config.link,
                 float(self._provider.config.limits.connect_timeout),
             )
             there = routes.to(kept.peer)
@@ -157,7 +160,9 @@ class Keeper:
                 message = (await link.receive()).message
                 if isinstance(message, Refused):
                     raise refusal_to_error(message.code, message.what, message.remedy)
-                if isinstance(message, Incoming):
+                if isinstance(message, Incoming) and len(nursery.child_tasks) >= CALLS_AT_MOST:
+                    log.warning("too many calls at once", peer=there.name)
+                elif isinstance(message, Incoming):
                     nursery.start_soon(self._answer_call, there, split_tickets(message.tickets))
 
     async def _answer_call(self, there: DialPeer, tickets: list[bytes]) -> None:

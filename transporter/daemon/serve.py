@@ -26,6 +26,7 @@ from transporter.events import EventBus
 from transporter.home import Home
 from transporter.keys.database import KeyDatabase
 from transporter.link.address import parse_address
+from transporter.link.carrier import use_congestion_control
 from transporter.link.identity import load_identity
 from transporter.link.listen import bound_address, open_listeners
 from transporter.link.routes import Parking
@@ -36,9 +37,7 @@ from transporter.service.relay import Relay
 log = structlog.get_logger()
 
 
-async def serve(
-    home: Home, *, ready: Callable[[str], None], proxy: bool = False, clock: Clock | None = None
-) -> None:
+async def serve(home: Home, *, ready: Callable[[str], None], proxy: bool = False, clock: Clock | None = None) -> None:
     """Run the daemon of ``home`` until SIGINT or SIGTERM. ``ready`` is told where it listens ("" where it does not).
 
     ``proxy``: it serves as a proxy host, too.
@@ -50,6 +49,7 @@ async def serve(
     clock = clock or SystemClock()
     tune_process()
     config = load_config(home.config_path)
+    use_congestion_control(config.link.congestion)
     with _daemon_lock(home), Catalog(home.catalog_db) as catalog, KeyDatabase(home.keys_db, clock=clock) as keys:
         identity = load_identity(home.path, config.node.name, clock)
         provider = Provider(home, config, identity, catalog, keys, clock)

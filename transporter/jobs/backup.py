@@ -42,8 +42,8 @@ from transporter.jobs.packing import compose_packing
 from transporter.jobs.parent import Parent, find_parent
 from transporter.jobs.read_messages import Open
 from transporter.jobs.reading import Reading, open_reading
+from transporter.link.data_path import open_data_session
 from transporter.link.resilient import ResilientLink
-from transporter.link.session import open_session
 from transporter.points.run_keys import RunKeys, begin_run
 
 POINT_ID_LENGTH = 16
@@ -137,7 +137,8 @@ class BackupRun:
             resume=self.run_id,
             kind="",
         )
-        streams = min(STREAMS, self.context.config.limits.max_streams)
+        most = self.context.config.limits.max_streams
+        streams = min(STREAMS, most)
 
         def notify(what: str, reason: str) -> None:
             if what == "lost":
@@ -148,7 +149,9 @@ class BackupRun:
                 self.context.bus.publish(LinkUp(peer=peer.name, address=peer.place, streams=streams))
 
         return ResilientLink(
-            lambda handlers: open_session(peer, self.context.identity, start, streams, handlers, self.context.clock),
+            lambda handlers: open_data_session(
+                peer, self.context.identity, start, streams, handlers, self.context.clock, self.context.say, most
+            ),
             redial_for=float(self.context.config.limits.redial_for),
             notify=notify,
         )

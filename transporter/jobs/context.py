@@ -12,7 +12,7 @@ from transporter.catalog import Catalog
 from transporter.clock import Clock
 from transporter.config import Config
 from transporter.errors import IdentityRefused, JobBusy
-from transporter.events import EventBus
+from transporter.events import EventBus, Note
 from transporter.home import Home
 from transporter.keys.database import KeyDatabase
 from transporter.link.dial import Peer
@@ -35,14 +35,18 @@ class JobContext:
     parking: Parking | None = None
 
     def peer(self, name: str) -> Peer:
-        """Return a paired node that can be dialled, or that dials. Raises IdentityRefused, PeerAway."""
+        """Return a paired node that can be dialled, or that dials. Raises IdentityRefused, PeerAway, ConfigError."""
         row = self.catalog.peer(name)
         if row is None:
             raise IdentityRefused(
                 f"there is no peer {name!r} that this node could dial", "pair first: `invite` there, `join` here"
             )
         seconds = float(self.config.limits.connect_timeout)
-        return Routes(self.catalog.peer, self.identity, seconds, self.parking).to(row)
+        return Routes(self.catalog.peer, self.identity, self.config.link, seconds, self.parking).to(row)
+
+    def say(self, text: str) -> None:
+        """Publish something that a person should read."""
+        self.bus.publish(Note(text=text))
 
 
 @contextmanager

@@ -22,8 +22,8 @@ from transporter.keys.chunk_id import ChunkIdKey
 from transporter.keys.password import PasswordHash, hash_password
 from transporter.keys.session_key import ChunkOpener
 from transporter.keys.slot import SlotInfo
+from transporter.link.data_path import open_data_session
 from transporter.link.resilient import ResilientLink
-from transporter.link.session import open_session
 from transporter.points.assemble import OpenedPoint, Place, find_in, open_point
 from transporter.repository.point_head import PointHead as Head
 from transporter.repository.point_head import decode_head
@@ -127,7 +127,8 @@ async def open_recovery(context: JobContext, where: Where, row: PointRow, passwo
     """
     peer = context.peer(where.peer)
     start = Start(purpose="recovery", job=where.job, repository=where.repository, zone=row.zone, point=row.point)
-    streams = min(STREAMS, context.config.limits.max_streams)
+    most = context.config.limits.max_streams
+    streams = min(STREAMS, most)
     router = _Router()
     redials = [0]
 
@@ -140,7 +141,9 @@ async def open_recovery(context: JobContext, where: Where, row: PointRow, passwo
             context.bus.publish(LinkUp(peer=peer.name, address=peer.place, streams=streams))
 
     link = ResilientLink(
-        lambda handlers: open_session(peer, context.identity, start, streams, handlers, context.clock),
+        lambda handlers: open_data_session(
+            peer, context.identity, start, streams, handlers, context.clock, context.say, most
+        ),
         redial_for=float(context.config.limits.redial_for),
         notify=notify,
         on_chunk=router.on_chunk,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, suppress
 
@@ -122,6 +123,18 @@ class ControlLink:
                 await self._pong_came.park()
         return self._pongs > before
 
+    async def round_trip(self, seconds: float) -> float | None:
+        """Return how long a Ping takes there and back (the shorter of two), None if none is answered in ``seconds``.
+
+        Somebody must be receiving meanwhile. Two, because either end may have been busy with something else.
+        """
+        took = []
+        for _ in range(2):
+            began = trio.current_time()
+            if await self.alive(seconds):
+                took.append(trio.current_time() - began)
+        return min(took, default=None)
+
     def _broken(self, error: Exception) -> Exception:
         if self._tls.refusal is not None:
             return self._tls.refusal
@@ -193,17 +206,18 @@ async def control_client(tls: TlsStream, host: str, name: str) -> AsyncIterator[
 
 @asynccontextmanager
 async def control_server(
-    tls: TlsStream, name: str, half_open: AbstractContextManager[object]
+    tls: TlsStream, name: str, half_open: AbstractContextManager[object], until: float = math.inf
 ) -> AsyncIterator[ControlLink]:
-    """Shake hands over ``tls`` as the side that was dialled and exchange Hellos.
+    """Shake hands over ``tls`` as the side that was dialled and exchange Hellos, by ``until`` (10 s from now at most).
 
     ``half_open`` counts until ``peer_is_known`` is called (or the connection ends); until then little may be sent.
     """
     async with open_tasks() as nursery:
         with ExitStack() as unknown:
             unknown.enter_context(half_open)
-            tls.allowance = UNKNOWN_BYTES
-            with trio.move_on_after(HANDSHAKE_SECONDS) as deadline:
+            if tls.allowance is None:
+                tls.allowance = UNKNOWN_BYTES
+            with trio.move_on_at(min(until, trio.current_time() + HANDSHAKE_SECONDS)) as deadline:
                 await tls.do_handshake()
                 request = await wrap_server_stream(
                     nursery,
@@ -219,13 +233,36 @@ async def control_server(
                 link = ControlLink(websocket, ControlConnection.provider(), tls, unknown.close)
                 await _hello(link, name)
             if deadline.cancelled_caught:
-                raise CannotConnect("a peer did not finish its handshake in time", "nothing to do here")
+                raise too_slow()
             nursery.start_soon(link.beat)
             try:
                 yield link
             finally:
                 await link.aclose()
                 nursery.cancel_scope.cancel()
+
+
+def too_slow() -> CannotConnect:
+    """Return the error of a peer that did not finish its handshake."""
+    return CannotConnect("a peer did not finish its handshake in time", "nothing to do here")
+
+
+async def requested_path(tls: TlsStream) -> str:
+    """Shake hands over ``tls`` as the side that was dialled; return the path that the peer asks for ("" if none).
+
+    The request itself is put back, for whoever serves that path. The caller has the deadline.
+    """
+    tls.allowance = UNKNOWN_BYTES
+    await tls.do_handshake()
+    head = b""
+    try:
+        while b"\r\n" not in head and (more := await tls.receive_some()):
+            head += more
+    except trio.BrokenResourceError as error:
+        raise tls.refusal or error from error
+    tls.unread(head)
+    words = head.partition(b"\r\n")[0].split(b" ")
+    return words[1].decode("ascii", "replace") if len(words) == 3 else ""
 
 
 async def _open_websocket(nursery: trio.Nursery, tls: TlsStream, host: str) -> WebSocketConnection:

@@ -10,12 +10,16 @@ from typing import Protocol
 import trio
 
 from pipeline.run import open_tasks
-from transporter.errors import CannotConnect
 from transporter.link.address import Address
-from transporter.link.carrier import SocketCarrier
+from transporter.link.byte_stream import carrier_over
+from transporter.link.carrier import Carrier
 from transporter.link.control_link import ControlLink, control_client
 from transporter.link.identity import Identity
 from transporter.link.tls import TlsStream
+from transporter.link.tunnel import open_stream
+from transporter.link.websocket_carrier import open_data_websocket
+from transporter.link_config import DataCarrier
+from transporter.outbound_proxy import OutboundProxy
 
 CONNECT_SECONDS = 10.0
 
@@ -23,7 +27,7 @@ CONNECT_SECONDS = 10.0
 class Route(Protocol):
     """How connections to a peer come about. Whoever made them, the peer answers on them as if it had been dialled."""
 
-    async def connect(self, count: int, seconds: float) -> list[trio.SocketStream]:
+    async def connect(self, count: int, seconds: float) -> list[trio.abc.Stream]:
         """Return ``count`` new connections, made within ``seconds``; all of them or none. Raises CannotConnect."""
 
 
@@ -31,14 +35,17 @@ class Route(Protocol):
 class Peer:
     """A paired node as this one knows it: its name here, where it listens, and the pin of its public key.
 
-    ``connect_seconds``: how long to wait for a connection. ``route``: how one is made; None: by dialling ``address``.
-    ``where``: what people read of the way to it, if that is not the address.
+    ``connect_seconds``: how long to wait for a connection. ``outbound``: the proxy that leads there. ``data``: what
+    carries its data channels. ``route``: how connections come about; None: by dialling ``address``. ``where``: what
+    people read of the way to it, if that is not the address.
     """
 
     name: str
     address: Address
     pin: bytes
     connect_seconds: float = CONNECT_SECONDS
+    outbound: OutboundProxy | None = None
+    data: DataCarrier = "auto"
     route: Route | None = field(default=None, compare=False)
     where: str = ""
 
@@ -47,63 +54,59 @@ class Peer:
         """Where it is, for people."""
         return self.where or str(self.address)
 
-    async def connect(self, count: int = 1) -> list[trio.SocketStream]:
+    async def connect(self, count: int = 1) -> list[trio.abc.Stream]:
         """Return ``count`` new connections. Raises CannotConnect."""
-        route = self.route or DirectRoute(self.address)
-        return await route.connect(count, self.connect_seconds)
+        if self.route is not None:
+            return await self.route.connect(count, self.connect_seconds)
+        return await all_or_none(count, lambda: open_stream(self.address, self.connect_seconds, self.outbound))
 
 
-async def dial_tcp(address: Address, seconds: float = CONNECT_SECONDS) -> trio.SocketStream:
-    """Open a TCP connection within ``seconds``. Raises CannotConnect."""
-    try:
-        with trio.fail_after(seconds):
-            return await trio.open_tcp_stream(address.host, address.port)
-    except (OSError, trio.TooSlowError) as error:
-        reason = "it does not answer" if isinstance(error, trio.TooSlowError) else str(error)
-        raise CannotConnect(
-            f"cannot connect to {address}: {reason}",
-            "check that `transporter serve` runs there and that the port is open",
-        ) from error
+async def all_or_none(count: int, make: Callable[[], Awaitable[trio.abc.Stream]]) -> list[trio.abc.Stream]:
+    """Make ``count`` connections at once; where one fails the others are closed."""
+    made: list[trio.abc.Stream] = []
 
-
-@dataclass(frozen=True)
-class DirectRoute:
-    """TCP to where the peer listens."""
-
-    address: Address
-
-    async def connect(self, count: int, seconds: float) -> list[trio.SocketStream]:
-        """Dial ``count`` times at once."""
-        return await all_or_none(count, lambda _number: dial_tcp(self.address, seconds))
-
-
-async def all_or_none(count: int, make: Callable[[int], Awaitable[trio.SocketStream]]) -> list[trio.SocketStream]:
-    """Make ``count`` connections at once, in order; where one fails the others are closed."""
-    made: dict[int, trio.SocketStream] = {}
-
-    async def one(number: int) -> None:
-        made[number] = await make(number)
+    async def one() -> None:
+        made.append(await make())
 
     try:
         async with open_tasks() as nursery:
-            for number in range(count):
-                nursery.start_soon(one, number)
+            for _ in range(count):
+                nursery.start_soon(one)
     except BaseException:
-        await close_all(made.values())
+        await close_all(made)
         raise
-    return [made[number] for number in range(count)]
+    return made
 
 
-async def close_all(streams: Iterable[trio.SocketStream]) -> None:
+async def close_all(streams: Iterable[trio.abc.Stream]) -> None:
     """Close connections at once, whatever becomes of the task that had them."""
     with trio.CancelScope(shield=True):
         for stream in streams:
             await trio.aclose_forcefully(stream)
 
 
-async def dial_carriers(peer: Peer, count: int = 1) -> list[SocketCarrier]:
-    """Open connections for data channels."""
-    return [SocketCarrier(stream.socket) for stream in await peer.connect(count)]
+async def dial_carriers(peer: Peer, identity: Identity, count: int = 1) -> list[Carrier]:
+    """Open connections for data channels: direct, unless ``peer.data`` says otherwise. Raises CannotConnect."""
+    streams = await peer.connect(count)
+    if peer.data != "websocket":
+        return [carrier_over(stream) for stream in streams]
+    carriers: list[Carrier] = []
+    try:
+        async with open_tasks() as nursery:
+            for stream in streams:
+                nursery.start_soon(_over_websocket, _tls(stream, peer, identity), peer, carriers)
+    except BaseException:
+        await close_all(streams)
+        raise
+    return carriers
+
+
+async def _over_websocket(tls: TlsStream, peer: Peer, carriers: list[Carrier]) -> None:
+    carriers.append(await open_data_websocket(tls, peer.address.authority))
+
+
+def _tls(stream: trio.abc.Stream, peer: Peer, identity: Identity) -> TlsStream:
+    return TlsStream(stream, identity, server=False, accept_pin=lambda pin: pin == peer.pin)
 
 
 @asynccontextmanager
@@ -114,8 +117,7 @@ async def dial_control(peer: Peer, identity: Identity) -> AsyncIterator[ControlL
     """
     (stream,) = await peer.connect()
     try:
-        tls = TlsStream(stream, identity, server=False, accept_pin=lambda pin: pin == peer.pin)
-        async with control_client(tls, peer.address.host, identity.name) as link:
+        async with control_client(_tls(stream, peer, identity), peer.address.authority, identity.name) as link:
             yield link
     finally:
         with trio.CancelScope(shield=True):

@@ -1,11 +1,11 @@
-"""One port, four kinds of first byte: TLS (control), the preface (data), a ticket (asked for), anything else (closed).
+"""One port, and the first byte tells what a connection is: TLS (control), the preface (data), a ticket (asked for),
+``G`` (an outer WebSocket), anything else (closed).
 
-Nothing is spent on a peer before its first byte; half-open peers are few, small, and gone within 10 s.
+Inside an outer WebSocket the first byte decides again, but no further WebSocket is unpacked. Nothing is spent on a peer before its first byte; half-open peers are few, small, and gone within 10 s.
 """
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -15,18 +15,22 @@ from protocol.errors import ProtocolError
 from protocol.ticket import TICKET_LENGTH, TICKET_MAGIC, parse_ticket
 from transporter.errors import ConfigError
 from transporter.link.address import Address
-from transporter.link.carrier import SocketCarrier
+from transporter.link.byte_stream import Incoming, incoming
+from transporter.link.carrier import Carrier
+from transporter.link.websocket_stream import TUNNEL_PATH, accept_websocket
 
-TLS_FIRST_BYTE = 0x16
+TLS_FIRST_BYTE = b"\x16"
+# Of "GET": the request that a front end passes on.
+HTTP_FIRST_BYTE = b"G"
 FIRST_BYTES_SECONDS = 10.0
 # About 40 KiB each, and 64 KiB that are read at once: half-open peers together stay under 56 MiB whatever they send.
 HALF_OPEN_AT_MOST = 512
 _BACKLOG = 128
 
-OnControl = Callable[[trio.SocketStream], Awaitable[None]]
-OnData = Callable[[Preface, SocketCarrier], Awaitable[None]]
+OnControl = Callable[[trio.abc.Stream], Awaitable[None]]
+OnData = Callable[[Preface, Carrier], Awaitable[None]]
 # Returns who takes the connection, or None for a ticket that is worth nothing.
-OnTicket = Callable[[bytes], Callable[[trio.SocketStream], Awaitable[None]] | None]
+OnTicket = Callable[[bytes], Callable[[trio.abc.Stream], Awaitable[None]] | None]
 
 
 def no_tickets(_ticket: bytes) -> None:
@@ -71,64 +75,70 @@ def bound_address(listeners: list[trio.SocketListener]) -> Address:
 
 
 async def dispatch(
-    stream: trio.SocketStream,
+    stream: trio.abc.Stream,
     half_open: HalfOpen,
     on_control: OnControl,
     on_data: OnData,
     on_ticket: OnTicket = no_tickets,
 ) -> None:
     """Look at the first byte of a new connection and hand it on; closes it at the end, unless a ticket gave it away."""
+    known: _Known | None = None
     given_away = False
     try:
         if half_open.full:
             return
-        with half_open:
-            first = await _first_words(stream)
-        if first is CONTROL:
-            await on_control(stream)
+        with half_open, trio.move_on_after(FIRST_BYTES_SECONDS):
+            known = await _classify(incoming(stream))
+        if known is None:
+            return
+        connection, first = known
+        if first is None:
+            await on_control(connection.stream)
         elif isinstance(first, Preface):
-            await on_data(first, SocketCarrier(stream.socket))
-        elif isinstance(first, bytes) and (take := on_ticket(first)) is not None:
+            await on_data(first, connection.carrier())
+        elif (take := on_ticket(first)) is not None:
             given_away = True
-            await take(stream)
+            await take(connection.stream)
     except OSError:
         return
     finally:
         if not given_away:
-            # A data channel's socket belongs to its session by now, which closes it; closing twice does no harm.
+            # A data channel's connection belongs to its session by now, which closes it; closing twice does no harm.
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(stream)
 
 
-class _Control:
-    """Stands for a TLS record at the beginning."""
+# A connection and what was taken off its front: a preface, a ticket, or nothing (TLS).
+_Known = tuple[Incoming, Preface | bytes | None]
 
 
-CONTROL = _Control()
-
-
-async def _first_words(stream: trio.SocketStream) -> _Control | Preface | bytes | None:
-    """Return what a connection begins with: TLS (left unread), a preface, a ticket, or None for anything else."""
-    with trio.move_on_after(FIRST_BYTES_SECONDS):
-        first = await stream.socket.recv(1, socket.MSG_PEEK)
-        try:
-            if first == bytes([TLS_FIRST_BYTE]):
-                return CONTROL
-            if first == PREFACE_MAGIC[:1]:
-                return parse_preface(await _exactly(stream, PREFACE_LENGTH))
-            if first == TICKET_MAGIC[:1]:
-                return parse_ticket(await _exactly(stream, TICKET_LENGTH))
-        except ProtocolError:
-            return None
+async def _classify(connection: Incoming, *, tunnels: bool = True) -> _Known | None:
+    """Return the connection and what it begins with; None for what is to be closed."""
+    first = await connection.peek()
+    if first == TLS_FIRST_BYTE:
+        return connection, None
+    if first == PREFACE_MAGIC[:1]:
+        preface = await take_preface(connection)
+        return None if preface is None else (connection, preface)
+    if first == TICKET_MAGIC[:1]:
+        ticket = await _take_ticket(connection)
+        return None if ticket is None else (connection, ticket)
+    if first == HTTP_FIRST_BYTE and tunnels:
+        inner = await accept_websocket(connection.stream, TUNNEL_PATH)
+        return None if inner is None else await _classify(incoming(inner), tunnels=False)
     return None
 
 
-async def _exactly(stream: trio.SocketStream, length: int) -> bytes:
-    """Return ``length`` bytes, and not one more: they are the next reader's; fewer at the end."""
-    data = b""
-    while len(data) < length:
-        more = await stream.socket.recv(length - len(data))
-        if not more:
-            break
-        data += more
-    return data
+async def take_preface(connection: Incoming) -> Preface | None:
+    """Take the preface off the front of a data channel; None when it ends first, or is none."""
+    try:
+        return parse_preface(await connection.take(PREFACE_LENGTH))
+    except ProtocolError:
+        return None
+
+
+async def _take_ticket(connection: Incoming) -> bytes | None:
+    try:
+        return parse_ticket(await connection.take(TICKET_LENGTH))
+    except ProtocolError:
+        return None

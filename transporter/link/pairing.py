@@ -1,8 +1,8 @@
 """Pairing: ``invite`` at one node, ``join`` at the other; afterwards both have the other's pin.
 
-    repository   the inviting node lets the joining one use a repository of its own
-    proxy        the inviting node is a proxy host, and lets the joining one use it
-    source       the inviting node wants to use a repository of the joining one, which then dials it (reversed)
+repository   the inviting node lets the joining one use a repository of its own
+proxy        the inviting node is a proxy host, and lets the joining one use it
+source       the inviting node wants to use a repository of the joining one, which then dials it (reversed)
 """
 
 from __future__ import annotations
@@ -19,10 +19,8 @@ from transporter.clock import Clock, SystemClock
 from transporter.config import NAME, NAME_REMEDY, Config, is_address, load_config
 from transporter.errors import ConfigError, IdentityRefused, RefusedByPeer, UsageError
 from transporter.home import Home
-from transporter.link.address import parse_address
 from transporter.link.broken import LinkBroken
 from transporter.link.control_link import ControlLink, refusal_to_error
-from transporter.link.dial import Peer as DialPeer
 from transporter.link.dial import dial_control
 from transporter.link.identity import Identity, load_identity
 from transporter.link.invitation import (
@@ -35,7 +33,7 @@ from transporter.link.invitation import (
     proof_of,
     secret_hash,
 )
-from transporter.link.relay_route import RelayRoute
+from transporter.link.routes import Routes
 
 JOIN_SECONDS = 20.0
 _SYSTEM = SystemClock()
@@ -109,9 +107,7 @@ def _way_through(catalog: Catalog, name: str) -> _Way:
     return _Way(relay.address, relay.pin, relay.name)
 
 
-async def join(
-    home: Home, text: str, *, reverse: bool = False, repository: str = "", clock: Clock = _SYSTEM
-) -> str:
+async def join(home: Home, text: str, *, reverse: bool = False, repository: str = "", clock: Clock = _SYSTEM) -> str:
     """Accept an invitation: prove the secret to the pinned node, keep its pin, return the name it has here from now on.
 
     ``reverse``: from now on that node dials this one. ``repository``: what this home offers to a source that asks.
@@ -160,14 +156,18 @@ def _relay_of(invitation: InvitationText, catalog: Catalog) -> Peer | None:
 
 
 async def _pair(
-    invitation: InvitationText, relay: Peer | None, config: Config, identity: Identity, *, reverse: bool, repository: str
+    invitation: InvitationText,
+    relay: Peer | None,
+    config: Config,
+    identity: Identity,
+    *,
+    reverse: bool,
+    repository: str,
 ) -> tuple[str, ...]:
     """Prove the invitation's secret; return the repositories that are open to this node now."""
-    seconds = float(config.limits.connect_timeout)
-    peer = DialPeer(invitation.name, parse_address(invitation.address), invitation.pin, seconds)
-    if relay is not None:
-        host = DialPeer(relay.name, parse_address(relay.address), relay.pin, seconds)
-        peer = DialPeer(peer.name, peer.address, peer.pin, seconds, RelayRoute(host, identity, peer.pin))
+    routes = Routes(lambda _name: relay, identity, config.link, float(config.limits.connect_timeout))
+    via = relay.name if relay is not None else ""
+    peer = routes.to(Peer(invitation.name, invitation.pin, invitation.address, via=via))
     try:
         async with dial_control(peer, identity) as link:
             pair = Pair(
@@ -255,7 +255,9 @@ def _invited(pair: Pair, pin: bytes, opens: str, catalog: Catalog, clock: Clock)
     name = known.name if known is not None else pair.name
     if opens == _SOURCE:
         if not NAME.match(pair.offer):
-            raise RefusedByPeer("the invitation asks for a repository, and none was offered", "join … --repository NAME")
+            raise RefusedByPeer(
+                "the invitation asks for a repository, and none was offered", "join … --repository NAME"
+            )
         return Peer(name, pin, offers=(pair.offer,), added_ns=clock.now_ns(), link=PEER_DIALS)
     tenant = known.tenant if known is not None and known.tenant else _tenant(pair.name, pin)
     entry = Peer(name, pin, tenant=tenant, rights=(opens,), added_ns=clock.now_ns())
@@ -263,7 +265,9 @@ def _invited(pair: Pair, pin: bytes, opens: str, catalog: Catalog, clock: Clock)
         return entry
     relay = catalog.peer_by_pin(pair.via) if pair.via else None
     if pair.via and (relay is None or relay.link != PROXY_HOST):
-        raise RefusedByPeer("the proxy host through which this node is to be dialled is not known here", "join it there")
+        raise RefusedByPeer(
+            "the proxy host through which this node is to be dialled is not known here", "join it there"
+        )
     if relay is None and not is_address(pair.address):
         raise RefusedByPeer(f"{pair.address!r} is no address that could be dialled", "set `listen` or `address`")
     via = relay.name if relay is not None else ""

@@ -115,12 +115,12 @@ class ReversedRoute:
     pin: bytes
     own_pin: bytes
 
-    async def connect(self, count: int, seconds: float) -> list[trio.SocketStream]:
+    async def connect(self, count: int, seconds: float) -> list[trio.abc.Stream]:
         """Call the node and wait until ``count`` connections of it are here."""
-        came: list[trio.SocketStream] = []
+        came: list[trio.abc.Stream] = []
         arrived = trio.lowlevel.ParkingLot()
 
-        async def take(stream: trio.SocketStream) -> None:
+        async def take(stream: trio.abc.Stream) -> None:
             came.append(stream)
             arrived.unpark_all()
 

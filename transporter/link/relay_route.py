@@ -24,7 +24,7 @@ class RelayRoute:
     identity: Identity
     target: bytes
 
-    async def connect(self, count: int, seconds: float) -> list[trio.SocketStream]:
+    async def connect(self, count: int, seconds: float) -> list[trio.abc.Stream]:
         """Ask for ``count`` connections and open them. Raises PeerAway, CannotConnect, IdentityRefused."""
         with trio.move_on_after(seconds) as deadline:
             tickets = await self._ask(count)
@@ -53,7 +53,7 @@ def split_tickets(tickets: bytes) -> list[bytes]:
     return [tickets[at : at + limits.TICKET] for at in range(0, len(tickets), limits.TICKET)]
 
 
-async def show_tickets(peer: Peer, tickets: list[bytes]) -> list[trio.SocketStream]:
+async def show_tickets(peer: Peer, tickets: list[bytes]) -> list[trio.abc.Stream]:
     """Open a connection to ``peer`` for each ticket, and show it there. Raises CannotConnect."""
     streams = await peer.connect(len(tickets))
     try:

@@ -61,7 +61,7 @@ class ResilientLink:
         self._connect = connect
         self._redial_for = redial_for
         self._notify = notify
-        self._handlers = SessionHandlers(self._next_chunk, self._stored, on_chunk, self._missing)
+        self._handlers = SessionHandlers(self._next_chunk, self._stored, on_chunk, self._missing, self._backlog)
         self._session: Session | None = None
         self._changed = trio.lowlevel.ParkingLot()
         self._queue: deque[Chunk] = deque()
@@ -193,6 +193,10 @@ class ResilientLink:
         await trio.lowlevel.checkpoint_if_cancelled()
         return self._queue.popleft()
 
+    def _backlog(self) -> bool:
+        """Whether something waits for the line: chunks in the queue, or chunks that were asked for."""
+        return bool(self._queue or self._asked)
+
     def _stored(self, ids: bytes) -> None:
         for at in range(0, len(ids), 32):
             chunk_id = ids[at : at + 32]
@@ -306,6 +310,7 @@ class ResilientLink:
             if self._session is not None:
                 self._bytes_sent_before += self._session.bytes_sent
                 self._bytes_received_before += self._session.bytes_received
+                self.streams = max(self.streams, self._session.streams)
                 self._session = None
             self._changed.unpark_all()
 

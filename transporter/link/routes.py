@@ -11,9 +11,11 @@ from transporter.errors import IdentityRefused, PeerAway
 from transporter.link.address import Address, parse_address
 from transporter.link.dial import Peer
 from transporter.link.identity import Identity
+from transporter.link.outbound import choose_proxy
 from transporter.link.parking import ParkedLinks, ReversedRoute
 from transporter.link.relay_route import RelayRoute
 from transporter.link.tickets import TicketOffice
+from transporter.link_config import LinkConfig
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,12 @@ class Routes:
 
     find: Callable[[str], Paired | None]
     identity: Identity
+    link: LinkConfig
     seconds: float
     parking: Parking | None = None
 
     def to(self, row: Paired) -> Peer:
-        """Return how to reach a peer. Raises IdentityRefused, PeerAway, UsageError for an address that is none."""
+        """Return how to reach a peer. Raises IdentityRefused, PeerAway; ConfigError for a proxy of no use."""
         if row.link == PEER_DIALS and self.parking is not None:
             route = ReversedRoute(self.parking.links, self.parking.tickets, row.pin, self.identity.pin)
             return self._without_address(row, route, "it dials this node")
@@ -49,7 +52,11 @@ class Routes:
             raise IdentityRefused(
                 f"there is no peer {row.name!r} that this node could dial", "pair first: `invite` there, `join` here"
             )
-        return Peer(row.name, parse_address(row.address), row.pin, self.seconds)
+        return self._direct(row)
+
+    def _direct(self, row: Paired) -> Peer:
+        address = parse_address(row.address)
+        return Peer(row.name, address, row.pin, self.seconds, choose_proxy(self.link, address), self.link.data)
 
     def _through(self, row: Paired) -> Peer:
         relay = self.find(row.via)
@@ -58,9 +65,11 @@ class Routes:
                 f"{row.name} is reached through the proxy host {row.via!r}, which is not known here",
                 "join it: `invite --proxy` there, `join` here",
             )
-        host = Peer(relay.name, parse_address(relay.address), relay.pin, self.seconds)
-        return self._without_address(row, RelayRoute(host, self.identity, row.pin), f"through {relay.name}")
+        return self._without_address(
+            row, RelayRoute(self._direct(relay), self.identity, row.pin), f"through {relay.name}"
+        )
 
     def _without_address(self, row: Paired, route: ReversedRoute | RelayRoute, where: str) -> Peer:
         # The name stands for the host where a WebSocket's request wants one.
-        return Peer(row.name, Address(row.pin.hex()[:16], 1), row.pin, self.seconds, route, where)
+        address = Address(row.pin.hex()[:16], 1)
+        return Peer(row.name, address, row.pin, self.seconds, None, self.link.data, route, where)

@@ -16,7 +16,7 @@ from protocol import limits
 # Outstanding tickets, of all peers together: some 300 bytes each.
 TICKETS_AT_MOST = 4096
 
-Taker = Callable[[trio.SocketStream], Awaitable[None]]
+Taker = Callable[[trio.abc.Stream], Awaitable[None]]
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,7 @@ class TlsStream(trio.abc.Stream):
         self.broken = trio.Event()
         # How many bytes more the peer may send before it is known; None: any number.
         self.allowance: int | None = None
+        self._unread = b""
         # Since when somebody waits for bytes of the peer.
         self._waits_since: float | None = None
 
@@ -205,6 +206,10 @@ class TlsStream(trio.abc.Stream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Return decrypted bytes; empty at an orderly end. Raises BrokenResourceError for any other end."""
         await trio.lowlevel.checkpoint_if_cancelled()
+        if self._unread:
+            count = len(self._unread) if max_bytes is None else max_bytes
+            data, self._unread = self._unread[:count], self._unread[count:]
+            return data
         while True:
             try:
                 return self._allowed(self._tls.recv(max_bytes or _READ))
@@ -226,6 +231,10 @@ class TlsStream(trio.abc.Stream):
                     self._refuse(refusal)
                 self.broken.set()
                 raise trio.BrokenResourceError(f"TLS error: {refusal}") from None
+
+    def unread(self, data: bytes) -> None:
+        """Put bytes back: they are the next that `receive_some` returns."""
+        self._unread = data + self._unread
 
     def _refuse(self, refusal: RefusedByPeer) -> None:
         self.refusal = refusal

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, suppress
 
 import structlog
 import trio
 
 from protocol import limits
+from transporter.link import long_line
+from transporter.link.carrier import SocketCarrier
 from transporter.link.dial import close_all
 
 # One for each direction of each pair: with 32 data channels 8 MiB in all.
@@ -25,22 +28,22 @@ class Meeting:
     def __init__(self, caller: str, target: str, counted: AbstractContextManager[None]) -> None:
         self._names = (caller, target)
         self._counted = counted
-        self._caller: trio.SocketStream | None = None
-        self._target: trio.SocketStream | None = None
+        self._caller: trio.abc.Stream | None = None
+        self._target: trio.abc.Stream | None = None
         self._met = trio.Event()
         self.moved = [0, 0]
 
-    async def caller_came(self, stream: trio.SocketStream) -> None:
+    async def caller_came(self, stream: trio.abc.Stream) -> None:
         """Take the end of the node that asked."""
         self._caller = stream
         await self._came(stream)
 
-    async def target_came(self, stream: trio.SocketStream) -> None:
+    async def target_came(self, stream: trio.abc.Stream) -> None:
         """Take the end of the node that was called."""
         self._target = stream
         await self._came(stream)
 
-    async def _came(self, stream: trio.SocketStream) -> None:
+    async def _came(self, stream: trio.abc.Stream) -> None:
         if self._caller is not None and self._target is not None:
             # Who comes second works for both.
             self._met.set()
@@ -53,7 +56,7 @@ class Meeting:
             if not self._met.is_set():
                 await close_all([stream])
 
-    async def _join(self, caller: trio.SocketStream, target: trio.SocketStream) -> None:
+    async def _join(self, caller: trio.abc.Stream, target: trio.abc.Stream) -> None:
         began = trio.current_time()
         try:
             with self._counted, suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):
@@ -67,34 +70,51 @@ class Meeting:
             seconds = round(trio.current_time() - began, 1)
             log.info("relayed", caller=self._names[0], target=self._names[1], bytes=self.moved, seconds=seconds)
 
-    async def _pump(
-        self, source: trio.SocketStream, sink: trio.SocketStream, way: int, both: trio.CancelScope
-    ) -> None:
-        buffer = memoryview(bytearray(BLOCK))
+    async def _pump(self, source: trio.abc.Stream, sink: trio.abc.Stream, way: int, both: trio.CancelScope) -> None:
+        read = _reader(source)
         try:
             while True:
                 before = sum(self.moved)
                 with trio.move_on_after(IDLE_SECONDS) as idle:
-                    count = await source.socket.recv_into(buffer)
+                    data = await read()
                 if idle.cancelled_caught:
                     # One direction of a data channel says next to nothing: only both count.
                     if sum(self.moved) == before:
                         both.cancel()
                         return
                     continue
-                if not count:
-                    # A half-closed connection is one: the other direction goes on.
-                    await sink.send_eof()
-                    return
-                await sink.send_all(buffer[:count])
-                self.moved[way] += count
+                if not data:
+                    break
+                await sink.send_all(data)
+                self.moved[way] += len(data)
+            if isinstance(sink, trio.abc.HalfCloseableStream):
+                # A half-closed connection is one: the other direction goes on.
+                await sink.send_eof()
+                return
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             # One end broke: neither is of use any more.
-            both.cancel()
+            pass
+        both.cancel()
 
 
-def _notice_gone(stream: trio.SocketStream) -> None:
+def _reader(stream: trio.abc.Stream) -> Callable[[], Awaitable[bytes | bytearray | memoryview]]:
+    """Return what reads the next bytes of a connection; those of a socket always into the same memory."""
+    if not isinstance(stream, trio.SocketStream):
+        return lambda: stream.receive_some(BLOCK)
+    buffer = memoryview(bytearray(BLOCK))
+    sock = stream.socket
+
+    async def read() -> memoryview:
+        return buffer[: await sock.recv_into(buffer)]
+
+    return read
+
+
+def _notice_gone(stream: trio.abc.Stream) -> None:
+    if not isinstance(stream, trio.SocketStream):
+        return
     # No TCP_USER_TIMEOUT: it would end a connection whose reader is paused, too.
+    long_line.suit(stream.socket, SocketCarrier.congestion)
     for level, option, value in (
         (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
         (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),

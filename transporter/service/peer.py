@@ -11,11 +11,10 @@ from transporter.errors import IdentityRefused, JobFailed, RefusedByPeer, Transp
 from transporter.events import EventBus
 from transporter.link.broken import LinkBroken
 from transporter.link.control_link import ControlLink
-from transporter.link.pairing import answer_pairing
+from transporter.link.pairing import PROXY_RIGHT, answer_pairing
 from transporter.service.answers import answer_get_point, answer_list_points
 from transporter.service.provider import Provider
 from transporter.service.refusal import refuse
-from transporter.link.pairing import PROXY_RIGHT
 from transporter.service.starting import serve_session
 
 # A peer that asks for nothing may stay (its heartbeat is cheap), but an unpaired one has only this long to pair.
