@@ -1,6 +1,7 @@
 # Everything here sets itself up: the first target needs Python >= 3.11 with venv, make and git, nothing else.
 #
 #   make demo [DATA=path]   two daemons, an encrypted offsite copy of real data, a change, a restore, a comparison
+#   make demo-reverse       the same between two sites that accept no connection, through a proxy host
 #   make test               everything CI runs
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ CODE   := protocol pipeline transporter loadtest tests
 DATA   ?=
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 
-.PHONY: help venv demo test lint format types imports unit bench fuzz campaign-kill campaign-bitflip clean
+.PHONY: help venv demo demo-reverse test lint format types imports unit bench fuzz campaign-kill campaign-bitflip clean
 .DEFAULT_GOAL := help
 
 help:
@@ -35,6 +36,9 @@ $(BENCH): $(STAMP)
 
 demo: $(STAMP)
 	@$(BIN)/python tests/endtoend/demo.py $(if $(DATA),--data '$(DATA)')
+
+demo-reverse: $(STAMP)
+	@$(BIN)/python tests/endtoend/demo_reverse.py $(if $(DATA),--data '$(DATA)')
 
 test: lint unit
 

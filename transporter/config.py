@@ -228,9 +228,7 @@ class _Reader:
         if problem:
             raise self.error(("link", problem[0]), *problem[1:])
         if not 1 <= config.proxy.streams_per_node <= 100_000:
-            raise self.error(
-                ("proxy", "streams_per_node"), "streams_per_node is outside 1…100000", "128 is a good start"
-            )
+            raise self.error(("proxy", "streams_per_node"), "streams_per_node is outside 1…100000", "leave it out: 128")
         for name, repository in config.repositories.items():
             if repository.path and not repository.path.startswith("/"):
                 raise self.error(("repositories", name, "path"), "path is not absolute", "start it with /")

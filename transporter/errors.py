@@ -118,6 +118,12 @@ class IdentityRefused(RefusedByPeer):
     code = "identity-refused"
 
 
+class DuplicateIdentity(IdentityRefused):
+    """Two daemons claim one identity, and both live: one of them is a copy, or the key was stolen."""
+
+    code = "duplicate-identity"
+
+
 class QuotaExceeded(RefusedByPeer):
     """The tenant's quota does not allow it."""
 

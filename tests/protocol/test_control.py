@@ -21,17 +21,21 @@ from protocol.messages import (
     Have,
     HaveReply,
     Hello,
+    Incoming,
     ListPoints,
     Missing,
     Needs,
     Pair,
     Paired,
+    Park,
+    Parked,
     Ping,
     PointHead,
     Points,
     Pong,
     Progress,
     PutSlot,
+    Reach,
     Ready,
     Refused,
     SlotStored,
@@ -42,6 +46,7 @@ from protocol.messages import (
     Stop,
     Stopped,
     Stored,
+    Tickets,
 )
 
 ID, POINT = bytes(32), bytes(16)
@@ -58,6 +63,7 @@ SAMPLES = {
     "Points": Points(False), "Points more": Points(True), "GetPoint": GetPoint("r", "j", POINT),
     "PointHead": PointHead(POINT, []), "Stop": Stop(), "Stopped": Stopped(), "Refused": Refused("quota-exceeded", "no"),
     "StatusRequest": StatusRequest(), "StatusReply": StatusReply(), "Progress": Progress("writing", 1),
+    "Park": Park(POINT), "Parked": Parked(), "Reach": Reach(ID, 1), "Tickets": Tickets(ID), "Incoming": Incoming(ID, ID),
 }  # fmt: skip
 EVENTS = [(side, name) for side in sorted(SIDES) for name in SAMPLES]
 

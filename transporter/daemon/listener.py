@@ -8,7 +8,7 @@ import trio
 from protocol.data import Preface
 from protocol.errors import ProtocolError
 from transporter.daemon.tidy import Tidier
-from transporter.errors import TamperingDetected, TransporterError
+from transporter.errors import DuplicateIdentity, TamperingDetected, TransporterError
 from transporter.events import EventBus, SecurityEvent
 from transporter.link.address import Address
 from transporter.link.broken import LinkBroken
@@ -40,9 +40,9 @@ class Front:
         peer = _where(stream)
         try:
             await dispatch(stream, self._half_open, self._control, self._data, self._provider.tickets.find)
-        except TamperingDetected as error:
+        except (TamperingDetected, DuplicateIdentity) as error:
             self._bus.publish(SecurityEvent(peer=peer, what=error.what))
-            log.error("tampering", peer=peer, what=error.what)
+            log.error(error.code, peer=peer, what=error.what)
         except TransporterError as error:
             log.warning("connection refused", peer=peer, code=error.code, what=error.what)
         except (LinkBroken, ProtocolError, trio.BrokenResourceError, trio.ClosedResourceError) as error:

@@ -74,7 +74,7 @@ class EarlyCarriers:
 
 
 class ChannelOpener:
-    """Opens data channels of one session, each with the next number; number 0 agrees on Key B, which the others need."""
+    """Opens data channels of one session, each with the next number; 0 agrees on Key B, which the others need."""
 
     def __init__(
         self, session: Session, nursery: trio.Nursery, peer: Peer, identity: Identity, key_a: bytes, clock: Clock

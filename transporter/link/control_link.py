@@ -31,7 +31,7 @@ HASTY_CLOSE_SECONDS = 0.1
 # person who stops it): a peer that names one would choose what is tried again, asked for, and the exit status.
 PROVIDER_CODES = frozenset(
     {
-        *("refused", "identity-refused", "quota-exceeded", "tampering"),
+        *("refused", "identity-refused", "duplicate-identity", "quota-exceeded", "tampering"),
         *("job-failed", "job-busy", "disk-full", "missing-chunks", "point-exists"),
         # A name that the repository cannot hold; a point that is not there.
         *("usage", "no-such-point"),
@@ -46,6 +46,10 @@ _QUEUE = 2
 # What a peer may send before it is known, all in all: the WebSocket's request, and a Hello and a Pair of 4 KiB at most.
 # The WebSocket would gather a whole message of 16 MiB before anything could look at its length.
 UNKNOWN_BYTES = 16 << 10
+
+
+class SilentPeer(CannotConnect):
+    """The connection was made, and then nothing came: the peer hangs, or the line swallows long packets."""
 
 
 class ControlLink:
@@ -193,7 +197,7 @@ async def control_client(tls: TlsStream, host: str, name: str) -> AsyncIterator[
             link = ControlLink(websocket, ControlConnection.initiator(), tls)
             await _hello(link, name)
         if deadline.cancelled_caught:
-            raise CannotConnect(
+            raise SilentPeer(
                 f"the peer did not answer within {HANDSHAKE_SECONDS:.0f} s", "check the line and try again"
             )
         nursery.start_soon(link.beat)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import structlog
 import trio
 
 from pipeline.run import open_tasks
+from transporter.link import segments
 from transporter.link.address import Address
 from transporter.link.byte_stream import carrier_over
 from transporter.link.carrier import Carrier
-from transporter.link.control_link import ControlLink, control_client
+from transporter.link.control_link import ControlLink, SilentPeer, control_client
 from transporter.link.identity import Identity
 from transporter.link.tls import TlsStream
 from transporter.link.tunnel import open_stream
@@ -22,6 +24,7 @@ from transporter.link_config import DataCarrier
 from transporter.outbound_proxy import OutboundProxy
 
 CONNECT_SECONDS = 10.0
+log = structlog.get_logger()
 
 
 class Route(Protocol):
@@ -113,8 +116,35 @@ def _tls(stream: trio.abc.Stream, peer: Peer, identity: Identity) -> TlsStream:
 async def dial_control(peer: Peer, identity: Identity) -> AsyncIterator[ControlLink]:
     """Open a control connection to ``peer``, whose pin is checked in the handshake.
 
-    Raises CannotConnect, IdentityRefused; LinkBroken when it breaks later.
+    A peer that takes the connection and then is silent is tried once more with short segments, in case the line
+    swallows long ones. Raises CannotConnect, IdentityRefused; LinkBroken when it breaks later.
     """
+    async with AsyncExitStack() as stack:
+        try:
+            link = await stack.enter_async_context(_dial_once(peer, identity))
+        except SilentPeer:
+            if peer.route is not None or segments.OF_THIS_PROCESS.wanted(peer.address):
+                raise
+            link = await stack.enter_async_context(_dial_with_short_segments(peer, identity))
+        yield link
+
+
+@asynccontextmanager
+async def _dial_with_short_segments(peer: Peer, identity: Identity) -> AsyncIterator[ControlLink]:
+    segments.OF_THIS_PROCESS.note(peer.address)
+    answered = False
+    try:
+        async with _dial_once(peer, identity) as link:
+            answered = True
+            log.warning("long packets do not get through", peer=peer.name, segments=segments.SMALL_SEGMENT)
+            yield link
+    finally:
+        if not answered:
+            segments.OF_THIS_PROCESS.forget(peer.address)
+
+
+@asynccontextmanager
+async def _dial_once(peer: Peer, identity: Identity) -> AsyncIterator[ControlLink]:
     (stream,) = await peer.connect()
     try:
         async with control_client(_tls(stream, peer, identity), peer.address.authority, identity.name) as link:

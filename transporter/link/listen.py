@@ -1,7 +1,8 @@
-"""One port, and the first byte tells what a connection is: TLS (control), the preface (data), a ticket (asked for),
-``G`` (an outer WebSocket), anything else (closed).
+"""One port, and the first byte of a connection tells what it is.
 
-Inside an outer WebSocket the first byte decides again, but no further WebSocket is unpacked. Nothing is spent on a peer before its first byte; half-open peers are few, small, and gone within 10 s.
+TLS: control. The preface: data. A ticket: a connection that was asked for. ``G``: an outer WebSocket, inside which the
+first byte decides again (no further WebSocket is unpacked there). Anything else is closed. Nothing is spent on a peer
+before its first byte; half-open peers are few, small, and gone within 10 s.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import trio
 
 from protocol.messages import Incoming, Park, Parked
-from transporter.errors import CannotConnect, IdentityRefused, PeerAway
+from transporter.errors import CannotConnect, DuplicateIdentity, PeerAway
 from transporter.link.broken import LinkBroken
 from transporter.link.control_link import ControlLink
 from transporter.link.dial import close_all
@@ -72,7 +72,7 @@ class ParkedLinks:
         return self._links[pin]
 
     async def keep(self, link: ControlLink, park: Park) -> None:
-        """Hold a parked connection until it ends. Raises LinkBroken at its end, IdentityRefused (see `_admit`)."""
+        """Hold a parked connection until it ends. Raises LinkBroken at its end, DuplicateIdentity (see `_admit`)."""
         async with self._admitted(link, park) as mine:
             await link.send(Parked())
             with mine.scope:
@@ -97,7 +97,7 @@ class ParkedLinks:
         """Let the same process come back at once; another one of the same identity only when the first is dead."""
         while (other := self._links.get(pin)) is not None:
             if other.instance != instance and await other.link.alive(PROBE_SECONDS):
-                raise IdentityRefused(
+                raise DuplicateIdentity(
                     "two daemons claim one identity: another one is connected already, and lives",
                     "stop the one that should not be; if it is unknown, the key was stolen: remove the peer, pair anew",
                 )
