@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,7 +54,7 @@ def test_after_a_trial_in_vain_the_next_one_comes_later():
     striper = Striper(32, 0.1)
     used = drive(striper, lambda n: 10e6, seconds=100.0)
     trials = [at for at in range(1, len(used)) if used[at] != MANY and used[at - 1] == MANY]
-    gaps = [later - earlier for earlier, later in zip(trials, trials[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(trials)]
     assert gaps == sorted(gaps)
     assert gaps[-1] > gaps[0]
 

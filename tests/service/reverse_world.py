@@ -135,7 +135,7 @@ def restarted(site: Site) -> Site:
 
 @asynccontextmanager
 async def open_reverse_world(way: str, clock: Clock | None = None, **how: Any) -> AsyncIterator[ReverseWorld]:
-    """``way``: "direct" (the target dials the source), "relay" (the source calls), "relay reversed" (the target does)."""
+    """``way``: "direct" (the target dials the source), "relay" (the source calls), "relay reversed" (it does)."""
     clock = clock or SystemClock()
     with in_memory() as folder, ExitStack() as stack:
         target = _site(make_node(folder, "offsite", REPOSITORIES, clock, stack))

@@ -198,9 +198,10 @@ class Session:
         with trio.move_on_after(CLOSING_SECONDS) as deadline:
             for channel in list(self._channels):
                 await channel.finish()
+            # In one round trip: the provider says Stopped once it has every FIN and has answered it.
+            await self.request(Stop(), b"", Stopped)
             while self._open_directions:
                 await self._fin_came.park()
-            await self.request(Stop(), b"", Stopped)
         if deadline.cancelled_caught:
             raise LinkBroken("the peer did not end the session in time")
 

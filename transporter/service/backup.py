@@ -32,6 +32,7 @@ from transporter.link.data_link import DataLink
 from transporter.repository import PackWriter
 from transporter.service.committing import CommitRequest, commit_in_thread
 from transporter.service.needs import NeededChunks
+from transporter.service.open_channels import OpenChannels
 from transporter.service.sealing import TargetSealing
 from transporter.service.session import ServiceSession
 from transporter.service.writing import ChunkWriter
@@ -50,6 +51,7 @@ class BackupService:
         self._provider = session.provider
         self._store = session.repository.store
         self._needs = NeededChunks(self._store.scratch)
+        self._open = OpenChannels()
         self._slots: list[tuple[bytes, bytes]] = []
         self._chunks = ChunkWriter(writer, sealing.to_record, self._acknowledge, session.provider.writes)
 
@@ -70,6 +72,7 @@ class BackupService:
 
     async def _accept(self, channels: trio.MemoryReceiveChannel[DataLink], nursery: trio.Nursery) -> None:
         async for channel in channels:
+            self._open.opened()
             nursery.start_soon(self._receive, channel)
 
     async def _receive(self, channel: DataLink) -> None:
@@ -77,6 +80,7 @@ class BackupService:
             event = await channel.receive()
             if isinstance(event.message, Fin):
                 await channel.finish()
+                self._open.finished()
                 return
             if not isinstance(event.message, Chunk):
                 raise RefusedByPeer("an unexpected message on a data channel", "update the transporter")
@@ -99,6 +103,7 @@ class BackupService:
         while True:
             received = await self._session.link.receive()
             if isinstance(received.message, Stop):
+                await self._open.all_finished()
                 await self._session.link.send(Stopped())
                 return
             answer = answers.get(type(received.message)) or self._session.general(received)

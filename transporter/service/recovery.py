@@ -13,6 +13,7 @@ from transporter.errors import RefusedByPeer
 from transporter.link.data_link import DataLink
 from transporter.points.assemble import OpenedPoint
 from transporter.repository import ChunkRecord
+from transporter.service.open_channels import OpenChannels
 from transporter.service.reading import ChunkReader
 from transporter.service.session import ServiceSession
 
@@ -43,6 +44,7 @@ class RecoveryService:
         self._session = session
         self._store = session.repository.store
         self._key_ids = key_ids
+        self._open = OpenChannels()
         self._chunks = ChunkReader(self._read, to_wire, self._missing, session.provider.lookups)
 
     async def run(self, channels: trio.MemoryReceiveChannel[DataLink]) -> None:
@@ -55,6 +57,7 @@ class RecoveryService:
 
     async def _accept(self, channels: trio.MemoryReceiveChannel[DataLink], nursery: trio.Nursery) -> None:
         async for channel in channels:
+            self._open.opened()
             nursery.start_soon(self._send, channel)
             nursery.start_soon(self._receive, channel)
 
@@ -68,6 +71,7 @@ class RecoveryService:
         if not isinstance(event.message, Fin):
             raise RefusedByPeer("an unexpected message on a data channel", "update the transporter")
         await channel.finish()
+        self._open.finished()
 
     def _read(self, chunk_id: bytes, without: Sequence[bytes]) -> ChunkRecord:
         key_ids = self._key_ids
@@ -83,6 +87,7 @@ class RecoveryService:
         while True:
             received = await self._session.link.receive()
             if isinstance(received.message, Stop):
+                await self._open.all_finished()
                 await self._session.link.send(Stopped())
                 return
             if isinstance(received.message, Get):
