@@ -17,7 +17,7 @@ from transporter.link.carrier import Carrier
 from transporter.link.data_link import DataLink
 from transporter.link.dial import Peer, dial_carriers
 from transporter.link.identity import Identity
-from transporter.link.striping import Striper
+from transporter.link.striping import FEW, Striper
 
 if TYPE_CHECKING:
     from transporter.link.session import Session
@@ -129,17 +129,20 @@ class ChannelOpener:
         self._nursery.start_soon(self._session.receive_chunks, data_link)
 
 
-async def stripe(session: Session, opener: ChannelOpener, most: int) -> None:
-    """Measure, and use as many channels, up to ``most``, as make the session faster; until it closes."""
+async def stripe(session: Session, opener: ChannelOpener, most: int, round_trip: float | None) -> None:
+    """Measure, and use as many channels, up to ``most``, as make the session faster; until it closes.
+
+    ``round_trip`` in seconds; None: it is measured by a Ping, because the kernel knows only the way to the next hop.
+    """
     with session.growing:
-        await _stripe(session, opener, most)
+        if round_trip is None:
+            round_trip = await session.link.round_trip(ROUND_TRIP_SECONDS)
+        if round_trip is not None:
+            await _stripe(session, opener, most, round_trip)
 
 
-async def _stripe(session: Session, opener: ChannelOpener, most: int) -> None:
-    round_trip = await session.link.round_trip(ROUND_TRIP_SECONDS)
-    if round_trip is None:
-        return
-    striper = Striper(most, round_trip)
+async def _stripe(session: Session, opener: ChannelOpener, most: int, round_trip: float) -> None:
+    striper = Striper(most, round_trip, opener.opened if opener.opened > FEW else 0)
     if striper.short_line:
         return
     while True:

@@ -26,6 +26,8 @@ HEARTBEAT_SECONDS = 10.0
 SILENCE_SECONDS = 30.0
 HANDSHAKE_SECONDS = 10.0
 CLOSE_SECONDS = 2.0
+# A request of the handshake that took so long was on its way, and not only worked on.
+CERTAINLY_LONG_SECONDS = 0.02
 HASTY_CLOSE_SECONDS = 0.1
 # What can go wrong at a provider. Every other error is one of this end (its line, its configuration, its passwords, the
 # person who stops it): a peer that names one would choose what is tried again, asked for, and the exit status.
@@ -72,6 +74,8 @@ class ControlLink:
         self.peer_name = ""
         self.bytes_sent = 0
         self.bytes_received = 0
+        # A first guess of the line's round trip in seconds, from the handshake; 0: none.
+        self.guess = 0.0
         # The last error that the peer was told.
         self.told: Exception | None = None
         self._pongs = 0
@@ -117,6 +121,10 @@ class ControlLink:
                 self._pong_came.unpark_all()
             else:
                 self._waiting.append(event)
+
+    def kernel_round_trip(self) -> float | None:
+        """Return the kernel's measurement of the round trip to the next hop in seconds, if there is one."""
+        return self._tls.round_trip()
 
     async def alive(self, seconds: float) -> bool:
         """Tell whether the peer answers a Ping within ``seconds``; somebody must be receiving meanwhile."""
@@ -190,11 +198,14 @@ async def control_client(tls: TlsStream, host: str, name: str) -> AsyncIterator[
         with trio.move_on_after(HANDSHAKE_SECONDS) as deadline:
             await tls.do_handshake()
             nursery.start_soon(_raise_refusal, tls)
+            asked = trio.current_time()
             async with open_tasks() as watch:
                 watch.start_soon(_raise_break, tls)
                 websocket = await _open_websocket(nursery, tls, host)
                 watch.cancel_scope.cancel()
             link = ControlLink(websocket, ControlConnection.initiator(), tls)
+            took = trio.current_time() - asked
+            link.guess = took if took >= CERTAINLY_LONG_SECONDS else 0.0
             await _hello(link, name)
         if deadline.cancelled_caught:
             raise SilentPeer(

@@ -57,6 +57,11 @@ class Peer:
         """Where it is, for people."""
         return self.where or str(self.address)
 
+    @property
+    def end_to_end(self) -> bool:
+        """Whether its TCP connections end where it is, so that what the kernel says of them holds for the whole way."""
+        return self.route is None and self.outbound is None and not self.address.scheme
+
     async def connect(self, count: int = 1) -> list[trio.abc.Stream]:
         """Return ``count`` new connections. Raises CannotConnect."""
         if self.route is not None:

@@ -6,7 +6,7 @@ New session, new keys, always. A session that breaks is over; ``resilient.py`` o
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -41,6 +41,7 @@ from transporter.link.control_link import ControlLink, refusal_to_error
 from transporter.link.data_link import DataLink, chunk_header
 from transporter.link.dial import Peer, dial_control
 from transporter.link.identity import Identity
+from transporter.link.striping import SHORT_LINE_SECONDS, first_streams
 
 # A peer may have to finish writing (salvage, seal a pack, commit) before it answers.
 ANSWER_SECONDS = 120.0
@@ -326,7 +327,13 @@ async def open_session(
 
     Raises what dialling raises, what the peer refuses, LinkBroken when the session breaks, TamperingDetected.
     """
-    async with dial_control(peer, identity) as link, _early_carriers(peer, identity, streams) as early:
+    async with AsyncExitStack() as stack:
+        link = await stack.enter_async_context(dial_control(peer, identity))
+        seconds = link.kernel_round_trip() if peer.end_to_end else link.guess
+        count = streams
+        if most > streams and seconds and seconds >= SHORT_LINE_SECONDS:
+            count = max(streams, min(most, first_streams(seconds)))
+        early = await stack.enter_async_context(_early_carriers(peer, identity, count))
         started = await _start(link, start)
         session = Session(link, started, handlers)
         try:
@@ -338,7 +345,7 @@ async def open_session(
                     raise LinkBroken("the data channels did not open in time")
                 nursery.start_soon(session.read_control)
                 if most > streams:
-                    nursery.start_soon(stripe, session, opener, most)
+                    nursery.start_soon(stripe, session, opener, most, seconds if peer.end_to_end else None)
                 yield session
                 nursery.cancel_scope.cancel()
         except (LinkBroken, CannotConnect) as error:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 # A line with a shorter round trip than this loses nothing by few connections.
 SHORT_LINE_SECONDS = 0.004
 FEW = 2
-# What a long line begins with: eight slow starts at once are past the first seconds' losses.
+# What a long line begins with: several slow starts at once are past the first losses sooner, the more so the longer it is.
 MANY = 8
+MANY_FOR_SECONDS = 160
 # More connections must carry so much more; within less of it lies the weather of the line.
 GAIN = 1.06
 # With fewer connections so much may be lost: they cost memory at the other end, and are hard on other people's.
@@ -23,6 +24,11 @@ SHORTEST_SECONDS = 0.4
 # After a step that brought nothing the next trial comes later, and later.
 FIRST_REST = 8.0
 LONGEST_REST = 120.0
+
+
+def first_streams(round_trip: float) -> int:
+    """Return how many channels a line with this round trip (seconds) begins with."""
+    return FEW if round_trip < SHORT_LINE_SECONDS else max(MANY, min(32, round(round_trip * MANY_FOR_SECONDS)))
 
 
 @dataclass
@@ -42,8 +48,7 @@ class Striper:
     _resting: float = 0.0
 
     def __post_init__(self) -> None:
-        long_line = self.round_trip >= SHORT_LINE_SECONDS
-        self.streams = min(MANY if long_line else FEW, self.most)
+        self.streams = self.streams or min(first_streams(self.round_trip), self.most)
 
     @property
     def short_line(self) -> bool:

@@ -13,6 +13,7 @@ import trio
 from OpenSSL import SSL, crypto
 
 from transporter.errors import CannotConnect, IdentityRefused, RefusedByPeer, TamperingDetected
+from transporter.link import long_line
 from transporter.link.identity import Identity, pin_of
 
 EXPORTER_LABEL = b"EXPORTER-transporter/v1 binding"
@@ -249,6 +250,10 @@ class TlsStream(trio.abc.Stream):
                 self.broken.set()
                 raise trio.BrokenResourceError("more was sent than a peer may send before it is known")
         return data
+
+    def round_trip(self) -> float | None:
+        """Return the round trip of the TCP connection below in seconds, as its kernel has measured it."""
+        return long_line.round_trip(self._carrier.socket) if isinstance(self._carrier, trio.SocketStream) else None
 
     def silence(self) -> float:
         """Return for how many seconds bytes of the peer have been waited for in vain.
