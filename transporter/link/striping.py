@@ -11,7 +11,7 @@ from dataclasses import dataclass
 # A line with a shorter round trip than this loses nothing by few connections.
 SHORT_LINE_SECONDS = 0.004
 FEW = 2
-# What a long line begins with: several slow starts at once are past the first losses sooner, the more so the longer it is.
+# What a long line begins with: several slow starts at once are past the first losses sooner. More for longer lines.
 MANY = 8
 MANY_FOR_SECONDS = 160
 # More connections must carry so much more; within less of it lies the weather of the line.
