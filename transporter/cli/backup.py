@@ -92,6 +92,8 @@ def _must_agree(name: str, job: JobConfig, given: dict[str, object]) -> None:
 
 
 def _show(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return " ".join(str(one) for one in value) if isinstance(value, list) else str(value or "not set")
 
 
