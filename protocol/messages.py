@@ -110,6 +110,7 @@ class Start(Message):
     """Begin a session. ``password`` names one of the provider's own passwords (zone target), else it is empty.
 
     ``point``: the restore point wanted (recovery) or empty. ``resume``: the point id of the run that goes on, or empty.
+    ``acceleration``: chunks are shared with the initiator's other accelerated jobs; backups of zone none alone.
     """
 
     KIND: ClassVar[int] = 10
@@ -121,6 +122,7 @@ class Start(Message):
     point: Bytes16OrEmpty = b""
     resume: Bytes16OrEmpty = b""
     kind: Word = ""
+    acceleration: Bool = False
 
 
 @dataclass(frozen=True, slots=True)

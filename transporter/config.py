@@ -2,7 +2,7 @@
 
     [node]               name, listen, address
     [repositories.NAME]  path, quota, encrypt_at_rest
-    [jobs.NAME]          to, encrypt, password, paths, as, exclude, stdin_name
+    [jobs.NAME]          to, encrypt, password, paths, as, exclude, stdin_name, compression, network_acceleration
     [limits]             redial_for, connect_timeout, max_streams
     [link]               outbound_proxy, outbound_proxy_password_file, data
     [proxy]              streams_per_node
@@ -27,6 +27,7 @@ from transporter.toml_position import find_key
 
 Zone = Literal["source", "target", "none"]
 Workload = Literal["tree", "image", "stream"]
+Compression = Literal["adaptive", "lz4", "zstd"]
 
 NAME = re.compile(r"[^\W_][\w.+@-]{0,63}\Z")
 """Names of nodes, repositories and jobs: letters and digits of any script, then also ``. _ + @ -``; at most 64 signs,
@@ -60,6 +61,7 @@ class JobConfig(_Table, frozen=True, kw_only=True):
     """What to copy, where to, and who may read it.
 
     ``password`` names a password: of this home for ``encrypt = "source"``, of the peer's home for ``"target"``.
+    ``network_acceleration``: share chunks with the other accelerated jobs of this node in that repository.
     """
 
     to: str
@@ -69,6 +71,8 @@ class JobConfig(_Table, frozen=True, kw_only=True):
     workload: Workload = msgspec.field(default="tree", name="as")
     exclude: list[str] = []
     stdin_name: str = "stdin"
+    compression: Compression = "adaptive"
+    network_acceleration: bool = False
 
     @property
     def peer(self) -> str:
@@ -252,6 +256,13 @@ def job_problem(job: JobConfig) -> tuple[str, str, str] | None:
     if job.encrypt != "none" and not job.password:
         owner = "this home" if job.encrypt == "source" else "the peer's home"
         return "encrypt", f"encrypt = {job.encrypt!r} needs a password", f"name a password of {owner} (--password NAME)"
+    if job.network_acceleration and job.encrypt != "none":
+        return (
+            "network_acceleration",
+            f"network acceleration does not go together with encrypt = {job.encrypt!r}: jobs would have to share the key "
+            "that names their chunks, and whoever sees the names would see which contents they have in common",
+            'leave network_acceleration out, or choose encrypt = "none"',
+        )
     if not job.paths:
         return "paths", "there is nothing to copy", "name at least one path"
     if job.workload == "stream":
@@ -291,9 +302,13 @@ def _plain(what: str) -> str:
 
 
 def _choices(kind: type[msgspec.Struct], field: str | None) -> str:
-    choices = {"encrypt": '"source", "target" or "none"', "as": '"tree", "image" or "stream"'}
+    choices = {
+        "encrypt": '"source", "target" or "none"',
+        "as": '"tree", "image" or "stream"',
+        "compression": '"adaptive", "lz4" or "zstd"',
+    }
     if kind is LinkConfig:
-        choices = {"data": '"auto", "direct" or "websocket"'}
+        choices = {"data": '"auto", "direct" or "websocket"', "congestion": '"bbr" or "system"'}
     return f"write {choices[field]}" if field in choices else "correct this value"
 
 

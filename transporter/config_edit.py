@@ -37,6 +37,7 @@ listen = {listen}
 # encrypt = "source"           # source, target or none
 # password = "office"          # a password of this home (source) or of the peer's (target)
 # paths = ["/srv/docs"]
+# compression = "adaptive"     # adaptive, lz4 or zstd
 
 # [limits]
 # redial_for = "15m"           # how long a job tries to get a lost link back

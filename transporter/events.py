@@ -156,7 +156,7 @@ class JobFinished(Event, frozen=True, kw_only=True):
 
     ``bytes_read``: plain bytes read at the source; ``bytes_new``: plain bytes of chunks sent; ``bytes_sent`` and
     ``bytes_received``: on the wire, both ways; ``bytes_written``: by a restore; ``bytes_total``: plain size of the
-    point.
+    point. ``chunks_raw`` … ``bytes_zstd``: chunks that a backup packed by each codec, and their bytes as stored.
     """
 
     job: str
@@ -175,6 +175,12 @@ class JobFinished(Event, frozen=True, kw_only=True):
     files_skipped: int = 0
     chunks: int = 0
     chunks_new: int = 0
+    chunks_raw: int = 0
+    chunks_lz4: int = 0
+    chunks_zstd: int = 0
+    bytes_raw: int = 0
+    bytes_lz4: int = 0
+    bytes_zstd: int = 0
     seconds: float = 0.0
     streams: int = 0
     redials: int = 0

@@ -62,7 +62,7 @@ from transporter.link.dial import dial_carrier
 from transporter.points.assemble import Place, PointFacts, assemble_sealed, encode_facts
 from transporter.points.run_keys import RunKeys
 from transporter.repository.point_head import decode_head, encode_head
-from transporter.service.provider import domain_of
+from transporter.points.domain import domain_of
 
 ID = b"i" * 32
 # Seconds that an answer may take before a test gives up.

@@ -61,6 +61,8 @@ def test_a_good_file_is_read():
         ('name = "office"', "name = office", "3:8", "not valid TOML"),
         ('"5m"', '"5m', "18:17", "not valid TOML"),
         ("[node]", "[[node]]", "2:3", "is not a section"),
+        ('encrypt = "source"', 'compression = "gzip"\nencrypt = "source"', "11:1", "compression in [jobs.docs]"),
+        ('encrypt = "source"', 'encrypt = "source"\nnetwork_acceleration = true', "12:1", "names their chunks"),
         ("[repositories.main]", "[repositories]\nmain = 3", "7:1", "is not a section"),
     ],
 )
@@ -108,6 +110,10 @@ def test_an_unknown_job_or_repository_suggests_the_nearest():
         ({"stdin_name": "../x"}, "stdin_name"),
         ({"to": "/x"}, "to"),
         ({"to": "a/b/c"}, "to"),
+        ({"network_acceleration": True}, "network_acceleration"),
+        ({"network_acceleration": True, "encrypt": "target"}, "network_acceleration"),
+        ({"network_acceleration": True, "encrypt": "none", "password": ""}, None),
+        ({"compression": "lz4"}, None),
     ],
 )
 def test_what_cannot_work_is_found_before_the_run(changes, field):

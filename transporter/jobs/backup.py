@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 
 import trio
 from blake3 import blake3
+from msgspec import structs
 
 from pipeline.channel import ByteChannel
 from pipeline.chunk import Chunk
 from pipeline.chunker import CONTENT_SIZES
 from pipeline.run import open_tasks
 from pipeline.trust_zone import Zone, backup_source
-from pipeline.workers import Lane, ordered_window, processors
+from pipeline.workers import ordered_window
 from protocol.messages import Start, Started
 from transporter.config import JobConfig
 from transporter.errors import JobFailed, MissingChunks
@@ -36,7 +37,9 @@ from transporter.events import (
     display_path,
 )
 from transporter.jobs.commit import Commit, commit_point
+from transporter.jobs.compression import Compression
 from transporter.jobs.context import JobContext, job_lock
+from transporter.jobs.given import check_domain
 from transporter.jobs.needs import Needs
 from transporter.jobs.packing import compose_packing
 from transporter.jobs.parent import Parent, find_parent
@@ -108,12 +111,15 @@ class BackupRun:
             ):
                 nursery.start_soon(link.run)
                 started = await link.started()
+                check_domain(started, self.name, acceleration=self.job.network_acceleration)
                 parent = await find_parent(self.context, self.name, self.job, link, started, reread=self.reread)
                 keys = await trio.to_thread.run_sync(self._keys, parent)
                 if keys is not None:
                     link.usable = keys.opens
                 await reading.open(self._what_to_read(parent, self._chunk_id_key(keys, started)))
-                await self._copy(link, reading, keys)
+                pack = compose_packing(backup_source(Zone(self.job.encrypt)), keys)
+                compression = Compression(link, pack, self.job.compression, self.context.clock)
+                await self._copy(link, reading, keys, compression)
                 kind = "incremental" if parent.point else "full"
                 commit = Commit(self.context, self.name, self.job, self.run_id, kind, started, parent, keys)
                 await commit_point(commit, link, reading, needs, self.counters.files_skipped)
@@ -121,7 +127,8 @@ class BackupRun:
         self.context.bus.publish(
             PointCommitted(job=self.name, point=self.run_id.hex(), kind=kind, parent=parent.point.hex())
         )
-        return self._finished(link, reading, kind, self.context.clock.monotonic() - began)
+        seconds = self.context.clock.monotonic() - began
+        return structs.replace(self._finished(link, reading, kind, seconds), **compression.facts())
 
     # --- parts ------------------------------------------------------------------------------------------------
 
@@ -136,6 +143,7 @@ class BackupRun:
             point=b"",
             resume=self.run_id,
             kind="",
+            acceleration=self.job.network_acceleration,
         )
         most = self.context.config.limits.max_streams
         streams = min(STREAMS, most)
@@ -183,23 +191,19 @@ class BackupRun:
             chunk_id_key=chunk_id_key,
         )
 
-    async def _copy(self, link: ResilientLink, reading: Reading, keys: RunKeys | None) -> None:
+    async def _copy(
+        self, link: ResilientLink, reading: Reading, keys: RunKeys | None, compression: Compression
+    ) -> None:
         cut: ByteChannel[list[Chunk]] = ByteChannel("cut", 4, 2 * CONTENT_SIZES.maximum, _size)
         unknown: ByteChannel[list[Chunk]] = ByteChannel("unknown", 4, 2 * CONTENT_SIZES.maximum, _size)
-        packing = Lane(processors())
-        pack = compose_packing(backup_source(Zone(self.job.encrypt)), keys)
 
         async def known(chunks: list[Chunk]) -> list[Chunk]:
             return await self._drop_known(link, _all_that_wait(chunks, cut), keys)
 
-        async def packed(chunks: list[Chunk]) -> list[Chunk]:
-            await packing.run(_pack_all, pack, chunks)
-            return chunks
-
         async def put(chunks: list[Chunk]) -> None:
             for chunk in chunks:
                 chunk.let_go()
-                await link.put(chunk)
+                await compression.put(chunk)
 
         async def hand_on(chunks: list[Chunk]) -> None:
             for group in _in_small_groups(chunks):
@@ -215,7 +219,7 @@ class BackupRun:
             async with open_tasks() as nursery:
                 nursery.start_soon(self._read_stage, reading, cut)
                 nursery.start_soon(known_stage)
-                nursery.start_soon(ordered_window, unknown, packed, put, processors())
+                nursery.start_soon(ordered_window, unknown, compression.pack_group, put, compression.width)
             await link.drained()
             watch.cancel_scope.cancel()
 
@@ -323,11 +327,6 @@ def _in_small_groups(chunks: list[Chunk]) -> Iterator[list[Chunk]]:
 
 def _size(chunks: list[Chunk]) -> int:
     return sum(chunk.plain_length for chunk in chunks)
-
-
-def _pack_all(pack: object, chunks: list[Chunk]) -> None:
-    for chunk in chunks:
-        pack(chunk)  # type: ignore[operator]  # a thread hop takes plain arguments
 
 
 def _identity(point: bytes, chunk_id_key: bytes) -> bytes:

@@ -193,6 +193,8 @@ def _open(
         plain = decode_head(head)
         if (plain.point_id, plain.job, plain.zone) != (row.point, job, row.zone):
             raise DamagedData("this is not the restore point that was asked for", "run scrub at the target")
+        if plain.domain != started.domain:
+            raise DamagedData("the restore point is of another domain than its chunks", "run scrub at the target")
         return plain, ChunkOpener((), allow_plain=True), ChunkIdKey(started.chunk_id_key)
     place = Place(started.tenant, job, started.repository_id, row.point, started.domain, row.zone)
 

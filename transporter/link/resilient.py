@@ -102,6 +102,11 @@ class ResilientLink:
         """Bytes on the wire to here, over all sessions."""
         return self._bytes_received_before + (self._session.bytes_received if self._session else 0)
 
+    @property
+    def queued(self) -> int:
+        """Bytes of the chunks that were put and that no data channel has taken yet."""
+        return sum(chunk.size for chunk in self._queue)
+
     async def started(self) -> Started:
         """Return what the provider said when the current session began."""
         return (await self._current()).started

@@ -5,7 +5,6 @@ A tenant is an authenticated identity, never a field of a message.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -33,12 +32,6 @@ HAND_OVER_SECONDS = 20.0
 
 # Live sessions of one tenant: each has queues, buffers and files of its own, and few homes run so many jobs at once.
 SESSIONS_AT_MOST = 16
-
-
-def domain_of(tenant: str, job: str) -> bytes:
-    """Return the dedup domain of a job, 16 bytes: one for each tenant and job, never shared between tenants."""
-    text = b"".join(len(part).to_bytes(4, "big") + part for part in (tenant.encode(), job.encode()))
-    return hashlib.blake2b(text, digest_size=16, person=b"transporter/dom1").digest()
 
 
 @dataclass(frozen=True)

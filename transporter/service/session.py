@@ -17,9 +17,10 @@ from transporter.errors import RefusedByPeer, TamperingDetected, TransporterErro
 from transporter.link.carrier import Carrier
 from transporter.link.control_link import ControlLink
 from transporter.link.data_link import DataLink
+from transporter.points.domain import domain_for, key_label
 from transporter.repository import PointRef
 from transporter.service.answers import answer_get_point, answer_list_points
-from transporter.service.provider import OpenRepository, Provider, domain_of
+from transporter.service.provider import OpenRepository, Provider
 
 KEY_LENGTH = 32
 SESSION_ID_LENGTH = 16
@@ -42,9 +43,14 @@ class ServiceSession:
     # What a backup builds on: announced at its start, and checked at its commit.
     parent: PointRef | None = None
     failure: TransporterError | None = None
+    # Of the chunks that are written, or that the point to recover needs: an older point may be of another one.
+    domain: bytes = field(init=False)
     _scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     _arrived: set[int] = field(default_factory=set)
     _open: list[DataLink] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.domain = domain_for(self.tenant, self.start.job, acceleration=self.start.acceleration)
 
     @property
     def tenant(self) -> str:
@@ -52,9 +58,9 @@ class ServiceSession:
         return self.peer.tenant
 
     @property
-    def domain(self) -> bytes:
-        """The dedup domain of this tenant and job."""
-        return domain_of(self.tenant, self.start.job)
+    def key_label(self) -> str:
+        """What the key database calls the domain's chunk-id key."""
+        return key_label(self.tenant, self.start.job, acceleration=self.start.acceleration)
 
     def same_job(self, other: ServiceSession) -> bool:
         """Tell whether both write to the same job of the same tenant."""

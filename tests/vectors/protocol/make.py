@@ -160,6 +160,7 @@ MESSAGES: list[tuple[Message, bytes]] = [
     (Start("backup", "job", "main", "source", "", b"", POINT, "tree"), b""),
     (Start("recovery", "job", "main", "none", point=POINT), b""),
     (Start("backup", "j", "r", "target", "pw"), b""),
+    (Start("backup", "job", "main", "none", resume=POINT, acceleration=True), b""),
     (Started(SESSION, KEY_A, b"\x44" * 16), b""),
     (Started(SESSION, KEY_A, b"\x44" * 16, ID2, POINT, 1 << 40, POINT, "tenant", ID1, True), b""),
     (Ready(), b""),
