@@ -359,6 +359,17 @@ class Progress(Message):
     total: CountOrNone = -1
 
 
+@dataclass(frozen=True, slots=True)
+class Limit(Message):
+    """Either side: send me no more than so many bytes a second in this session, all connections together; 0: no limit.
+
+    Replaces what the same side asked for before.
+    """
+
+    KIND: ClassVar[int] = 36
+    bytes_per_second: Count
+
+
 # --- data channels: 100 … 199 --------------------------------------------------------------------------------
 
 
@@ -411,6 +422,6 @@ class Fin(Message):
 CONTROL_MESSAGES: Final[tuple[type[Message], ...]] = (
     Hello, Pair, Paired, Ping, Pong, Start, Started, Ready, Have, HaveReply, Stored, Get, Missing, Flush, Flushed,
     Needs, PutSlot, SlotStored, Commit, CommitPlain, Committed, ListPoints, Points, GetPoint, PointHead, Stop, Stopped,
-    Refused, StatusRequest, StatusReply, Progress,
+    Refused, StatusRequest, StatusReply, Progress, Limit,
 )  # fmt: skip
 DATA_MESSAGES: Final[tuple[type[Message], ...]] = (KeyB, KeyBProof, Chunk, Rekey, Fin)

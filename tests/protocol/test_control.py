@@ -21,6 +21,7 @@ from protocol.messages import (
     Have,
     HaveReply,
     Hello,
+    Limit,
     ListPoints,
     Missing,
     Needs,
@@ -58,6 +59,7 @@ SAMPLES = {
     "Points": Points(False), "Points more": Points(True), "GetPoint": GetPoint("r", "j", POINT),
     "PointHead": PointHead(POINT, []), "Stop": Stop(), "Stopped": Stopped(), "Refused": Refused("quota-exceeded", "no"),
     "StatusRequest": StatusRequest(), "StatusReply": StatusReply(), "Progress": Progress("writing", 1),
+    "Limit": Limit(2_500_000),
 }  # fmt: skip
 EVENTS = [(side, name) for side in sorted(SIDES) for name in SAMPLES]
 
