@@ -151,6 +151,8 @@ class BackupRun:
             lambda handlers: open_session(peer, self.context.identity, start, streams, handlers, self.context.clock),
             redial_for=float(self.context.config.limits.redial_for),
             notify=notify,
+            flow=self.context.flow(peer.name, self.name),
+            gate=self.context.gate,
         )
 
     def _keys(self, parent: Parent) -> RunKeys | None:

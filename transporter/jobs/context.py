@@ -6,7 +6,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transporter.catalog import Catalog
 from transporter.clock import Clock
@@ -17,7 +17,9 @@ from transporter.home import Home
 from transporter.keys.database import KeyDatabase
 from transporter.link.address import parse_address
 from transporter.link.dial import Peer
+from transporter.link.gate import Gate
 from transporter.link.identity import Identity
+from transporter.throttle.limits import Flow, Throttle
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,12 @@ class JobContext:
     keys: KeyDatabase
     clock: Clock
     bus: EventBus
+    throttle: Throttle = field(default_factory=Throttle)
+    gate: Gate = field(default_factory=Gate)
+
+    def flow(self, peer: str, job: str) -> Flow:
+        """Return what a run of ``job`` with ``peer`` may send and receive."""
+        return Flow(self.throttle, (("daemon", ""), ("peer", peer), ("job", job)), job, self.bus.publish)
 
     def peer(self, name: str) -> Peer:
         """Return a paired node that can be dialled. Raises IdentityRefused."""

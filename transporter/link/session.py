@@ -23,6 +23,7 @@ from protocol.messages import (
     Get,
     Have,
     HaveReply,
+    Limit,
     Message,
     Missing,
     Progress,
@@ -42,6 +43,8 @@ from transporter.link.control_link import ControlLink, refusal_to_error
 from transporter.link.data_link import DataLink, chunk_header
 from transporter.link.dial import Peer, dial_carrier, dial_control
 from transporter.link.identity import Identity
+from transporter.link.pacing import keep_pace
+from transporter.throttle.limits import Flow, free_flow
 
 KEY_LENGTH = 32
 SALT_LENGTH = 24
@@ -63,6 +66,8 @@ class SessionHandlers:
     on_stored: Callable[[bytes], None]
     on_chunk: Callable[[ChunkHeader, memoryview], Awaitable[None]]
     on_missing: Callable[[bytes, str], None]
+    # What the job may send and receive; it lasts over all its sessions.
+    flow: Flow = field(default_factory=free_flow)
 
 
 @dataclass
@@ -202,6 +207,8 @@ class Session:
                 self._handlers.on_missing(message.id, message.reason)
             elif isinstance(message, SlotStored | Progress):
                 continue
+            elif isinstance(message, Limit):
+                self._handlers.flow.asked(message.bytes_per_second)
             elif isinstance(message, Refused):
                 self._refusal = refusal_to_error(message.code, message.what, message.remedy)
                 raise self._refusal
@@ -241,7 +248,7 @@ async def _open_channels(
     bound = binding(identity.pin, link.peer_pin, link.exporter)
     for number in range(streams):
         if number == 1:
-            await _wait_until_ready(link)
+            await _wait_until_ready(link, session._handlers.flow)
         channel = DataChannel.initiate(
             channel=number,
             session=session.started.session,
@@ -250,18 +257,20 @@ async def _open_channels(
             salt=clock.random_bytes(SALT_LENGTH),
         )
         data_link = DataLink(channel, await dial_carrier(peer.address), peer.name)
+        data_link.flow = session._handlers.flow
         session._channels.append(data_link)
         await data_link.open_as_initiator(key_b if number == 0 else None)
         session._open_directions += 1
         nursery.start_soon(session.send_chunks, data_link)
         nursery.start_soon(session.receive_chunks, data_link)
     if streams == 1:
-        await _wait_until_ready(link)
+        await _wait_until_ready(link, session._handlers.flow)
 
 
-async def _wait_until_ready(link: ControlLink) -> None:
+async def _wait_until_ready(link: ControlLink, flow: Flow) -> None:
     """Wait for Ready: the provider has Key B, and takes further channels under it."""
-    received = await link.receive()
+    while isinstance((received := await link.receive()).message, Limit):
+        flow.asked(received.message.bytes_per_second)
     if isinstance(received.message, Refused):
         raise refusal_to_error(received.message.code, received.message.what, received.message.remedy)
     if not isinstance(received.message, Ready):
@@ -289,6 +298,7 @@ async def open_session(
         session = Session(link, received.message, handlers)
         try:
             async with open_tasks() as nursery:
+                nursery.start_soon(keep_pace, handlers.flow, link)
                 with trio.move_on_after(OPENING_SECONDS) as deadline:
                     await _open_channels(session, nursery, peer, identity, received.message.key_a, streams, clock)
                 if deadline.cancelled_caught:

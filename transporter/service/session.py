@@ -11,7 +11,7 @@ from protocol.channel_keys import binding
 from protocol.control import Received
 from protocol.data import DataChannel, Preface
 from protocol.errors import TamperingError
-from protocol.messages import GetPoint, ListPoints, Ready, Start
+from protocol.messages import GetPoint, Limit, ListPoints, Ready, Start
 from transporter.catalog import Peer
 from transporter.errors import RefusedByPeer, TamperingDetected, TransporterError
 from transporter.link.carrier import Carrier
@@ -20,6 +20,7 @@ from transporter.link.data_link import DataLink
 from transporter.repository import PointRef
 from transporter.service.answers import answer_get_point, answer_list_points
 from transporter.service.provider import OpenRepository, Provider, domain_of
+from transporter.throttle.limits import Flow
 
 KEY_LENGTH = 32
 SESSION_ID_LENGTH = 16
@@ -42,9 +43,13 @@ class ServiceSession:
     # What a backup builds on: announced at its start, and checked at its commit.
     parent: PointRef | None = None
     failure: TransporterError | None = None
+    flow: Flow = field(init=False)
     _scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     _arrived: set[int] = field(default_factory=set)
     _open: list[DataLink] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.flow = Flow(self.provider.throttle, (("daemon", ""), ("peer", self.peer.name)))
 
     @property
     def tenant(self) -> str:
@@ -104,9 +109,15 @@ class ServiceSession:
         message = received.message
         if isinstance(message, GetPoint):
             return lambda _received: answer_get_point(self.provider, self.link, self.peer, message)
+        if isinstance(message, Limit):
+            return self._asked_to_pace
         if isinstance(message, ListPoints):
             return lambda _received: answer_list_points(self.provider, self.link, self.peer, message)
         raise RefusedByPeer(f"{type(message).__name__} does not fit in this session", "update the transporter")
+
+    async def _asked_to_pace(self, received: Received) -> None:
+        if isinstance(received.message, Limit):
+            self.flow.asked(received.message.bytes_per_second)
 
     async def attach(self, preface: Preface, carrier: Carrier) -> DataLink:
         """Take in a data channel that named this session; returns when it is handed over.
@@ -130,6 +141,7 @@ class ServiceSession:
         # Each number once: that is what makes the replay of a whole channel fail.
         self._arrived.add(number)
         data_link = DataLink(channel, carrier, self.link.peer_name)
+        data_link.flow = self.flow
         try:
             key_b = await data_link.open_as_acceptor()
         except TransporterError as error:

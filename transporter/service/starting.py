@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from pipeline.run import open_tasks
 from pipeline.trust_zone import Zone
 from protocol.messages import Start, Started
 from transporter.catalog import Peer
@@ -14,6 +15,7 @@ from transporter.events import EventBus
 from transporter.keys.key_ring import KeyRing
 from transporter.link.control_link import ControlLink
 from transporter.link.data_link import DataLink
+from transporter.link.pacing import keep_pace
 from transporter.points.assemble import OpenedPoint, Place, find_in, open_point
 from transporter.points.run_keys import begin_run
 from transporter.repository import PLAIN_KEY, PointRef
@@ -63,7 +65,10 @@ async def _work(session: ServiceSession, started: Started, serve: Serve) -> None
     send, receive = trio.open_memory_channel[DataLink](MAX_CHANNELS)
     session.channels = send
     await session.link.send(started)
-    await serve(receive)
+    async with open_tasks() as nursery:
+        nursery.start_soon(keep_pace, session.flow, session.link)
+        await serve(receive)
+        nursery.cancel_scope.cancel()
 
 
 # --- backup ---------------------------------------------------------------------------------------------------
