@@ -351,7 +351,7 @@ class ResilientLink:
             if moved - alive >= ALIVE_BYTES:
                 alive, self._moved_at = moved, trio.current_time()
             if self._gate.shut or (not self._unacknowledged and not self._asked):
-                self._moved_at = trio.current_time()
+                alive, self._moved_at = moved, trio.current_time()
             if trio.current_time() - self._moved_at >= STALL_SECONDS:
                 raise NoAnswer("the peer neither acknowledges chunks nor sends those it was asked for")
             with trio.move_on_after(WATCH_SECONDS):
