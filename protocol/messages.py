@@ -371,6 +371,17 @@ class Progress(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Limit(Message):
+    """Either side: send me no more than so many bytes a second in this session, all connections together; 0: no limit.
+
+    Replaces what the same side asked for before.
+    """
+
+    KIND: ClassVar[int] = 36
+    bytes_per_second: Count
+
+
+@dataclass(frozen=True, slots=True)
 class Park(Message):
     """This connection stays: say Incoming on it when somebody wants to reach me.
 
@@ -473,6 +484,6 @@ class Fin(Message):
 CONTROL_MESSAGES: Final[tuple[type[Message], ...]] = (
     Hello, Pair, Paired, Ping, Pong, Start, Started, Ready, Have, HaveReply, Stored, Get, Missing, Flush, Flushed,
     Needs, PutSlot, SlotStored, Commit, CommitPlain, Committed, ListPoints, Points, GetPoint, PointHead, Stop, Stopped,
-    Refused, StatusRequest, StatusReply, Progress, Park, Parked, Reach, Tickets, Incoming,
+    Refused, StatusRequest, StatusReply, Progress, Limit, Park, Parked, Reach, Tickets, Incoming,
 )  # fmt: skip
 DATA_MESSAGES: Final[tuple[type[Message], ...]] = (KeyB, KeyBProof, Chunk, Rekey, Fin)

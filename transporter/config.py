@@ -6,6 +6,7 @@
     [limits]             redial_for, connect_timeout, max_streams
     [link]               outbound_proxy, outbound_proxy_password_file, data
     [proxy]              streams_per_node
+    [throttle.daemon]    "WINDOW" = "RATE", any number; also [throttle.peers.NAME] and [throttle.jobs.NAME]
 
 Unknown keys are refused, and every error names file, line, column and what to do. ``docs/handbook.md`` explains them.
 """
@@ -22,7 +23,9 @@ import msgspec
 
 from transporter.errors import ConfigError
 from transporter.link_config import LinkConfig, link_problem
-from transporter.quantities import Duration, Size, parse_duration, parse_size
+from transporter.quantities import Duration, Size, parse_duration, parse_rate, parse_size
+from transporter.throttle.windows import REMEDY as WINDOW_REMEDY
+from transporter.throttle.windows import Rule, Schedule, parse_window
 from transporter.toml_position import find_key
 
 Zone = Literal["source", "target", "none"]
@@ -99,6 +102,14 @@ class ProxyConfig(_Table, frozen=True, kw_only=True):
     streams_per_node: int = 128
 
 
+class ThrottleConfig(_Table, frozen=True, kw_only=True):
+    """How fast this node may send and receive: all of it, with a peer, for a job. The strictest holds."""
+
+    daemon: Schedule = Schedule()
+    peers: dict[str, Schedule] = {}
+    jobs: dict[str, Schedule] = {}
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """A whole ``config.toml``."""
 
@@ -108,6 +119,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     limits: LimitsConfig = LimitsConfig()
     link: LinkConfig = LinkConfig()
     proxy: ProxyConfig = ProxyConfig()
+    throttle: ThrottleConfig = ThrottleConfig()
 
     def job(self, name: str) -> JobConfig:
         """Return a job; raise ``ConfigError`` that names the nearest one."""
@@ -162,7 +174,7 @@ class _Reader:
             raise ConfigError(f"{path}:{line}:{column}: not valid TOML: {reason}", "correct this line") from None
 
     def config(self) -> Config:
-        known = ("node", "repositories", "jobs", "limits", "link", "proxy")
+        known = ("node", "repositories", "jobs", "limits", "link", "proxy", "throttle")
         for key in self.data:
             if key not in known:
                 raise self.error((key,), f"unknown section [{key}]", _nearest(key, known) or _list("sections", known))
@@ -175,6 +187,7 @@ class _Reader:
             limits=self.table(("limits",), LimitsConfig) if "limits" in self.data else LimitsConfig(),
             link=self.table(("link",), LinkConfig) if "link" in self.data else LinkConfig(),
             proxy=self.table(("proxy",), ProxyConfig) if "proxy" in self.data else ProxyConfig(),
+            throttle=self.throttle(),
         )
         self.check(config)
         return config
@@ -216,6 +229,47 @@ class _Reader:
             label = f"{field[1]} in {shown}" if field else shown
             raise self.error(where, f"{label}: {_plain(what)}", _choices(kind, field and field[1])) from None
 
+    def throttle(self) -> ThrottleConfig:
+        sections = self.section(("throttle",), self.data.get("throttle", {}))
+        known = ("daemon", "peers", "jobs")
+        for key in sections:
+            if key not in known:
+                what = f"unknown section [throttle.{key}]"
+                raise self.error(("throttle", key), what, _nearest(key, known) or _list("sections", known))
+        return ThrottleConfig(
+            daemon=self.schedule(("throttle", "daemon"), sections.get("daemon", {})),
+            peers=self.schedules(("throttle", "peers"), sections.get("peers", {})),
+            jobs=self.schedules(("throttle", "jobs"), sections.get("jobs", {})),
+        )
+
+    def schedules(self, key: tuple[str, ...], value: object) -> dict[str, Schedule]:
+        named = self.section(key, value)
+        for name in named:
+            self.name((*key, name), name)
+        return {name: self.schedule((*key, name), windows) for name, windows in named.items()}
+
+    def schedule(self, key: tuple[str, ...], value: object) -> Schedule:
+        rules = []
+        for window, rate in self.section(key, value).items():
+            where = (*key, window)
+            try:
+                when = parse_window(window)
+            except ValueError as error:
+                raise self.error(where, str(error), WINDOW_REMEDY) from None
+            if not isinstance(rate, str):
+                raise self.error(where, f"{window}: expected a rate in quotes, got {rate!r}", RATE_REMEDY)
+            try:
+                rules.append(Rule(window, when, parse_rate(rate)))
+            except ValueError as error:
+                raise self.error(where, f"{window}: {error}", RATE_REMEDY) from None
+        return Schedule(tuple(rules))
+
+    def section(self, key: tuple[str, ...], value: object) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            shown = f"[{'.'.join(key)}]"
+            raise self.error(key, f"{shown} is not a section", f"write {shown} on a line of its own, its keys below")
+        return value
+
     def name(self, key: tuple[str, ...], name: str) -> None:
         if not NAME.match(name):
             raise self.error(key, f"{name!r} is not a usable name", NAME_REMEDY)
@@ -236,6 +290,10 @@ class _Reader:
         for name, repository in config.repositories.items():
             if repository.path and not repository.path.startswith("/"):
                 raise self.error(("repositories", name, "path"), "path is not absolute", "start it with /")
+        for name in config.throttle.jobs:
+            if name not in config.jobs:
+                remedy = _nearest(name, config.jobs) or "`transporter job list` shows the jobs"
+                raise self.error(("throttle", "jobs", name), f"there is no job {name!r} to limit", remedy)
         for name, job in config.jobs.items():
             problem = job_problem(job)
             if problem:
@@ -243,6 +301,7 @@ class _Reader:
                 raise self.error(("jobs", name, field), f"job {name!r}: {what}", remedy)
 
 
+RATE_REMEDY = "write bits (500kbit, 20Mbit, 1Gbit), bytes (2.5MB/s, 4MiB/s) or unlimited"
 NAME_REMEDY = "use 1 to 64 letters, digits and . _ + @ - , starting with a letter or digit"
 
 

@@ -3,6 +3,7 @@
 TransporterError
 ├── JobFailed            exit 1   the job failed; nothing half-visible is left
 │   ├── JobBusy                   another run of the same job is under way
+│   ├── NotRunning                there is no run to pause, resume or cancel
 │   ├── DiskFull                  no room at one of the ends
 │   ├── MissingChunks             the repository lost chunks that the point names; the job reads all again
 │   └── LinkLost                  the link broke and could not be redialled in time
@@ -58,6 +59,12 @@ class JobBusy(JobFailed):
     """Another run of this job holds its lock."""
 
     code = "job-busy"
+
+
+class NotRunning(JobFailed):
+    """There is no run of the job to pause, resume or cancel."""
+
+    code = "not-running"
 
 
 class DiskFull(JobFailed):

@@ -142,6 +142,30 @@ class SecurityEvent(Event, frozen=True, kw_only=True):
     what: str
 
 
+class LimitInForce(Event, frozen=True, kw_only=True):
+    """From now on the job may ``send`` or ``receive`` (``direction``) so many bytes a second; 0: no limit any more.
+
+    ``by`` is whose limit is the strictest: daemon, peer, job, or ``asked`` where the other side asked for it.
+    """
+
+    job: str
+    direction: str
+    bytes_per_second: int
+    by: str = ""
+
+
+class JobPaused(Event, frozen=True, kw_only=True):
+    """The job moves no more chunks until it is resumed; its session stays."""
+
+    job: str
+
+
+class JobResumed(Event, frozen=True, kw_only=True):
+    """The job goes on."""
+
+    job: str
+
+
 class PointCommitted(Event, frozen=True, kw_only=True):
     """A restore point is durable and visible. ``point`` and ``parent`` in hex; ``parent`` is empty for a full one."""
 
@@ -218,6 +242,9 @@ AnyEvent = (
     | LinkLost
     | Redialling
     | SecurityEvent
+    | LimitInForce
+    | JobPaused
+    | JobResumed
     | PointCommitted
     | JobFinished
     | JobFailed

@@ -22,6 +22,7 @@ from protocol.messages import (
     HaveReply,
     Hello,
     Incoming,
+    Limit,
     ListPoints,
     Missing,
     Needs,
@@ -63,7 +64,8 @@ SAMPLES = {
     "Points": Points(False), "Points more": Points(True), "GetPoint": GetPoint("r", "j", POINT),
     "PointHead": PointHead(POINT, []), "Stop": Stop(), "Stopped": Stopped(), "Refused": Refused("quota-exceeded", "no"),
     "StatusRequest": StatusRequest(), "StatusReply": StatusReply(), "Progress": Progress("writing", 1),
-    "Park": Park(POINT), "Parked": Parked(), "Reach": Reach(ID, 1), "Tickets": Tickets(ID), "Incoming": Incoming(ID, ID),
+    "Limit": Limit(2_500_000), "Park": Park(POINT), "Parked": Parked(), "Reach": Reach(ID, 1), "Tickets": Tickets(ID),
+    "Incoming": Incoming(ID, ID),
 }  # fmt: skip
 EVENTS = [(side, name) for side in sorted(SIDES) for name in SAMPLES]
 

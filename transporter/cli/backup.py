@@ -41,7 +41,8 @@ def backup(
         str, typer.Option(metavar="adaptive|lz4|zstd", help="Default: adaptive, as the line wants it.")
     ] = "",
     network_acceleration: Annotated[
-        bool, typer.Option("--network-acceleration", help="Share chunks with other such jobs. Only with --encrypt none.")
+        bool,
+        typer.Option("--network-acceleration", help="Share chunks with other such jobs. Only with --encrypt none."),
     ] = False,
 ) -> int:
     """Copy paths to a repository at another node.

@@ -33,6 +33,7 @@ from transporter.link.routes import Parking
 from transporter.repository import Repository
 from transporter.service.provider import OpenRepository, Provider
 from transporter.service.relay import Relay
+from transporter.throttle.watch import watch_limits
 
 log = structlog.get_logger()
 
@@ -135,9 +136,15 @@ async def _serve(home: Home, config: Config, provider: Provider, ready: Callable
             nursery.start_soon(trio.serve_listeners, front.take, listeners)
         nursery.start_soon(front.tidier.run)
         nursery.start_soon(keeper.run)
+        provider.throttle.apply(config.throttle, provider.clock.local_time())
+        nursery.start_soon(watch_limits, provider.throttle, home.config_path, provider.clock, _limits_stay)
         nursery.start_soon(serve_control_socket, home, running.status, running.job, parking)
         await _until_socket(home)
         ready(where)
+
+
+def _limits_stay(error: ConfigError) -> None:
+    log.warning("limits stay as they were", code=error.code, what=error.what, remedy=error.remedy)
 
 
 async def _until_socket(home: Home) -> None:

@@ -162,6 +162,8 @@ class BackupRun:
             ),
             redial_for=float(self.context.config.limits.redial_for),
             notify=notify,
+            flow=self.context.flow(peer.name, self.name),
+            gate=self.context.gate,
         )
 
     def _keys(self, parent: Parent) -> RunKeys | None:

@@ -6,7 +6,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transporter.catalog import Catalog
 from transporter.clock import Clock
@@ -16,8 +16,10 @@ from transporter.events import EventBus, Note
 from transporter.home import Home
 from transporter.keys.database import KeyDatabase
 from transporter.link.dial import Peer
+from transporter.link.gate import Gate
 from transporter.link.identity import Identity
 from transporter.link.routes import Parking, Routes
+from transporter.throttle.limits import Flow, Throttle
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,12 @@ class JobContext:
     bus: EventBus
     # None in a command's own process: nobody can have parked a connection there.
     parking: Parking | None = None
+    throttle: Throttle = field(default_factory=Throttle)
+    gate: Gate = field(default_factory=Gate)
+
+    def flow(self, peer: str, job: str) -> Flow:
+        """Return what a run of ``job`` with ``peer`` may send and receive."""
+        return Flow(self.throttle, (("daemon", ""), ("peer", peer), ("job", job)), job, self.bus.publish)
 
     def peer(self, name: str) -> Peer:
         """Return a paired node that can be dialled, or that dials. Raises IdentityRefused, PeerAway, ConfigError."""

@@ -147,6 +147,8 @@ async def open_recovery(context: JobContext, where: Where, row: PointRow, passwo
         redial_for=float(context.config.limits.redial_for),
         notify=notify,
         on_chunk=router.on_chunk,
+        flow=context.flow(peer.name, where.job),
+        gate=context.gate,
     )
     link.on_missing = router.on_missing
     async with open_tasks() as nursery:

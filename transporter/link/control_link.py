@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager, suppress
 
 import trio
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream, wrap_server_stream
@@ -18,6 +18,7 @@ from transporter import __version__
 from transporter.errors import CannotConnect, IdentityRefused, RefusedByPeer, TransporterError, error_of
 from transporter.link.broken import LinkBroken
 from transporter.link.tls import TlsStream
+from transporter.throttle.limits import NO_LIMIT, Flow
 
 PATH = "/transporter/v1"
 SUBPROTOCOL = "transporter.v1"
@@ -85,6 +86,15 @@ class ControlLink:
         """Note that the peer is paired: it is half-open no longer, and may send as much as the protocol allows."""
         self._tls.allowance = None
         self._when_known()
+
+    @contextmanager
+    def paced(self, flow: Flow) -> Iterator[None]:
+        """Count this connection as one of ``flow`` for as long as the context lasts."""
+        self._tls.flow = flow
+        try:
+            yield
+        finally:
+            self._tls.flow = NO_LIMIT
 
     async def send(self, message: Message, payload: bytes = b"") -> None:
         """Send one message. Raises LinkBroken."""
@@ -166,7 +176,8 @@ class ControlLink:
             token += 1
             with trio.move_on_after(SILENCE_SECONDS) as scope:
                 await self.send(Ping(token=token))
-            if scope.cancelled_caught:
+            # Behind a long message that is paced, or on a slow line, a heartbeat waits its turn.
+            if scope.cancelled_caught and self._tls.sending_stands() >= SILENCE_SECONDS:
                 raise LinkBroken("the peer does not read")
 
     async def aclose(self) -> None:

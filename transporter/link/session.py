@@ -21,6 +21,7 @@ from protocol.messages import (
     Get,
     Have,
     HaveReply,
+    Limit,
     Message,
     Missing,
     Progress,
@@ -41,7 +42,9 @@ from transporter.link.control_link import ControlLink, refusal_to_error
 from transporter.link.data_link import DataLink, chunk_header
 from transporter.link.dial import Peer, dial_control
 from transporter.link.identity import Identity
+from transporter.link.pacing import keep_pace
 from transporter.link.striping import SHORT_LINE_SECONDS, first_streams
+from transporter.throttle.limits import Flow, free_flow
 
 # A peer may have to finish writing (salvage, seal a pack, commit) before it answers.
 ANSWER_SECONDS = 120.0
@@ -67,6 +70,8 @@ class SessionHandlers:
     on_missing: Callable[[bytes, str], None]
     # Whether something waits for the line: chunks to be sent, or chunks that were asked for.
     backlog: Callable[[], bool] = lambda: False
+    # What the job may send and receive; it lasts over all its sessions.
+    flow: Flow = field(default_factory=free_flow)
 
 
 @dataclass
@@ -129,6 +134,7 @@ class Session:
 
     def add(self, channel: DataLink) -> None:
         """Note a data channel that is being opened."""
+        channel.flow = self._handlers.flow
         self._channels.append(channel)
         self._open_directions += 1
 
@@ -245,6 +251,8 @@ class Session:
                 self._handlers.on_missing(message.id, message.reason)
             elif isinstance(message, SlotStored | Progress):
                 continue
+            elif isinstance(message, Limit):
+                self._handlers.flow.asked(message.bytes_per_second)
             elif isinstance(message, Refused):
                 self._refusal = refusal_to_error(message.code, message.what, message.remedy)
                 raise self._refusal
@@ -278,9 +286,10 @@ class Session:
             await self._handlers.on_chunk(event.message, event.payload)
 
 
-async def _wait_until_ready(link: ControlLink) -> None:
+async def _wait_until_ready(link: ControlLink, flow: Flow) -> None:
     """Wait for Ready: the provider has Key B, and takes further channels under it."""
-    received = await link.receive()
+    while isinstance((received := await link.receive()).message, Limit):
+        flow.asked(received.message.bytes_per_second)
     if isinstance(received.message, Refused):
         raise refusal_to_error(received.message.code, received.message.what, received.message.remedy)
     if not isinstance(received.message, Ready):
@@ -339,8 +348,9 @@ async def open_session(
         try:
             async with open_tasks() as nursery:
                 opener = ChannelOpener(session, nursery, peer, identity, started.key_a, clock)
+                nursery.start_soon(keep_pace, handlers.flow, link)
                 with trio.move_on_after(OPENING_SECONDS) as deadline:
-                    await opener.open_first(await early.take(), lambda: _wait_until_ready(link))
+                    await opener.open_first(await early.take(), lambda: _wait_until_ready(link, handlers.flow))
                 if deadline.cancelled_caught:
                     raise LinkBroken("the data channels did not open in time")
                 nursery.start_soon(session.read_control)

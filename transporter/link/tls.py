@@ -15,6 +15,7 @@ from OpenSSL import SSL, crypto
 from transporter.errors import CannotConnect, IdentityRefused, RefusedByPeer, TamperingDetected
 from transporter.link import long_line
 from transporter.link.identity import Identity, pin_of
+from transporter.throttle.limits import NO_LIMIT
 
 EXPORTER_LABEL = b"EXPORTER-transporter/v1 binding"
 HYBRID_GROUP = "X25519MLKEM768"
@@ -80,6 +81,10 @@ class TlsStream(trio.abc.Stream):
         self._unread = b""
         # Since when somebody waits for bytes of the peer.
         self._waits_since: float | None = None
+        # When the carrier last took something.
+        self._sent_at = float("-inf")
+        # What this connection counts among while a session uses it.
+        self.flow = NO_LIMIT
 
     def _note_pin(self, pin: bytes) -> None:
         self._offered = pin
@@ -155,13 +160,23 @@ class TlsStream(trio.abc.Stream):
             except SSL.WantReadError:
                 return
             self._torn = True
-            await self._carrier.send_all(data)
+            if self.flow.sending.limited:
+                await self.flow.sending.send(self._send_slice, data)
+            else:
+                await self._send_slice(data)
             self._torn = False
+
+    async def _send_slice(self, data: bytes | bytearray | memoryview) -> None:
+        await self._carrier.send_all(data)
+        self._sent_at = trio.current_time()
 
     async def _feed(self, during: str = "") -> bool:
         data = await self._carrier.receive_some(_READ)
         if data:
             self._tls.bio_write(bytes(data))
+            if self.flow.receiving.limited:
+                self.flow.received += len(data)
+                await self.flow.receiving.pay(len(data))
             return True
         if during:
             raise CannotConnect(
@@ -261,6 +276,10 @@ class TlsStream(trio.abc.Stream):
         0 while nobody reads: what the peer has said meanwhile may lie unread.
         """
         return 0.0 if self._waits_since is None else trio.current_time() - self._waits_since
+
+    def sending_stands(self) -> float:
+        """Return for how many seconds the carrier has taken nothing."""
+        return trio.current_time() - self._sent_at
 
     async def aclose(self) -> None:
         """Say goodbye if the carrier still takes it, then close."""

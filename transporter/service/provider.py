@@ -21,6 +21,7 @@ from transporter.link.identity import Identity
 from transporter.link.parking import ParkedLinks
 from transporter.link.tickets import TicketOffice
 from transporter.repository import Repository
+from transporter.throttle.limits import Throttle
 
 if TYPE_CHECKING:
     from transporter.service.relay import Relay
@@ -65,6 +66,8 @@ class Provider:
     # One lane for look-ups and one for writes: a slow fsync must not hold up a HAVE.
     lookups: Lane = field(default_factory=lambda: Lane(2))
     writes: Lane = field(default_factory=lambda: Lane(4))
+    # The limits of the whole daemon: its own jobs are under them, too.
+    throttle: Throttle = field(default_factory=Throttle)
 
     def known_peer(self, pin: bytes) -> Peer:
         """Return the peer of this public key as it is known now. Raises IdentityRefused once it has been removed."""

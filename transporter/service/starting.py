@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from pipeline.run import open_tasks
 from pipeline.trust_zone import Zone
 from protocol.messages import Start, Started
 from transporter.catalog import Peer
@@ -13,6 +14,7 @@ from transporter.errors import DamagedData, RefusedByPeer, TransporterError
 from transporter.events import EventBus
 from transporter.link.control_link import ControlLink
 from transporter.link.data_link import DataLink
+from transporter.link.pacing import keep_pace
 from transporter.points.run_keys import begin_run
 from transporter.repository import PLAIN_KEY, PointRef
 from transporter.service.backup import BackupService
@@ -67,7 +69,10 @@ async def _work(session: ServiceSession, started: Started, serve: Serve) -> None
     send, receive = trio.open_memory_channel[DataLink](MAX_CHANNELS)
     session.channels = send
     await session.link.send(started)
-    await serve(receive)
+    async with open_tasks() as nursery:
+        nursery.start_soon(keep_pace, session.flow, session.link)
+        await serve(receive)
+        nursery.cancel_scope.cancel()
 
 
 # --- backup ---------------------------------------------------------------------------------------------------
