@@ -50,6 +50,6 @@ class EvilRelay(Relay):
 
     def _meeting(self, caller: Peer, target: Peer) -> Meeting:
         honest = super()._meeting(caller, target)
-        evil = EvilMeeting(caller.name, target.name, honest._counted)
+        evil = EvilMeeting(caller.name, target.name, honest._counted, honest._flow)
         evil.middle = self.middle
         return evil

@@ -1,4 +1,4 @@
-"""``make demo-reverse``: two sites that accept no connection, and a proxy host between them; nothing but the public commands.
+"""``make demo-reverse``: two sites that accept no connection, and a proxy host between them. Public commands only.
 
 Three homes: `office` has the data, `offsite` stores it, `relay` joins what both dial. Backup, an incremental, verify,
 restore, a comparison of every byte and every piece of metadata; proof that neither site listens, and that neither the

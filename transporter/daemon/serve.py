@@ -57,7 +57,7 @@ async def serve(home: Home, *, ready: Callable[[str], None], proxy: bool = False
         if proxy:
             if not config.node.listen:
                 raise ConfigError("a proxy host must listen", 'set listen = "HOST:6180" in [node] of config.toml')
-            provider.relay = Relay(provider.parked, provider.tickets, config.proxy.streams_per_node)
+            provider.relay = Relay(provider.parked, provider.tickets, config.proxy.streams_per_node, provider.throttle)
         try:
             open_repositories(provider)
             await _serve(home, config, provider, ready)

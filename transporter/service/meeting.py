@@ -13,6 +13,7 @@ from protocol import limits
 from transporter.link import long_line
 from transporter.link.carrier import SocketCarrier
 from transporter.link.dial import close_all
+from transporter.throttle.limits import Flow
 
 # One for each direction of each pair: with 32 data channels 8 MiB in all.
 BLOCK = 128 << 10
@@ -23,11 +24,15 @@ log = structlog.get_logger()
 
 
 class Meeting:
-    """Where the two ends of one relayed connection come together. ``counted`` is held while they are joined."""
+    """Where the two ends of one relayed connection come together. ``counted`` is held while they are joined.
 
-    def __init__(self, caller: str, target: str, counted: AbstractContextManager[None]) -> None:
+    ``flow``: the limits under which both directions move.
+    """
+
+    def __init__(self, caller: str, target: str, counted: AbstractContextManager[None], flow: Flow) -> None:
         self._names = (caller, target)
         self._counted = counted
+        self._flow = flow
         self._caller: trio.abc.Stream | None = None
         self._target: trio.abc.Stream | None = None
         self._met = trio.Event()
@@ -59,7 +64,11 @@ class Meeting:
     async def _join(self, caller: trio.abc.Stream, target: trio.abc.Stream) -> None:
         began = trio.current_time()
         try:
-            with self._counted, suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            with (
+                self._counted,
+                self._flow.in_session(),
+                suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError),
+            ):
                 for stream in (caller, target):
                     _notice_gone(stream)
                 async with trio.open_nursery() as nursery:
@@ -85,7 +94,10 @@ class Meeting:
                     continue
                 if not data:
                     break
-                await sink.send_all(data)
+                if self._flow.sending.limited:
+                    await self._flow.sending.send(sink.send_all, data)
+                else:
+                    await sink.send_all(data)
                 self.moved[way] += len(data)
             if isinstance(sink, trio.abc.HalfCloseableStream):
                 # A half-closed connection is one: the other direction goes on.

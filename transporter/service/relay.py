@@ -20,6 +20,7 @@ from transporter.link.pairing import PROXY_RIGHT
 from transporter.link.parking import ParkedLinks
 from transporter.link.tickets import TicketOffice
 from transporter.service.meeting import Meeting
+from transporter.throttle.limits import Flow, Throttle
 
 # Connections of one node at a time: a few jobs with 32 data channels each.
 STREAMS_PER_NODE = 128
@@ -28,9 +29,16 @@ STREAMS_PER_NODE = 128
 class Relay:
     """One for each daemon that serves as a proxy host."""
 
-    def __init__(self, parked: ParkedLinks, tickets: TicketOffice, streams_per_node: int = STREAMS_PER_NODE) -> None:
+    def __init__(
+        self,
+        parked: ParkedLinks,
+        tickets: TicketOffice,
+        streams_per_node: int = STREAMS_PER_NODE,
+        throttle: Throttle | None = None,
+    ) -> None:
         self._parked = parked
         self._tickets = tickets
+        self._throttle = throttle or Throttle()
         self._most = streams_per_node
         self._streams: Counter[bytes] = Counter()
         # Until when connections are expected for which a node has a ticket.
@@ -60,7 +68,9 @@ class Relay:
         pins = (caller.pin, target.pin)
         for pin in pins:
             self._expected.setdefault(pin, deque()).append(trio.current_time() + limits.TICKET_SECONDS)
-        return Meeting(caller.name, target.name, self._counted(pins))
+        # What goes through counts for both nodes, and for the daemon: `[throttle.peers.NAME]` limits what one may use.
+        flow = Flow(self._throttle, (("daemon", ""), ("peer", caller.name), ("peer", target.name)))
+        return Meeting(caller.name, target.name, self._counted(pins), flow)
 
     def _check_limit(self, peer: Peer, more: int) -> None:
         """Raise JobBusy when a node would have too many connections: those that stand, and those that are expected."""
