@@ -28,7 +28,8 @@ def test_a_short_line_is_left_alone():
 
 
 def test_a_long_line_begins_with_several():
-    assert Striper(32, 0.1).streams == MANY
+    assert Striper(32, 0.05).streams == MANY
+    assert Striper(32, 0.1).streams == 16, "the longer the line, the more"
     assert Striper(3, 0.1).streams == 3
 
 
@@ -39,7 +40,7 @@ def test_where_each_connection_carries_its_share_all_are_used_within_two_seconds
 
 
 def test_where_the_line_is_full_no_more_are_kept():
-    striper = Striper(32, 0.1)
+    striper = Striper(32, 0.05)
     used = drive(striper, lambda n: 10e6, seconds=60.0)
     assert used.count(MANY) > 0.9 * len(used)
 
@@ -51,7 +52,7 @@ def test_a_line_that_gets_better_with_fewer_comes_down():
 
 
 def test_after_a_trial_in_vain_the_next_one_comes_later():
-    striper = Striper(32, 0.1)
+    striper = Striper(32, 0.05)
     used = drive(striper, lambda n: 10e6, seconds=100.0)
     trials = [at for at in range(1, len(used)) if used[at] != MANY and used[at - 1] == MANY]
     gaps = [later - earlier for earlier, later in itertools.pairwise(trials)]
@@ -60,7 +61,7 @@ def test_after_a_trial_in_vain_the_next_one_comes_later():
 
 
 def test_what_is_measured_while_the_line_is_idle_says_nothing():
-    striper = Striper(32, 0.1)
+    striper = Striper(32, 0.05)
     assert set(drive(striper, lambda n: n * 1e6, line_bound=False)) == {MANY}
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from world import REPOSITORIES, Node, in_memory, make_node, make_source
+from world import PASSWORD, REPOSITORIES, Node, in_memory, make_node, make_source
 
 from transporter.catalog import PEER_DIALS, PROXY_HOST, WE_DIAL
 from transporter.catalog import Peer as Paired
 from transporter.clock import Clock, SystemClock
 from transporter.daemon.keeper import Keeper
 from transporter.daemon.listener import Front
+from transporter.events import EventBus
 from transporter.jobs.context import JobContext
 from transporter.link.address import Address
 from transporter.link.listen import bound_address, open_listeners
@@ -139,8 +140,10 @@ async def open_reverse_world(way: str, clock: Clock | None = None, **how: Any) -
     clock = clock or SystemClock()
     with in_memory() as folder, ExitStack() as stack:
         target = _site(make_node(folder, "offsite", REPOSITORIES, clock, stack))
+        target.node.keys.add_password("vault", PASSWORD)
         plain = make_source(folder, "office", clock, stack)
-        source = _site(ReversedSource(**{name: getattr(plain, name) for name in plain.__dataclass_fields__}))
+        fields = {name: getattr(plain, name) for name in plain.__dataclass_fields__}
+        source = _site(ReversedSource(**{**fields, "bus": EventBus(), "events": []}))
         source.node.parking = Parking(source.provider.parked, source.provider.tickets)  # type: ignore[attr-defined]
         relay = _site(make_node(folder, "relay", "", clock, stack))
         relay.provider.relay = Relay(relay.provider.parked, relay.provider.tickets, **how)

@@ -34,7 +34,7 @@ async def test_backup_restore_and_verify_work_unchanged(world, job):
 
 async def test_the_way_is_named(world):
     await world.jobs.backup()
-    (up,) = world.jobs.seen(LinkUp)
+    (up,) = (event for event in world.jobs.seen(LinkUp) if event.peer == "offsite")
     row = world.jobs.catalog.peer("offsite")
     assert up.address == ("it dials this node" if row.link else "through relay")
 

@@ -121,6 +121,33 @@ class PeekedStream(trio.abc.Stream):
         await self._stream.aclose()
 
 
+class KeptStream(trio.abc.Stream):
+    """A stream that tells when it was closed: whoever lent it out may have to wait for that."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self.closed = trio.Event()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Return the bytes that come next."""
+        return bytes(await self._stream.receive_some(max_bytes))
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send every byte of ``data``."""
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until the stream takes data."""
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        """Close the stream, and say so."""
+        try:
+            await self._stream.aclose()
+        finally:
+            self.closed.set()
+
+
 class StreamCarrier:
     """The carrier of a data channel over any stream (TLS, a WebSocket, a connection that a proxy host spliced)."""
 

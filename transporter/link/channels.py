@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import structlog
@@ -90,19 +90,28 @@ class ChannelOpener:
         self._binding = binding(identity.pin, link.peer_pin, link.exporter)
         self.opened = 0
 
-    async def open_first(self, carriers: list[Carrier], ready: Callable[[], object]) -> None:
+    async def open_first(self, carriers: list[Carrier], ready: Callable[[], Awaitable[None]]) -> None:
         """Open the first channels; ``ready`` waits until the provider has Key B."""
-        for carrier in carriers:
-            await self._open(carrier)
-            if self.opened == 1:
-                await ready()  # type: ignore[misc]  # an async function
+        await self._open_all(carriers, ready)
 
     async def grow_to(self, count: int) -> None:
         """Open channels until there are ``count``. Raises CannotConnect, LinkBroken, what a proxy host refuses."""
         if count <= self.opened:
             return
-        for carrier in await dial_carriers(self._peer, self._identity, count - self.opened):
-            await self._open(carrier)
+        await self._open_all(await dial_carriers(self._peer, self._identity, count - self.opened))
+
+    async def _open_all(self, carriers: list[Carrier], ready: Callable[[], Awaitable[None]] | None = None) -> None:
+        waiting = list(carriers)
+        try:
+            while waiting:
+                await self._open(waiting.pop(0))
+                if self.opened == 1 and ready is not None:
+                    await ready()
+        finally:
+            # Those that have become channels are the session's to close.
+            with trio.CancelScope(shield=True):
+                for carrier in waiting:
+                    await carrier.aclose()
 
     async def _open(self, carrier: Carrier) -> None:
         number = self.opened

@@ -16,7 +16,7 @@ from protocol.errors import ProtocolError
 from protocol.ticket import TICKET_LENGTH, TICKET_MAGIC, parse_ticket
 from transporter.errors import ConfigError
 from transporter.link.address import Address
-from transporter.link.byte_stream import Incoming, incoming
+from transporter.link.byte_stream import Incoming, KeptStream, incoming
 from transporter.link.carrier import Carrier
 from transporter.link.websocket_stream import TUNNEL_PATH, accept_websocket
 
@@ -82,9 +82,8 @@ async def dispatch(
     on_data: OnData,
     on_ticket: OnTicket = no_tickets,
 ) -> None:
-    """Look at the first byte of a new connection and hand it on; closes it at the end, unless a ticket gave it away."""
+    """Look at the first byte of a new connection and hand it on; always closes it at the end."""
     known: _Known | None = None
-    given_away = False
     try:
         if half_open.full:
             return
@@ -98,15 +97,23 @@ async def dispatch(
         elif isinstance(first, Preface):
             await on_data(first, connection.carrier())
         elif (take := on_ticket(first)) is not None:
-            given_away = True
-            await take(connection.stream)
+            await _give_away(connection.stream, take)
     except OSError:
         return
     finally:
-        if not given_away:
-            # A data channel's connection belongs to its session by now, which closes it; closing twice does no harm.
-            with trio.CancelScope(shield=True):
-                await trio.aclose_forcefully(stream)
+        # A data channel's connection belongs to its session by now, which closes it; closing twice does no harm.
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(stream)
+
+
+async def _give_away(stream: trio.abc.Stream, take: Callable[[trio.abc.Stream], Awaitable[None]]) -> None:
+    """Have a connection outlive the task that accepted it, which closes what it was given when it ends."""
+    if isinstance(stream, trio.SocketStream):
+        await take(trio.SocketStream(stream.socket.dup()))
+        return
+    kept = KeptStream(stream)
+    await take(kept)
+    await kept.closed.wait()
 
 
 # A connection and what was taken off its front: a preface, a ticket, or nothing (TLS).

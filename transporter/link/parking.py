@@ -6,12 +6,13 @@ it serves. It is called with Incoming, dials, and shows the tickets.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import trio
 
+from pipeline.run import open_tasks
 from protocol.messages import Incoming, Park, Parked
 from transporter.errors import CannotConnect, DuplicateIdentity, PeerAway
 from transporter.link.broken import LinkBroken
@@ -32,6 +33,7 @@ class ParkedLink:
     instance: bytes
     since: float
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    gone: trio.Event = field(default_factory=trio.Event)
 
     async def call(self, caller: bytes, tickets: list[bytes]) -> None:
         """Ask the node to dial and show these tickets. ``caller``: the pin of who wants it. Raises PeerAway."""
@@ -39,16 +41,17 @@ class ParkedLink:
             with trio.fail_after(CALL_SECONDS):
                 await self.link.send(Incoming(peer=caller, tickets=b"".join(tickets)))
         except (LinkBroken, trio.TooSlowError) as error:
+            # It is of no use any more; the node comes back over another one.
+            self.scope.cancel()
             raise PeerAway("the peer does not take calls on its parked connection", "check the line there") from error
 
 
 class ParkedLinks:
-    """Who is parked here, by pin. ``on_change`` is told of each that comes and goes."""
+    """Who is parked here, by pin."""
 
-    def __init__(self, on_change: Callable[[ControlLink, bool], None] = lambda _link, _came: None) -> None:
+    def __init__(self) -> None:
         self._links: dict[bytes, ParkedLink] = {}
         self._came = trio.lowlevel.ParkingLot()
-        self.on_change = on_change
 
     def get(self, pin: bytes) -> ParkedLink | None:
         """Return the parked connection of a node, if there is one."""
@@ -65,10 +68,7 @@ class ParkedLinks:
             while pin not in self._links:
                 await self._came.park()
         if pin not in self._links:
-            raise PeerAway(
-                "the peer, which dials this node, is not connected",
-                "check that `transporter serve` runs there and reaches this node",
-            )
+            raise _away()
         return self._links[pin]
 
     async def keep(self, link: ControlLink, park: Park) -> None:
@@ -85,13 +85,12 @@ class ParkedLinks:
         await self._admit(link.peer_pin, park.instance)
         mine = self._links[link.peer_pin] = ParkedLink(link, park.instance, trio.current_time())
         self._came.unpark_all()
-        self.on_change(link, True)
         try:
             yield mine
         finally:
+            mine.gone.set()
             if self._links.get(link.peer_pin) is mine:
                 del self._links[link.peer_pin]
-                self.on_change(link, False)
 
     async def _admit(self, pin: bytes, instance: bytes) -> None:
         """Let the same process come back at once; another one of the same identity only when the first is dead."""
@@ -106,6 +105,13 @@ class ParkedLinks:
                 other.scope.cancel()
 
 
+def _away() -> PeerAway:
+    return PeerAway(
+        "the peer, which dials this node, is not connected",
+        "check that `transporter serve` runs there and reaches this node",
+    )
+
+
 @dataclass(frozen=True)
 class ReversedRoute:
     """Connections to a node that dials this one: it is called, and comes."""
@@ -116,21 +122,24 @@ class ReversedRoute:
     own_pin: bytes
 
     async def connect(self, count: int, seconds: float) -> list[trio.abc.Stream]:
-        """Call the node and wait until ``count`` connections of it are here."""
+        """Call the node and wait until ``count`` connections of it are here. Raises PeerAway, CannotConnect."""
         came: list[trio.abc.Stream] = []
-        arrived = trio.lowlevel.ParkingLot()
+        changed = trio.lowlevel.ParkingLot()
 
         async def take(stream: trio.abc.Stream) -> None:
             came.append(stream)
-            arrived.unpark_all()
+            changed.unpark_all()
 
         tickets = [self.tickets.issue(take) for _ in range(count)]
         try:
             with trio.move_on_after(seconds) as deadline:
-                link = await self.parked.wait_for(self.pin, seconds)
-                await link.call(self.own_pin, tickets)
-                while len(came) < count:
-                    await arrived.park()
+                async with open_tasks() as nursery:
+                    nursery.start_soon(self._keep_calling, tickets, seconds)
+                    while len(came) < count:
+                        await changed.park()
+                    nursery.cancel_scope.cancel()
+            if deadline.cancelled_caught and self.parked.get(self.pin) is None:
+                raise _away()
             if deadline.cancelled_caught:
                 raise CannotConnect("the peer was called and did not dial", "check the log of the daemon there")
         except BaseException:
@@ -140,3 +149,11 @@ class ReversedRoute:
             for ticket in tickets:
                 self.tickets.withdraw(ticket)
         return came
+
+    async def _keep_calling(self, tickets: list[bytes], seconds: float) -> None:
+        """Call, and again when the node comes back over another connection: the first one may have been dead."""
+        while True:
+            link = await self.parked.wait_for(self.pin, seconds)
+            with suppress(PeerAway):
+                await link.call(self.own_pin, [ticket for ticket in tickets if self.tickets.open(ticket)])
+            await link.gone.wait()

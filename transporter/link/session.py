@@ -313,13 +313,14 @@ async def _start(link: ControlLink, start: Start) -> Started:
 @asynccontextmanager
 async def _early_carriers(peer: Peer, identity: Identity, count: int) -> AsyncIterator[EarlyCarriers]:
     early = EarlyCarriers(peer, identity, count)
-    async with open_tasks() as nursery:
-        nursery.start_soon(early.dial)
-        try:
+    try:
+        async with open_tasks() as nursery:
+            nursery.start_soon(early.dial)
             yield early
-        finally:
             nursery.cancel_scope.cancel()
-            await early.close()
+    finally:
+        # Only now nobody dials any more.
+        await early.close()
 
 
 @asynccontextmanager

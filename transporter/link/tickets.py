@@ -38,6 +38,10 @@ class TicketOffice:
         self._issued[ticket] = _Issued(take, trio.current_time() + limits.TICKET_SECONDS)
         return ticket
 
+    def open(self, ticket: bytes) -> bool:
+        """Whether nobody has shown it yet."""
+        return ticket in self._issued
+
     def withdraw(self, ticket: bytes) -> None:
         """Make a ticket worthless."""
         self._issued.pop(ticket, None)

@@ -24,6 +24,8 @@ from transporter.throttle.limits import Flow, Throttle
 
 # Connections of one node at a time: a few jobs with 32 data channels each.
 STREAMS_PER_NODE = 128
+# How long a node that is wanted may take to come back after its connection, or a process, broke.
+AWAIT_SECONDS = 5.0
 
 
 class Relay:
@@ -49,11 +51,6 @@ class Relay:
         if target is None or PROXY_RIGHT not in target.rights:
             # The same for a node that is unknown and for one that may not use this host.
             raise IdentityRefused("the node that is wanted is not registered at this proxy host", "`join` it there")
-        parked = self._parked.get(target.pin)
-        if parked is None:
-            raise PeerAway(
-                f"{target.name} is not connected to the proxy host", "check that `transporter serve` runs there"
-            )
         for peer in (caller, target):
             self._check_limit(peer, message.count)
         if self._tickets.full:
@@ -61,8 +58,25 @@ class Relay:
         meetings = [self._meeting(caller, target) for _ in range(message.count)]
         callers = [self._tickets.issue(meeting.caller_came) for meeting in meetings]
         targets = [self._tickets.issue(meeting.target_came) for meeting in meetings]
-        await parked.call(link.peer_pin, targets)
+        await self._call(target, caller.pin, targets)
         await link.send(Tickets(tickets=b"".join(callers)))
+
+    async def _call(self, target: Peer, caller: bytes, tickets: list[bytes]) -> None:
+        """Call a node; one that comes back just now is waited for. Raises PeerAway."""
+        try:
+            with trio.fail_after(AWAIT_SECONDS):
+                while True:
+                    parked = await self._parked.wait_for(target.pin, AWAIT_SECONDS)
+                    try:
+                        await parked.call(caller, tickets)
+                    except PeerAway:
+                        await parked.gone.wait()
+                    else:
+                        return
+        except (PeerAway, trio.TooSlowError) as error:
+            raise PeerAway(
+                f"{target.name} is not connected to the proxy host", "check that `transporter serve` runs there"
+            ) from error
 
     def _meeting(self, caller: Peer, target: Peer) -> Meeting:
         pins = (caller.pin, target.pin)
