@@ -58,9 +58,9 @@ class Middle:
         async with await trio.open_tcp_stream(self.target.host, self.target.port) as server:
             await self.join(client, server)
 
-    async def join(self, client: trio.SocketStream, server: trio.SocketStream) -> None:
-        """Pass on between two connections until one of them ends."""
-        first = await client.receive_some(READ)
+    async def join(self, client: trio.SocketStream, server: trio.SocketStream, first: bytes = b"") -> None:
+        """Pass on between two connections until one of them ends; ``first`` was read from the client already."""
+        first = first or await client.receive_some(READ)
         kind = "control" if first[:1] == TLS_FIRST_BYTE else "data"
         number = self.counts[kind]
         self.counts[kind] += 1

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import trio
 from evil_middle import Middle
 
+from protocol.ticket import TICKET_LENGTH, TICKET_MAGIC
 from transporter.catalog import Peer
 from transporter.link.address import Address
 from transporter.link.dial import close_all
@@ -23,7 +24,13 @@ class EvilMeeting(Meeting):
     async def _join(self, caller: trio.SocketStream, target: trio.SocketStream) -> None:
         try:
             with self._counted:
-                await self.middle.join(caller, target)
+                first = await caller.receive_some(TICKET_LENGTH)
+                if first[:1] == TICKET_MAGIC[:1]:
+                    # A node that comes because it was called: from here on the other end speaks first.
+                    await target.send_all(first)
+                    await self.middle.join(target, caller)
+                else:
+                    await self.middle.join(caller, target, first)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         finally:

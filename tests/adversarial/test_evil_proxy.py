@@ -6,6 +6,7 @@ name; what only breaks is redialled; and with an honest proxy host everything go
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import trio
 from evil_middle import ACTS, cut, flip, once_at, once_on_any
@@ -32,11 +33,14 @@ SECONDS = 60.0
 
 
 @pytest.fixture(params=["relay", "relay reversed"])
-async def world(request, monkeypatch):
-    """A pair that meets at an evil proxy host; at the end an honest one must find all well."""
-    monkeypatch.setattr("transporter.jobs.backup.STREAMS", 1)
+async def world(request):
+    """A pair that meets at an evil proxy host; at the end an honest one must find all well.
+
+    One data channel, so that it is the one which carries the byte that is meddled with.
+    """
     async with open_reverse_world(request.param) as made:
         await made.ready()
+        made.jobs.config = _with(made.jobs.config, max_streams=1)
         made.evil = EvilRelay(made.relay.provider.relay)
         made.honest, made.relay.provider.relay = made.relay.provider.relay, made.evil
         small_tree(made.jobs.tree / "more", seed=9, size=2_500_000)
@@ -86,10 +90,9 @@ async def test_altered_data_ends_the_backup(world, act, at):
 async def test_an_altered_control_connection_ends_the_backup(world, act):
     # The connection that the job itself makes comes last: a parked one, where there is one, stands already.
     number = world.evil.middle.counts["control"]
-    world.evil.middle.meddle = once_at("control", number, True, 4_000, ACTS[act])
+    # Behind the ClientHello, in what the source says under the handshake's keys.
+    world.evil.middle.meddle = once_at("control", number, True, 2_200, ACTS[act])
     result = await outcome(world.jobs.backup)
-    if not isinstance(result, TransporterError):
-        pytest.skip("the control connection said too little towards the target to be altered there")
     assert isinstance(result, TamperingDetected | IdentityRefused | CannotConnect | RefusedByPeer), result
     assert committed(world) == 0
 
@@ -201,17 +204,20 @@ async def test_a_replayed_channel_is_not_opened_again(world):
     await world.jobs.backup()
     world.evil.middle.meddle = lambda _way, data: [data]
     before = committed(world)
-    caller = world.target if not world.jobs.catalog.peer("offsite").link else world.source
-    parked = world.relay.provider.parked.get(caller.pin)
+    parked = world.relay.provider.parked.get(world.target.pin)
     ended = trio.Event()
 
     async def replay(stream):
-        for data in said:
-            await stream.send_all(data)
-        while await stream.receive_some():
+        try:
+            for data in said:
+                await stream.send_all(data)
+            while await stream.receive_some():
+                pass
+        except trio.BrokenResourceError:
             pass
-        ended.set()
-        await stream.aclose()
+        finally:
+            ended.set()
+            await stream.aclose()
 
     ticket = world.relay.provider.tickets.issue(replay)
     await parked.link.send(Incoming(peer=world.source.pin, tickets=ticket))
@@ -234,6 +240,10 @@ async def test_a_proxy_host_that_joins_and_passes_nothing_on_is_given_up(world, 
 async def test_a_proxy_host_that_keeps_the_data_is_given_up(world, monkeypatch):
     monkeypatch.setattr("transporter.link.session.OPENING_SECONDS", 0.5)
     monkeypatch.setattr("transporter.link.session.LAST_WORD_SECONDS", 0.1)
+    # Else it would go on over WebSockets, which look like control connections from outside.
+    world.jobs.config = msgspec.structs.replace(
+        world.jobs.config, link=msgspec.structs.replace(world.jobs.config.link, data="direct")
+    )
     world.evil.middle.meddle = lambda way, data: [] if way.kind == "data" else [data]
     result = await outcome(world.jobs.backup)
     assert isinstance(result, CannotConnect), result
@@ -244,7 +254,7 @@ async def test_a_proxy_host_that_keeps_the_data_is_given_up(world, monkeypatch):
 async def test_a_proxy_host_that_calls_nobody_is_given_up(world, monkeypatch):
     monkeypatch.setattr("transporter.link.control_link.HANDSHAKE_SECONDS", 0.3)
     monkeypatch.setattr("transporter.service.meeting.limits.TICKET_SECONDS", 0.3)
-    world.jobs.config = _impatient(world.jobs.config)
+    world.jobs.config = _with(world.jobs.config, connect_timeout=1)
 
     async def call_nobody(_caller, _tickets):
         return
@@ -257,7 +267,5 @@ async def test_a_proxy_host_that_calls_nobody_is_given_up(world, monkeypatch):
         del world.relay.provider.parked.get(site.pin).call
 
 
-def _impatient(config):
-    import msgspec
-
-    return msgspec.structs.replace(config, limits=msgspec.structs.replace(config.limits, connect_timeout=1))
+def _with(config, **limits):
+    return msgspec.structs.replace(config, limits=msgspec.structs.replace(config.limits, **limits))
