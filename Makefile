@@ -12,7 +12,7 @@ CODE   := protocol pipeline transporter loadtest tests
 DATA   ?=
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 
-.PHONY: help venv demo test lint format types imports unit bench fuzz campaign-kill campaign-bitflip clean
+.PHONY: help venv demo test test-tools lint format types imports unit bench fuzz campaign-kill campaign-bitflip clean
 .DEFAULT_GOAL := help
 
 help:
@@ -37,6 +37,10 @@ demo: $(STAMP)
 	@$(BIN)/python tests/endtoend/demo.py $(if $(DATA),--data '$(DATA)')
 
 test: lint unit
+
+# Proxies and front ends that some tests start; installed where that can be done, else those tests are skipped.
+test-tools:
+	@sh .ci/test-tools
 
 lint: $(STAMP)
 	$(BIN)/ruff check $(CODE)
