@@ -42,7 +42,16 @@ def test_addresses_behind_a_front_end(text, address, shown):
 
 @pytest.mark.parametrize(
     "text",
-    ["ws://", "ws:///x", "ws://::1/x", "ws://host:x/", "ws://host/a b", "http://host/", "wss://host:99999", "ws://h/\x7f"],
+    [
+        "ws://",
+        "ws:///x",
+        "ws://::1/x",
+        "ws://host:x/",
+        "ws://host/a b",
+        "http://host/",
+        "wss://host:99999",
+        "ws://h/\x7f",
+    ],
 )
 def test_what_leads_to_no_front_end_is_refused(text):
     with pytest.raises(UsageError, match="not an address"):

@@ -49,9 +49,7 @@ async def test_a_user_and_a_password(world, in_thread, tmp_path, kind):
         await round_trip(world)
         file = tmp_path / "proxy-password"
         file.write_text(secret + "\n")
-        world.source.links(
-            outbound_proxy=f"{scheme}://ann@127.0.0.1:{port}", outbound_proxy_password_file=str(file)
-        )
+        world.source.links(outbound_proxy=f"{scheme}://ann@127.0.0.1:{port}", outbound_proxy_password_file=str(file))
         await world.source.verify()
         for wrong in (f"{scheme}://ann:wr0ng-one@127.0.0.1:{port}", f"{scheme}://127.0.0.1:{port}"):
             world.source.links(outbound_proxy=wrong, outbound_proxy_password_file="")
@@ -124,7 +122,10 @@ class Proxy:
         await client.send_all(self.answer)
         if self.target is None:
             return
-        async with await trio.open_tcp_stream(self.target.host, self.target.port) as server, trio.open_nursery() as ways:
+        async with (
+            await trio.open_tcp_stream(self.target.host, self.target.port) as server,
+            trio.open_nursery() as ways,
+        ):
             for source, sink in ((client, server), (server, client)):
                 ways.start_soon(self.pump, source, sink, ways.cancel_scope)
 
@@ -188,5 +189,3 @@ async def test_a_dial_can_be_cancelled(proxy):
     with trio.move_on_after(0.1) as scope:
         await open_tcp(Address("offsite.invalid", 1), 60, parse_proxy(f"http://127.0.0.1:{between.port}"))
     assert scope.cancelled_caught
-
-

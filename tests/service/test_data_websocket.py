@@ -41,7 +41,10 @@ class Filter:
             return
         if how == "hold":
             await trio.sleep_forever()
-        async with await trio.open_tcp_stream(self.target.host, self.target.port) as server, trio.open_nursery() as ways:
+        async with (
+            await trio.open_tcp_stream(self.target.host, self.target.port) as server,
+            trio.open_nursery() as ways,
+        ):
             await server.send_all(first)
             ways.start_soon(self.pump, client, server, "pass")
             ways.start_soon(self.pump, server, client, how)

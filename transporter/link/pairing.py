@@ -18,7 +18,6 @@ from transporter.link.control_link import ControlLink, refusal_to_error
 from transporter.link.dial import Peer as DialPeer
 from transporter.link.dial import dial_control
 from transporter.link.identity import load_identity
-from transporter.link.outbound import choose_proxy
 from transporter.link.invitation import (
     DEFAULT_LIFETIME_SECONDS,
     SECRET_LENGTH,
@@ -29,6 +28,7 @@ from transporter.link.invitation import (
     proof_of,
     secret_hash,
 )
+from transporter.link.outbound import choose_proxy
 
 JOIN_SECONDS = 20.0
 _SYSTEM = SystemClock()

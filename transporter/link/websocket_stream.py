@@ -80,7 +80,7 @@ class WebSocketStream(trio.abc.Stream):
         self._torn = False
 
     async def _say(self, frame: bytes) -> None:
-        """Send a control frame now, or have whoever is sending do it: a reader that waits for a sender may wait long."""
+        """Send a control frame now, or have whoever is sending do it: a reader does not wait for that."""
         self._due = frame
         if not self._sending.locked():
             async with self._sending:
