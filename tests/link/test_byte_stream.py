@@ -21,12 +21,15 @@ from transporter.link.carrier import SocketCarrier
 async def ends(request):
     """Two ends of a connection; the second is the one that is looked at."""
     if request.param == "stream":
-        return trio.testing.memory_stream_pair()
+        yield trio.testing.memory_stream_pair()
+        return
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     near = await trio.open_tcp_stream("127.0.0.1", listeners[0].socket.getsockname()[1])
     far = await listeners[0].accept()
     await listeners[0].aclose()
-    return near, far
+    yield near, far
+    for end in (near, far):
+        await trio.aclose_forcefully(end)
 
 
 async def test_what_was_peeked_at_still_comes_and_what_was_taken_does_not(ends):

@@ -181,7 +181,7 @@ async def test_inside_an_outer_websocket_the_first_byte_decides_again(door):
 
 @pytest.mark.parametrize("path", [DATA_PATH, "/transporter/v1", "/"])
 async def test_another_path_is_told_nothing(door, path):
-    with trio.fail_after(5), pytest.raises(CannotConnect, match="no transporter|broke"):
+    with trio.fail_after(5), pytest.raises(CannotConnect, match=r"no transporter|broke"):
         await open_websocket(await dial(door), "host:1", path)
     assert door.half_open.count == 0
 

@@ -30,12 +30,14 @@ def test_what_people_write(text, expected):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "proxy:1080", "https://proxy:1", "socks4://proxy:1", "socks5://", "socks5://proxy", "http://proxy:0"]
-    + ["http://proxy:70000", "http://proxy:x", "http://proxy:1/path", "http://proxy:1?q", "http://:pass@proxy:1"]
-    + [f"http://{'u' * 256}@proxy:1", "socks5://a%0d%0ab:c@proxy:1"],
+    [
+        *("", "proxy:1080", "https://proxy:1", "socks4://proxy:1", "socks5://", "socks5://proxy", "http://proxy:0"),
+        *("http://proxy:70000", "http://proxy:x", "http://proxy:1/path", "http://proxy:1?q", "http://:pass@proxy:1"),
+        *(f"http://{'u' * 256}@proxy:1", "socks5://a%0d%0ab:c@proxy:1"),
+    ],
 )
 def test_what_is_no_proxy(text):
-    with pytest.raises(ValueError, match="it|host|some"):
+    with pytest.raises(ValueError, match=r"it |its |something"):
         parse_proxy(text)
 
 

@@ -207,8 +207,8 @@ ANSWERS = {
     "502": (b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n", "HTTP status 502"),
     "another protocol": (b"HTTP/1.1 101 Switching\r\nupgrade: h2c\r\n\r\n", "no transporter"),
     "no HTTP": (b"SSH-2.0-OpenSSH\r\n\r\n", "no transporter"),
-    "nothing": (b"", "no transporter|broke"),
-    "without end": (b"HTTP/1.1 101 Switching\r\n" + b"a: b\r\n" * 5000, "no transporter|broke"),
+    "nothing": (b"", r"no transporter|broke"),
+    "without end": (b"HTTP/1.1 101 Switching\r\n" + b"a: b\r\n" * 5000, r"no transporter|broke"),
 }
 
 

@@ -53,7 +53,7 @@ async def test_a_front_end_in_http_mode(world, in_thread, tmp_path, monkeypatch,
 async def test_a_front_end_whose_certificate_nobody_vouches_for(world, in_thread, tmp_path, authority, name):
     async with in_thread(FRONT_ENDS[name](tmp_path, "http", world.address.port, authority[1])) as port:
         world.source.dials(parse_address(f"wss://localhost:{port}{PATHS[name]}"))
-        with pytest.raises(CannotConnect, match="front end's TLS failed.*certificate"):
+        with pytest.raises(CannotConnect, match=r"front end's TLS failed.*certificate"):
             await world.source.backup()
 
 
@@ -69,7 +69,7 @@ async def test_a_front_end_with_a_certificate_of_another_name(world, in_thread, 
 async def test_a_front_end_without_a_target_behind_it(world, in_thread, tmp_path, name):
     async with in_thread(FRONT_ENDS[name](tmp_path, "http", 1)) as port:
         world.source.dials(parse_address(f"ws://localhost:{port}{PATHS[name]}"))
-        with pytest.raises(CannotConnect, match="HTTP status 50[23]"):
+        with pytest.raises(CannotConnect, match=r"HTTP status 50[23]"):
             await world.source.backup()
 
 

@@ -6,6 +6,7 @@ import base64
 
 import pytest
 import trio
+import trio.testing
 from programs import danted, free_port, microsocks, tinyproxy
 from world import contents
 
@@ -105,6 +106,7 @@ class Proxy:
 
     def __init__(self, answer, target=None):
         self.answer, self.target, self.asked = answer, target, []
+        self.pieces = 1_000_000
 
     async def run(self, *, task_status=trio.TASK_STATUS_IGNORED):
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -119,7 +121,9 @@ class Proxy:
         self.asked.append(head.decode())
         if self.answer is None:
             await trio.sleep_forever()
-        await client.send_all(self.answer)
+        for at in range(0, len(self.answer), self.pieces):
+            await client.send_all(self.answer[at : at + self.pieces])
+            await trio.testing.wait_all_tasks_blocked(0.001)
         if self.target is None:
             return
         async with (
@@ -165,8 +169,11 @@ async def test_a_proxy_of_the_environment_gets_the_name_and_this_node_does_not_l
 
 @pytest.mark.parametrize(
     "answer",
-    [b"", b"\x00\xff\xfe\r\n\r\n", b"HTTP/1.1 407 \x1b[31mPay up " + b"x" * 5000 + b"\r\n\r\n", b"SSH-2.0\r\n\r\n"]
-    + [b"HTTP/1.1 abc OK\r\n\r\n", b"HTTP/1.1\r\n\r\n", b"HTTP/1.1 200 OK\r\n"],
+    [
+        *(b"", b"\x00\xff\xfe\r\n\r\n", b"SSH-2.0\r\n\r\n", b"HTTP/1.1 abc OK\r\n\r\n", b"HTTP/1.1\r\n\r\n"),
+        *(b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 407 \x1b[31mPay up " + b"x" * 5000 + b"\r\n\r\n"),
+        *(b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\nHello", b"a" * 100_000),
+    ],
 )
 async def test_whatever_a_proxy_says_is_one_of_our_errors(proxy, answer):
     between = await proxy(answer)
@@ -176,6 +183,13 @@ async def test_whatever_a_proxy_says_is_one_of_our_errors(proxy, answer):
     assert "s3cr3t" not in text
     assert text.isprintable()
     assert len(text) < 700
+
+
+async def test_an_answer_may_come_in_pieces(world, proxy):
+    between = await proxy(b"HTTP/1.1 200 OK\r\nVia: a\r\nVia: b\r\n\r\n", world.address)
+    between.pieces = 7
+    world.source.links(outbound_proxy=f"http://127.0.0.1:{between.port}")
+    await world.source.backup()
 
 
 async def test_a_silent_proxy_does_not_hold_up_anybody(proxy, autojump_clock):

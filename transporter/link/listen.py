@@ -1,6 +1,7 @@
 """One port, four kinds of first byte: TLS (control), the preface (data), ``G`` (an outer WebSocket), others (closed).
 
-Inside an outer WebSocket the first byte decides again, but no further WebSocket is unpacked. Nothing is spent on a peer before its first byte; half-open peers are few, small, and gone within 10 s.
+Inside an outer WebSocket the first byte decides again, but no further WebSocket is unpacked. Nothing is spent on a peer
+before its first byte; half-open peers are few, small, and gone within 10 s.
 """
 
 from __future__ import annotations

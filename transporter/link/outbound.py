@@ -125,7 +125,7 @@ def _split_port(exception: str) -> tuple[str, int | None]:
 
 
 async def open_tcp(address: Address, seconds: float, proxy: OutboundProxy | None = None) -> trio.SocketStream:
-    """Open a TCP connection to ``address`` within ``seconds``, through ``proxy`` if there is one. Raises CannotConnect."""
+    """Open a TCP connection to ``address`` within ``seconds``, perhaps through ``proxy``. Raises CannotConnect."""
     try:
         with trio.fail_after(seconds):
             if proxy is None:
