@@ -118,8 +118,13 @@ async def test_a_reader_answers_pings_and_takes_what_came_behind_them(raw):
 
 async def test_a_reader_does_not_wait_for_a_sender_to_answer_a_ping(raw, wire):
     client, server = raw
-    hold = trio.Event()
-    wire[0].send_stream.send_all_hook = hold.wait
+    hold, pump = trio.Event(), wire[0].send_stream.send_all_hook
+
+    async def later():
+        await hold.wait()
+        await pump()
+
+    wire[0].send_stream.send_all_hook = later
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.send_all, b"long")
         await trio.testing.wait_all_tasks_blocked()
@@ -178,10 +183,10 @@ async def test_what_is_no_binary_message_ends_it(raw, wire, what):
 
 async def test_nothing_follows_a_send_that_was_cut_short(raw, wire):
     client, _ = raw
-    wire[0].send_stream.send_all_hook = trio.sleep_forever
+    pump, wire[0].send_stream.send_all_hook = wire[0].send_stream.send_all_hook, trio.sleep_forever
     with trio.move_on_after(0.01):
         await client.send_all(b"half")
-    wire[0].send_stream.send_all_hook = None
+    wire[0].send_stream.send_all_hook = pump
     with pytest.raises(trio.BrokenResourceError, match="cut short"):
         await client.send_all(b"more")
     await client.aclose()

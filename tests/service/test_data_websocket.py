@@ -204,14 +204,19 @@ async def data_websocket(node, peer):
     """A WebSocket for data, opened by ``node``."""
     stream = await trio.open_tcp_stream(peer.address.host, peer.address.port)
     tls = TlsStream(stream, node.identity, server=False, accept_pin=lambda pin: pin == peer.pin)
-    await tls.do_handshake()
-    return await open_websocket(tls, "host:1", DATA_PATH)
+    try:
+        await tls.do_handshake()
+        return await open_websocket(tls, "host:1", DATA_PATH)
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
 
 
 async def ends(websocket):
     with trio.fail_after(5), pytest.raises(trio.BrokenResourceError):
         while await websocket.receive_some():
             pass
+    await trio.aclose_forcefully(websocket)
 
 
 async def test_a_peer_cannot_attach_to_another_peers_session(world, monkeypatch):
@@ -254,8 +259,8 @@ async def test_an_unpaired_node_gets_no_data_websocket(world, tmp_path):
     from transporter.link.identity import create_identity
 
     stranger = type("Stranger", (), {"identity": create_identity(tmp_path, "stranger", world.source.clock)})
-    with pytest.raises((CannotConnect, trio.BrokenResourceError)):
-        await ends(await data_websocket(stranger, world.source.offsite))
+    with pytest.raises(CannotConnect, match=r"refused|broke"):
+        await data_websocket(stranger, world.source.offsite)
 
 
 async def test_a_peer_with_another_key_is_refused(world):
