@@ -15,9 +15,9 @@ FRONT_ENDS = {"nginx": nginx, "haproxy": haproxy}
 PATHS = {"nginx": "/backup", "haproxy": ""}
 
 
-async def round_trip(world):
+async def round_trip(world, output="out"):
     await world.source.backup()
-    assert contents(await world.source.restore()) == contents(world.source.tree)
+    assert contents(await world.source.restore(output=output)) == contents(world.source.tree)
     await world.source.verify()
 
 
@@ -46,7 +46,7 @@ async def test_a_front_end_in_http_mode(world, in_thread, tmp_path, monkeypatch,
         text = invite(world.target.home, "main", address=f"{scheme}://localhost:{port}{PATHS[name]}")
         assert await join(world.source.home, text) == "offsite"
         assert world.source.offsite.pin == pin
-        await round_trip(world)
+        await round_trip(world, "again")
 
 
 @pytest.mark.parametrize("name", FRONT_ENDS)
