@@ -181,7 +181,10 @@ async def test_a_dead_line_is_never_taken_for_a_filter(world, paths):
     """Everything ends at once while channel 0 is opened: the line, not a filter."""
     peer = world.source.offsite
 
-    async def cut(*_):
+    dialled = []
+
+    async def cut(peer, _identity):
+        dialled.append(peer.data)
         for live in list(world.provider.sessions.values()):
             await trio.aclose_forcefully(live.link._tls)
         raise session.LinkBroken("cut")
@@ -194,6 +197,7 @@ async def test_a_dead_line_is_never_taken_for_a_filter(world, paths):
                 pytest.fail("there is no data channel")
     assert not isinstance(caught.value, session.DirectDataFailed)
     assert said == []
+    assert dialled == ["auto"], "no second session was tried"
     assert not paths.blocked(peer)
 
 
