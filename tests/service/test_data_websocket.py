@@ -52,6 +52,9 @@ class Filter:
     async def pump(self, source, sink, how):
         try:
             while data := bytes(await source.receive_some(READ)):
+                if how == "stall":
+                    await sink.send_all(data[:30])
+                    await trio.sleep_forever()
                 if how == "alter":
                     data = bytes([data[0] ^ 1]) + data[1:]
                 await sink.send_all(data)
@@ -165,6 +168,15 @@ async def test_tampering_is_never_taken_for_a_filter(world, filtered):
     with pytest.raises(TamperingDetected):
         await world.source.backup()
     assert between.seen == {"tls": 1, "data": 1}, "no second attempt, by whatever way"
+    assert notes(world) == []
+
+
+async def test_a_channel_that_was_answered_and_then_stalls_is_a_broken_line(world, filtered, monkeypatch):
+    monkeypatch.setattr(session, "OPENING_SECONDS", 1.0)
+    between = await filtered("stall")
+    with pytest.raises(CannotConnect, match="did not open in time"):
+        await world.source.backup()
+    assert between.seen == {"tls": 1, "data": 1}
     assert notes(world) == []
 
 
