@@ -13,7 +13,8 @@ CODE   := protocol pipeline transporter loadtest tests
 DATA   ?=
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 
-.PHONY: help venv demo demo-reverse test lint format types imports unit bench fuzz campaign-kill campaign-bitflip clean
+.PHONY: help venv demo demo-reverse test test-tools lint format types imports unit bench fuzz
+.PHONY: campaign-kill campaign-bitflip clean
 .DEFAULT_GOAL := help
 
 help:
@@ -41,6 +42,10 @@ demo-reverse: $(STAMP)
 	@$(BIN)/python tests/endtoend/demo_reverse.py $(if $(DATA),--data '$(DATA)')
 
 test: lint unit
+
+# Proxies and front ends that some tests start; installed where that can be done, else those tests are skipped.
+test-tools:
+	@sh .ci/test-tools
 
 lint: $(STAMP)
 	$(BIN)/ruff check $(CODE)

@@ -14,7 +14,7 @@ _LONGEST = 255
 
 @dataclass(frozen=True)
 class OutboundProxy:
-    """A proxy. ``kind`` is socks5 or http; ``named_by`` says where it stands, for messages. ``str`` hides the password."""
+    """A proxy. ``kind``: socks5 or http; ``named_by``: where it stands, for messages. ``str`` hides the password."""
 
     kind: str
     host: str

@@ -615,7 +615,7 @@ class Opening:
         self.carriers = []
 
     async def dial(self):
-        carrier = await dial_carrier(self.world.address)
+        carrier = await dial_carrier(self.world.source.offsite, self.world.source.identity)
         self.carriers.append(carrier)
         return carrier
 

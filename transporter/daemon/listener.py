@@ -86,7 +86,7 @@ class Front:
             await self._data(preface, WebSocketCarrier(websocket, tls), tls.peer_pin)
 
     async def _data(self, preface: Preface, carrier: Carrier, pin: bytes | None = None) -> None:
-        """Hand a data channel to the session that it names; ``pin``: of the peer that opened it, where that is known."""
+        """Hand a data channel to the session that it names; ``pin``: of whoever opened it, where that is known."""
         session = self._provider.sessions.get(preface.session)
         if session is None:
             return

@@ -86,7 +86,7 @@ class IncomingStream:
         return StreamCarrier(self.stream)
 
 
-class PeekedStream(trio.abc.Stream):
+class PeekedStream(trio.abc.HalfCloseableStream):
     """A stream whose next bytes can be looked at, and put back. One task reads at a time."""
 
     def __init__(self, stream: trio.abc.Stream, ahead: bytes = b"") -> None:
@@ -115,6 +115,11 @@ class PeekedStream(trio.abc.Stream):
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the stream takes data."""
         await self._stream.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        """End the sending side, where the stream below can."""
+        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+            await self._stream.send_eof()
 
     async def aclose(self) -> None:
         """Close the stream."""

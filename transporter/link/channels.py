@@ -133,7 +133,6 @@ class ChannelOpener:
                 with trio.CancelScope(shield=True):
                     await data_link.aclose()
             raise
-        self._session.has_data = True
         self._nursery.start_soon(self._session.send_chunks, data_link, number)
         self._nursery.start_soon(self._session.receive_chunks, data_link)
 

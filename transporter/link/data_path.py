@@ -77,12 +77,12 @@ async def open_data_session(
     clock: Clock,
     say: Say,
     most: int = 0,
-    paths: DirectPaths = OF_THIS_PROCESS,
 ) -> AsyncIterator[Session]:
     """Open a session as `open_session` does, over WebSockets where ``peer.data`` allows it and nothing else works.
 
     ``say`` is told when that happens, once for each time that it is found out.
     """
+    paths = OF_THIS_PROCESS
     by_websocket = replace(peer, data="websocket")
     chosen = by_websocket if peer.data == "auto" and paths.blocked(peer) else peer
     async with AsyncExitStack() as stack:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import os
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from transporter.outbound_proxy import OutboundProxy, parse_proxy
 PROXY_VARIABLES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 EXCEPTION_VARIABLES = ("no_proxy", "NO_PROXY")
 _LONGEST_REASON = 200
+_ANSWER_AT_MOST = 4096
 
 
 # --- which one ------------------------------------------------------------------------------------------------
@@ -124,7 +126,7 @@ def _split_port(exception: str) -> tuple[str, int | None]:
 
 
 async def open_tcp(address: Address, seconds: float, proxy: OutboundProxy | None = None) -> trio.SocketStream:
-    """Open a TCP connection to ``address`` within ``seconds``, through ``proxy`` if there is one. Raises CannotConnect."""
+    """Open a TCP connection to ``address`` within ``seconds``, perhaps through ``proxy``. Raises CannotConnect."""
     try:
         with trio.fail_after(seconds):
             if proxy is None and segments.OF_THIS_PROCESS.wanted(address):
@@ -151,19 +153,63 @@ def _cannot(proxy: OutboundProxy, address: Address, reason: str) -> CannotConnec
 
 
 async def _through(proxy: OutboundProxy, address: Address) -> trio.SocketStream:
+    if proxy.kind == "socks5":
+        return await _by_socks(proxy, address)
+    try:
+        stream = await trio.open_tcp_stream(proxy.host, proxy.port)
+    except OSError as error:
+        raise _cannot(proxy, address, f"the proxy cannot be reached: {error}") from None
+    try:
+        await _ask_http(stream, proxy, address)
+    except BaseException:
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(stream)
+        raise
+    return stream
+
+
+async def _by_socks(proxy: OutboundProxy, address: Address) -> trio.SocketStream:
     # Imported where it is needed: most nodes dial directly.
-    from python_socks import ProxyError, ProxyType
+    from python_socks import ProxyType
     from python_socks.async_.trio import Proxy
 
-    kind = ProxyType.SOCKS5 if proxy.kind == "socks5" else ProxyType.HTTP
     # rdns: the proxy resolves names; this node may not be able to, and should not tell its own resolver.
-    dialler = Proxy(kind, proxy.host, proxy.port, proxy.user or None, proxy.password or None, rdns=True)
+    dialler = Proxy(ProxyType.SOCKS5, proxy.host, proxy.port, proxy.user or None, proxy.password or None, rdns=True)
     try:
         # The caller's deadline counts; this one only has to be later.
         sock = await dialler.connect(address.host, address.port, timeout=3600)
-    except (ProxyError, OSError, ValueError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+    except UnicodeError:
+        raise _cannot(proxy, address, "a name, user or password has signs that cannot be sent to it") from None
+    except Exception as error:
+        # It has several roots for its errors, not all of them public, and a proxy may say anything.
         raise _cannot(proxy, address, _plain(str(error), proxy)) from None
     return trio.SocketStream(sock)
+
+
+async def _ask_http(stream: trio.SocketStream, proxy: OutboundProxy, address: Address) -> None:
+    """CONNECT (RFC 9110 section 9.3.6). Not python-socks: it takes whatever comes first for the whole answer."""
+    import h11
+
+    connection = h11.Connection(h11.CLIENT)
+    headers = [("Host", address.authority)]
+    if proxy.user:
+        secret = base64.b64encode(f"{proxy.user}:{proxy.password}".encode()).decode()
+        headers.append(("Proxy-Authorization", f"Basic {secret}"))
+    try:
+        request = h11.Request(method="CONNECT", target=address.authority, headers=headers)
+        asked = (connection.send(request) or b"") + (connection.send(h11.EndOfMessage()) or b"")
+        await stream.send_all(asked)
+        while (event := connection.next_event()) is h11.NEED_DATA:
+            connection.receive_data(bytes(await stream.receive_some(_ANSWER_AT_MOST)))
+    except (h11.ProtocolError, UnicodeError, trio.BrokenResourceError) as error:
+        raise _cannot(proxy, address, f"it does not answer as an HTTP proxy ({type(error).__name__})") from None
+    if not isinstance(event, h11.Response):
+        raise _cannot(proxy, address, "it does not answer as an HTTP proxy")
+    if not 200 <= event.status_code < 300:
+        reason = f"HTTP status {event.status_code} {bytes(event.reason).decode('utf-8', 'replace')}"
+        raise _cannot(proxy, address, _plain(reason, proxy))
+    if connection.trailing_data[0]:
+        raise _cannot(proxy, address, "it sent more than its answer before anything was asked")
 
 
 def _plain(reason: str, proxy: OutboundProxy) -> str:

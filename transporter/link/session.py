@@ -57,7 +57,7 @@ M = TypeVar("M", bound=Message)
 
 
 class DirectDataFailed(LinkBroken):
-    """The first direct data channel did not open, although the control connection stands."""
+    """A direct data channel brought no answer at all, although the control connection stands."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,7 @@ class Session:
         self._one_request = trio.Lock()
         self._channels: list[DataLink] = []
         self._over = False
-        # Whether the first data channel is open (its keys are agreed), and whether the provider can still be heard.
-        self.has_data = False
+        # Whether the provider can still be heard on the control connection.
         self.link_stands = True
         self._refusal: TransporterError | None = None
         self._open_directions = 0
@@ -147,6 +146,10 @@ class Session:
         """Send on the first ``count`` channels only; the others stay open."""
         self._in_use = count
         self._rested.unpark_all()
+
+    def data_came(self) -> bool:
+        """Whether a data channel has brought anything: then that way is open, whatever breaks on it."""
+        return any(channel.bytes_received for channel in self._channels)
 
     async def have(self, ids: list[bytes]) -> list[bytes | None]:
         """Ask which chunks the provider holds: for each id the key id of its stored form, or None.
@@ -363,7 +366,7 @@ async def open_session(
             reason = await session.last_word()
             if reason is not None:
                 raise reason from error
-            if session.link_stands and not session.has_data and peer.data != "websocket":
+            if session.link_stands and not session.data_came and peer.data != "websocket":
                 raise DirectDataFailed(str(error)) from error
             raise
         finally:

@@ -80,7 +80,7 @@ class WebSocketStream(trio.abc.Stream):
         self._torn = False
 
     async def _say(self, frame: bytes) -> None:
-        """Send a control frame now, or have whoever is sending do it: a reader that waits for a sender may wait long."""
+        """Send a control frame now, or have whoever is sending do it: a reader does not wait for that."""
         self._due = frame
         if not self._sending.locked():
             async with self._sending:
@@ -136,6 +136,9 @@ class WebSocketStream(trio.abc.Stream):
             elif isinstance(event, TextMessage):
                 raise RemoteProtocolError("text, where only bytes belong")
             elif isinstance(event, Ping | CloseConnection):
+                if isinstance(event, CloseConnection) and self._websocket.state is ConnectionState.OPEN:
+                    # No goodbye of the peer's, but the one that its fault calls for.
+                    raise RemoteProtocolError(event.reason or "a broken frame")
                 self._ended = isinstance(event, CloseConnection)
                 # All that came was read at once: a goodbye behind a ping leaves nothing to answer the ping for, and one
                 # that answers ours needs no answer.
