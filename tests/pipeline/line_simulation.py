@@ -95,7 +95,7 @@ class Simulation:
             # processors are shared by whatever is at work
             busy = sum(not item.done for item in work)
             share = min(1.0, machine.processors / (busy + machine.outside)) if busy else 0.0
-            others += machine.outside * min(1.0, machine.processors / (busy + machine.outside)) * step
+            others += min(machine.outside, max(machine.processors - busy * share, 0.0)) * step
             for item in work:
                 if not item.done:
                     item.left -= step * share

@@ -57,7 +57,7 @@ def test_any_data_comes_back(data, times, level):
 
 
 def test_a_frame_says_how_long_it_is_and_nothing_that_is_not_needed():
-    codec, coded = compress_zstd(bytes(TEXT * 3)[: 4 * MIB], 12, ZstdCompressors())
+    codec, coded = compress_zstd(bytes(TEXT * 3)[: 4 * MIB], 9, ZstdCompressors())
     frame = zstandard.get_frame_parameters(coded)
     assert (codec, frame.content_size) == (CODEC_ZSTD, min(len(TEXT) * 3, 4 * MIB))
     assert (frame.dict_id, frame.has_checksum) == (0, False)
