@@ -63,8 +63,8 @@ class _Estimate:
 class Model:
     """What to expect of each rung, learnt from the groups that were packed.
 
-    Speed as the logarithm of a factor of the ladder's. What packing makes of the data as an exponent of the ladder's, not
-    as a factor: 0 means that nothing shrinks, and then no other rung is expected to shrink it either.
+    Speed as the logarithm of a factor of the ladder's. What packing makes of the data as an exponent of the ladder's,
+    not as a factor: 0 means that nothing shrinks, and then no other rung is expected to shrink it either.
     """
 
     ladder: Sequence[Rung] = LADDER

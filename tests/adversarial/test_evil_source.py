@@ -60,9 +60,9 @@ from transporter.keys.session_key import MetaKey, SessionKey
 from transporter.link.broken import LinkBroken
 from transporter.link.dial import dial_carrier
 from transporter.points.assemble import Place, PointFacts, assemble_sealed, encode_facts
+from transporter.points.domain import domain_of
 from transporter.points.run_keys import RunKeys
 from transporter.repository.point_head import decode_head, encode_head
-from transporter.points.domain import domain_of
 
 ID = b"i" * 32
 # Seconds that an answer may take before a test gives up.

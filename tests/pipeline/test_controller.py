@@ -153,8 +153,10 @@ def test_the_model_learns_speed_and_ratio_and_carries_them_over():
     assert model.expect(3) == (pytest.approx(LADDER[3].speed / 2), pytest.approx(LADDER[3].packed ** 2, rel=1e-3))
     for _ in range(30):
         model.learn(2, 1_000_000, 1_000_000, 1_000_000 / LADDER[2].speed)
-    for rung in (2, 3):
-        assert model.expect(rung) == (pytest.approx(LADDER[rung].speed, rel=0.3), pytest.approx(1.0, abs=0.3))
+    assert model.expect(2) == (pytest.approx(LADDER[2].speed, rel=0.1), pytest.approx(1.0, abs=0.1))
+    # Part of that may be this rung's own; but most of it is the data.
+    assert model.expect(3) == (pytest.approx(LADDER[3].speed, rel=0.3), pytest.approx(0.7, abs=0.3))
+    assert model.expect(3)[1] > 10 * LADDER[3].packed ** 2
 
 
 def test_a_rung_that_turned_out_to_be_worse_than_its_table_is_remembered():

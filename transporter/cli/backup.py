@@ -41,7 +41,7 @@ def backup(
         str, typer.Option(metavar="adaptive|lz4|zstd", help="Default: adaptive, as the line wants it.")
     ] = "",
     network_acceleration: Annotated[
-        bool, typer.Option("--network-acceleration", help="Share chunks with other such jobs. Only with --encrypt none.")
+        bool, typer.Option("--network-acceleration", help="Share chunks with other such jobs; --encrypt none only.")
     ] = False,
 ) -> int:
     """Copy paths to a repository at another node.
