@@ -43,8 +43,9 @@ _HYSTERESIS: Final = 1.05
 _LEAVE_FASTEST: Final = 1.15
 # Rungs so close to the best are as good.
 _AS_GOOD: Final = 0.98
-# Processors are shared out fairly: whatever else runs, this share of them is had.
+# Processors are shared out fairly: whatever else runs, this share of them is had, unless packing was seen to get less.
 _FAIR_SHARE: Final = 0.25
+_NEW: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ class Controller:
         self._grown_at = -math.inf
         # Seconds that anything but packing takes for a plain byte.
         self._overhead = 0.0
+        # How much longer packing takes than it would alone.
+        self._stretch = 1.0
         self._plain = 0
         self._others = 0.0
         self.rung = 0
@@ -86,8 +89,13 @@ class Controller:
         """Packed bytes a second that the line is taken for; infinite while it never was the bottleneck."""
         return self._goodput
 
-    def packed(self, rung: int, plain: int, packed: int, cpu_seconds: float) -> None:
-        """Take in what became of a group, once for each that was chosen for."""
+    def packed(self, rung: int, plain: int, packed: int, cpu_seconds: float, seconds: float) -> None:
+        """Take in what became of a group, once for each that was chosen for.
+
+        ``cpu_seconds`` of one processor within ``seconds``: less where it had to be shared.
+        """
+        if cpu_seconds > 0:
+            self._stretch += _NEW * (max(seconds / cpu_seconds, 1.0) - self._stretch)
         if rung in self._at_work:
             self._at_work.remove(rung)
         self._model.learn(rung, plain, packed, cpu_seconds)
@@ -158,7 +166,7 @@ class Controller:
 
     def _capacity(self, speed: float) -> float:
         shared = self._processors / (1 / speed + self._overhead)
-        return max(shared, _FAIR_SHARE * self._processors * speed)
+        return max(shared, min(_FAIR_SHARE, 1 / self._stretch) * self._processors * speed)
 
     # --- both -----------------------------------------------------------------------------------------------------
 

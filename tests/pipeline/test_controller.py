@@ -102,6 +102,13 @@ def test_a_slow_source_is_no_reason_to_pack_harder():
     assert set(rungs) == {0}
 
 
+def test_a_machine_that_is_overloaded_gets_the_rung_that_it_can_pack():
+    """So much else runs that packing gets a tenth of the processors: level 9 would be slower than the line."""
+    machine = Machine(steady(20), outside=20.0)
+    seconds, rungs = adaptive(machine)
+    assert seconds <= 1.15 * best_fixed(machine), rungs
+
+
 def test_other_work_on_a_slow_line_does_not_keep_it_at_lz4():
     machine = Machine(steady(2), outside=6.0)
     seconds, rungs = adaptive(machine)
@@ -132,7 +139,7 @@ def test_it_takes_no_line_for_slow_that_has_nothing_to_carry():
     controller = Controller(2)
     for tick in range(100):
         controller.choose(look(tick / 10, 0, 0, waited=False))
-        controller.packed(0, 30_000, 10_000, 30_000 / LADDER[0].speed)
+        controller.packed(0, 30_000, 10_000, 30_000 / LADDER[0].speed, 30_000 / LADDER[0].speed)
     for tick in range(20):
         controller.choose(look(10 + tick / 50, tick * 4_000_000, PRESSED))
     assert controller.goodput > 150e6
