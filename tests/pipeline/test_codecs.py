@@ -37,6 +37,12 @@ def test_frozen_chunks(case):
         decompress(case["codec"], memoryview(coded), case["plain_length"])
 
 
+def test_a_frame_that_asks_for_a_dictionary_is_refused_for_that_reason():
+    (coded,) = (bytes.fromhex(case["coded"]) for case in CASES if "dictionary" in case["name"])
+    with pytest.raises(DecompressionError, match="dictionary"):
+        decompress(CODEC_ZSTD, coded, 5)
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_compressing_and_back_at_every_level(level):
     compressors = ZstdCompressors()
