@@ -32,8 +32,8 @@ def compress_zstd(data: Bytes, level: int, compressors: ZstdCompressors) -> tupl
     """Return (codec, coded bytes) by zstd. Falls back to raw where that gains little.
 
     A chunk of which lz4 finds nothing to save in a few samples (media, archives, what is encrypted) gets the fastest
-    level whatever ``level`` is: a higher one would cost ten times as much and find no more. Not lz4 and not raw: what has
-    no repetitions may still have fewer than 256 signs (base64, hexadecimal digits), and zstd packs those.
+    level whatever ``level`` is: a higher one would cost ten times as much and find no more. Not lz4 and not raw: what
+    has no repetitions may still have fewer than 256 signs (base64, hexadecimal digits), and zstd packs those.
     """
     coded = compressors.compress(data, level if _repeats(data) else min(level, 1))
     return (CODEC_ZSTD, coded) if _gains(len(coded), len(data)) else (CODEC_RAW, data)

@@ -22,6 +22,8 @@ from pipeline.rungs import LADDER, Model, Rung
 
 # Packed bytes that wait when the line is the bottleneck: more than two packing groups ever come to.
 PRESSED: Final = 3 << 20
+# Plain bytes of an ordinary group.
+_GROUP: Final = 3 << 20
 # The goodput is taken over this time and so many bytes, or the longest time.
 _WINDOW_SECONDS: Final = 1.0
 _WINDOW_BYTES: Final = 1 << 20
@@ -30,8 +32,9 @@ _LONGEST_WINDOW: Final = 10.0
 _OVERHEAD_BYTES: Final = 16 << 20
 # Less says nothing: buffers of sockets fill in a moment.
 _LEAST_SPAN: Final = 0.05
-# Until that time is over: costs little more than lz4, and saves a slow line a third of what is queued meanwhile.
-_FIRST_GUESS: Final = 1
+# Until that time is over: a rung for each time that PRESSED is waiting, up to this one. Costs a fast line milliseconds,
+# and saves a slow one up to 40 % of what is queued meanwhile.
+_FIRST_GUESS: Final = 3
 # An idle line can do more than is known: so much more, but not more often than this.
 _GROWTH: Final = 1.5
 _GROWTH_SECONDS: Final = 0.05
@@ -40,8 +43,9 @@ _HYSTERESIS: Final = 1.05
 _LEAVE_FASTEST: Final = 1.15
 # Rungs so close to the best are as good.
 _AS_GOOD: Final = 0.98
-# Processors are shared out fairly: whatever else runs, this share of them is had.
+# Processors are shared out fairly: whatever else runs, this share of them is had, unless packing was seen to get less.
 _FAIR_SHARE: Final = 0.25
+_NEW: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +73,13 @@ class Controller:
         self._rungs = range(len(ladder))
         self._moments: deque[tuple[float, int]] = deque()
         self._goodput = math.inf
+        # The rungs of the groups that are being packed.
+        self._at_work: list[int] = []
         self._grown_at = -math.inf
         # Seconds that anything but packing takes for a plain byte.
         self._overhead = 0.0
+        # How much longer packing takes than it would alone.
+        self._stretch = 1.0
         self._plain = 0
         self._others = 0.0
         self.rung = 0
@@ -81,15 +89,23 @@ class Controller:
         """Packed bytes a second that the line is taken for; infinite while it never was the bottleneck."""
         return self._goodput
 
-    def packed(self, rung: int, plain: int, packed: int, cpu_seconds: float) -> None:
-        """Take in what became of a group."""
+    def packed(self, rung: int, plain: int, packed: int, cpu_seconds: float, seconds: float) -> None:
+        """Take in what became of a group, once for each that was chosen for.
+
+        ``cpu_seconds`` of one processor within ``seconds``: less where it had to be shared.
+        """
+        if cpu_seconds > 0:
+            self._stretch += _NEW * (max(seconds / cpu_seconds, 1.0) - self._stretch)
+        if rung in self._at_work:
+            self._at_work.remove(rung)
         self._model.learn(rung, plain, packed, cpu_seconds)
         self._plain += plain
 
     def choose(self, look: Look) -> int:
         """Return the rung for the next group."""
         self._note_overhead(look)
-        pressed = look.waited or look.queued >= PRESSED
+        waiting = look.queued + (self._expected_soon() if math.isinf(self._goodput) else 0)
+        pressed = look.waited or waiting >= PRESSED
         measured = self._measure(look, pressed=pressed)
         if not pressed:
             self._grow(look.now)
@@ -97,10 +113,18 @@ class Controller:
             # Never none at all, as between two sessions: then every rung would be as good as lz4.
             self._goodput = max(measured, 1.0)
         elif math.isinf(self._goodput):
-            self.rung = min(_FIRST_GUESS, self._rungs[-1])
-            return self.rung
+            self.rung = min(max(waiting // PRESSED, 1), _FIRST_GUESS, self._rungs[-1])
+            return self._begun()
         self.rung = self._best()
+        return self._begun()
+
+    def _begun(self) -> int:
+        self._at_work.append(self.rung)
         return self.rung
+
+    def _expected_soon(self) -> int:
+        """Return the packed bytes that the groups at work will come to: with many processors they fill the queue."""
+        return int(sum(_GROUP * self._model.expect(rung)[1] for rung in self._at_work))
 
     # --- the line -------------------------------------------------------------------------------------------------
 
@@ -142,7 +166,7 @@ class Controller:
 
     def _capacity(self, speed: float) -> float:
         shared = self._processors / (1 / speed + self._overhead)
-        return max(shared, _FAIR_SHARE * self._processors * speed)
+        return max(shared, min(_FAIR_SHARE, 1 / self._stretch) * self._processors * speed)
 
     # --- both -----------------------------------------------------------------------------------------------------
 

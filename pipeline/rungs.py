@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,65 +22,65 @@ class Rung:
 # Measured on the kernel's source tree in its chunks (docs/design.md). Only the relations between the rungs count: the
 # first groups of a run tell how fast this machine is and how well this data packs.
 LADDER: Final = (
-    Rung("lz4", 0, 500e6, 0.380),
-    Rung("zstd 1", 1, 330e6, 0.290),
-    Rung("zstd 3", 3, 220e6, 0.265),
-    Rung("zstd 6", 6, 90e6, 0.240),
-    Rung("zstd 9", 9, 55e6, 0.232),
-    Rung("zstd 12", 12, 25e6, 0.228),
+    Rung("lz4", 0, 342e6, 0.346),
+    Rung("zstd 1", 1, 198e6, 0.236),
+    Rung("zstd 3", 3, 121e6, 0.212),
+    Rung("zstd 6", 6, 49e6, 0.190),
+    Rung("zstd 9", 9, 32e6, 0.185),
 )
 
-# How much the newest group counts.
+# How much the newest group counts for all rungs, and for the difference of its own.
 _NEW: Final = 0.3
-# Groups after which the memory of a rung that was not used again is no better than its neighbour's.
-_FRESH: Final = 60
+_NEW_OWN: Final = 0.1
+# A difference between rungs shows where both were used among so many groups; else it is the data that changed.
+_BESIDE: Final = 8
 
 
 @dataclass(slots=True)
-class _Seen:
-    """What a rung did lately: its speed against the ladder's, and how well data packs as an exponent of the ladder's.
+class _Estimate:
+    """A number that all rungs share, because it is of the data and the machine, and what each differs by."""
 
-    An exponent, not a factor: 0 means that nothing shrinks, and then no other rung is expected to shrink it either.
-    """
+    shared: float | None = None
+    own: dict[int, float] = field(default_factory=dict)
+    last: deque[int] = field(default_factory=lambda: deque(maxlen=_BESIDE))
 
-    speed: float
-    exponent: float
-    group: int
+    def learn(self, rung: int, value: float) -> None:
+        own = self.own.setdefault(rung, 0.0)
+        beside = any(other != rung for other in self.last)
+        self.last.append(rung)
+        if self.shared is None:
+            self.shared = value
+            return
+        self.shared += _NEW * (value - own - self.shared)
+        if beside:
+            self.own[rung] += _NEW_OWN * (value - self.shared - own)
+
+    def of(self, rung: int, unknown: float) -> float:
+        return unknown if self.shared is None else self.shared + self.own.get(rung, 0.0)
 
 
 @dataclass(slots=True)
 class Model:
-    """What to expect of each rung, learnt from the groups that were packed."""
+    """What to expect of each rung, learnt from the groups that were packed.
+
+    Speed as the logarithm of a factor of the ladder's. What packing makes of the data as an exponent of the ladder's,
+    not as a factor: 0 means that nothing shrinks, and then no other rung is expected to shrink it either.
+    """
 
     ladder: Sequence[Rung] = LADDER
-    _seen: dict[int, _Seen] = field(default_factory=dict)
-    _groups: int = 0
+    _speed: _Estimate = field(default_factory=_Estimate)
+    _exponent: _Estimate = field(default_factory=_Estimate)
 
     def learn(self, rung: int, plain: int, packed: int, cpu_seconds: float) -> None:
         """Take in a group of ``plain`` bytes that became ``packed`` ones in ``cpu_seconds`` of one processor."""
         if plain <= 0 or packed <= 0 or cpu_seconds <= 0:
             return
-        self._groups += 1
         one = self.ladder[rung]
-        speed = plain / cpu_seconds / one.speed
-        exponent = max(math.log(packed / plain) / math.log(one.packed), 0.0)
-        old = self._seen.get(rung)
-        if old is None or self._groups - old.group > _FRESH:
-            self._seen[rung] = _Seen(speed, exponent, self._groups)
-            return
-        old.speed += _NEW * (speed - old.speed)
-        old.exponent += _NEW * (exponent - old.exponent)
-        old.group = self._groups
+        self._speed.learn(rung, math.log(plain / cpu_seconds / one.speed))
+        self._exponent.learn(rung, max(math.log(packed / plain) / math.log(one.packed), 0.0))
 
     def expect(self, rung: int) -> tuple[float, float]:
         """Return (bytes/s of plain data on one processor, packed / plain) for ``rung``."""
-        one, seen = self.ladder[rung], self._nearest(rung)
-        if seen is None:
-            return one.speed, one.packed
-        return one.speed * seen.speed, one.packed**seen.exponent
-
-    def _nearest(self, rung: int) -> _Seen | None:
-        fresh = {number: seen for number, seen in self._seen.items() if self._groups - seen.group <= _FRESH}
-        if not fresh:
-            return None
-        return fresh[min(fresh, key=lambda number: abs(number - rung))]
+        one = self.ladder[rung]
+        exponent = max(self._exponent.of(rung, 1.0), 0.0)
+        return one.speed * math.exp(self._speed.of(rung, 0.0)), one.packed**exponent

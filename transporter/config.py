@@ -318,8 +318,8 @@ def job_problem(job: JobConfig) -> tuple[str, str, str] | None:
     if job.network_acceleration and job.encrypt != "none":
         return (
             "network_acceleration",
-            f"network acceleration does not go together with encrypt = {job.encrypt!r}: jobs would have to share the key "
-            "that names their chunks, and whoever sees the names would see which contents they have in common",
+            f"network acceleration does not go together with encrypt = {job.encrypt!r}: jobs would have to share the "
+            "key that names their chunks, and whoever sees the names would see which contents they have in common",
             'leave network_acceleration out, or choose encrypt = "none"',
         )
     if not job.paths:

@@ -48,6 +48,7 @@ class _Work:
     packed: int
     packing: float
     left: float
+    began: float
     done: bool = False
 
 
@@ -58,7 +59,7 @@ class Simulation:
     machine: Machine
     groups: int
     choose: Callable[[Look], int]
-    learn: Callable[[int, int, int, float], None] = lambda *_: None
+    learn: Callable[[int, int, int, float, float], None] = lambda *_: None
     rungs: list[int] = field(default_factory=list)
     now: float = 0.0
 
@@ -90,19 +91,20 @@ class Simulation:
                 rung = self.choose(look)
                 self.rungs.append(rung)
                 packed, seconds = machine.group(rung, int(started))
-                work.append(_Work(int(started), rung, packed, seconds, seconds + GROUP * machine.overhead))
+                left = seconds + GROUP * machine.overhead
+                work.append(_Work(int(started), rung, packed, seconds, left, self.now))
                 started += 1
             # processors are shared by whatever is at work
             busy = sum(not item.done for item in work)
             share = min(1.0, machine.processors / (busy + machine.outside)) if busy else 0.0
-            others += machine.outside * min(1.0, machine.processors / (busy + machine.outside)) * step
+            others += min(machine.outside, max(machine.processors - busy * share, 0.0)) * step
             for item in work:
                 if not item.done:
                     item.left -= step * share
                     others += step * share * (1 - item.packing / (item.packing + GROUP * machine.overhead))
                     if item.left <= 0:
                         item.done = True
-                        self.learn(item.rung, GROUP, item.packed, item.packing)
+                        self.learn(item.rung, GROUP, item.packed, item.packing, self.now - item.began)
             while work and work[0].done and not ready:
                 item = work.popleft()
                 ready.extend([max(item.packed // CHUNKS, 1)] * CHUNKS)

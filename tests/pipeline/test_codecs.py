@@ -37,6 +37,12 @@ def test_frozen_chunks(case):
         decompress(case["codec"], memoryview(coded), case["plain_length"])
 
 
+def test_a_frame_that_asks_for_a_dictionary_is_refused_for_that_reason():
+    (coded,) = (bytes.fromhex(case["coded"]) for case in CASES if "dictionary" in case["name"])
+    with pytest.raises(DecompressionError, match="dictionary"):
+        decompress(CODEC_ZSTD, coded, 5)
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_compressing_and_back_at_every_level(level):
     compressors = ZstdCompressors()
@@ -57,7 +63,7 @@ def test_any_data_comes_back(data, times, level):
 
 
 def test_a_frame_says_how_long_it_is_and_nothing_that_is_not_needed():
-    codec, coded = compress_zstd(bytes(TEXT * 3)[: 4 * MIB], 12, ZstdCompressors())
+    codec, coded = compress_zstd(bytes(TEXT * 3)[: 4 * MIB], 9, ZstdCompressors())
     frame = zstandard.get_frame_parameters(coded)
     assert (codec, frame.content_size) == (CODEC_ZSTD, min(len(TEXT) * 3, 4 * MIB))
     assert (frame.dict_id, frame.has_checksum) == (0, False)

@@ -60,10 +60,11 @@ class Compression:
         """Pack a group in a thread and return it."""
         rung, level = self._choose()
         plain = sum(chunk.plain_length for chunk in chunks)
-        seconds = await self._lane.run(_pack_all, self.pack, chunks, level)
-        self._packing_seconds += seconds
+        began = self.clock.monotonic()
+        cpu_seconds = await self._lane.run(_pack_all, self.pack, chunks, level)
+        self._packing_seconds += cpu_seconds
         stored = sum(self._count(chunk) for chunk in chunks)
-        self._controller.packed(rung, plain, stored, seconds)
+        self._controller.packed(rung, plain, stored, cpu_seconds, self.clock.monotonic() - began)
         return chunks
 
     async def put(self, chunk: Chunk) -> None:

@@ -89,8 +89,8 @@ def begin_run(
     """Make the keys of a run and remember them durably before anything is sealed under them.
 
     The chunk-id key is the domain's: from the key database, else from the parent point (a rebuilt home), else new.
-    Keys of earlier runs of this job that never committed come along, so that their chunks are used. ``domain`` names the
-    domain where several jobs share it (and then ``parent`` must be of it); else it is the job's own.
+    Keys of earlier runs of this job that never committed come along, so that their chunks are used. ``domain`` names
+    the domain where several jobs share it (and then ``parent`` must be of it); else it is the job's own.
     """
     domain = domain or job
     if keys.domain_key(domain) is None and parent is not None and parent.chunk_id_key is not None:

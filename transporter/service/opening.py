@@ -35,13 +35,22 @@ def usable_rings(session: ServiceSession, parent: PointRef | None) -> list[KeyRi
     """Return the key rings whose chunks the run may use: of the parent, and of other jobs that share its domain.
 
     Only where this end seals. Under acceleration a chunk may have been sealed in a session of another job; a point
-    holds the keys of all chunks that it needs, whoever sent them, so this one takes them into its own ring.
+    holds the keys of all chunks that it needs, whoever sent them, so this one takes them into its own ring. None of
+    another domain: they would bring its chunk-id key, and keys of chunks that are not in this one.
     """
-    points = [] if parent is None else [(session.start.job, parent)]
+    points = [(session.start.job, ref) for ref in _own(session, parent)]
     if session.start.acceleration:
         points += _neighbours(session)
     rings = (_ring_of(session, job, ref) for job, ref in points)
     return [ring for ring in rings if ring is not None]
+
+
+def _own(session: ServiceSession, parent: PointRef | None) -> list[PointRef]:
+    """Return the parent; or, after acceleration was switched on or off, the newest point of the job in this domain."""
+    if parent is None or parent.domain == session.domain:
+        return [] if parent is None else [parent]
+    points = session.repository.store.points(session.tenant, session.start.job)
+    return [ref for ref in points if ref.domain == session.domain][-1:]
 
 
 def _neighbours(session: ServiceSession) -> list[tuple[str, PointRef]]:
@@ -55,9 +64,6 @@ def _neighbours(session: ServiceSession) -> list[tuple[str, PointRef]]:
 
 
 def _ring_of(session: ServiceSession, job: str, ref: PointRef) -> KeyRing | None:
-    # A ring of another domain would bring that domain's chunk-id key, and keys of chunks that are not in this one.
-    if ref.domain != session.domain:
-        return None
     try:
         return open_here(session, job, ref.point_id).ring
     except (NoKey, TransporterError):
