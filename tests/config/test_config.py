@@ -163,7 +163,12 @@ def test_limits_of_bandwidth():
         ('"always"', '"ever"', "9:1", "'ever' is not a window of time"),
         ("Sat,Sun", "Sat,Son", "11:1", "'Son' is not a day"),
         ("22:00-06:00", "22:00-22:00", "13:1", "the window is empty"),
-        ("[throttle.jobs.docs]", "[throttle.jobs.dosc]", "12:16", "there is no job 'dosc' to limit (did you mean 'docs'?"),
+        (
+            "[throttle.jobs.docs]",
+            "[throttle.jobs.dosc]",
+            "12:16",
+            "there is no job 'dosc' to limit (did you mean 'docs'?",
+        ),
         ("[throttle.daemon]", "[throttle.demon]", "7:11", "unknown section [throttle.demon] (did you mean 'daemon'?"),
         ("[throttle.peers.offsite]", '[throttle.peers."/"]', "10:17", "is not a usable name"),
         ("[throttle.peers.offsite]", "[throttle.peers]", "11:1", "is not a section"),

@@ -99,7 +99,8 @@ def test_limits(text, rate):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "20", "Mbit", "20Mb", "20MB", "20mbit", "20MBit", "20Mbps", "-1Mbit", "1e3kbit", "20Mbit/", "2MB/S", "0"]
+    "text",
+    ["", "20", "Mbit", "20Mb", "20MB", "20mbit", "20MBit", "20Mbps", "-1Mbit", "1e3kbit", "20Mbit/", "2MB/S", "0"],
 )
 def test_no_limits(text):
     with pytest.raises(ValueError, match="is not a rate"):

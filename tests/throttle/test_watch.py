@@ -17,7 +17,7 @@ MONDAY = int(datetime(2026, 6, 1, 7, 59, 30, tzinfo=UTC).timestamp()) * 10**9
 
 
 @pytest.fixture
-async def watched(tmp_path, nursery, autojump_clock):
+async def watched(tmp_path, nursery):
     """A file that is watched. ``watched(text)`` replaces it and lets a look go by; returns the limits in force."""
     path, clock, throttle, warned = tmp_path / "config.toml", ManualClock(MONDAY), Throttle(), []
 
@@ -39,14 +39,14 @@ async def watched(tmp_path, nursery, autojump_clock):
     return look
 
 
-async def test_a_change_of_the_file_holds_within_a_second(watched):
+async def test_a_change_of_the_file_holds_within_a_second(watched, autojump_clock):
     assert await watched() == {("daemon", ""): 1_000_000}
     assert await watched('[throttle.peers.offsite]\n"always" = "1MB/s"\n') == {("peer", "offsite"): 1_000_000}
     assert await watched("") == {}
     assert watched.warned == []
 
 
-async def test_the_border_of_a_window(watched):
+async def test_the_border_of_a_window(watched, autojump_clock):
     text = '[throttle.daemon]\n"Mon-Fri 08:00-18:00" = "8Mbit"\n"22:00-06:00" = "unlimited"\n"always" = "80Mbit"\n'
     assert await watched(text) == {("daemon", ""): 10_000_000}
     assert await watched(seconds=60) == {("daemon", ""): 1_000_000}
@@ -54,7 +54,7 @@ async def test_the_border_of_a_window(watched):
     assert await watched(seconds=4 * 3600) == {}
 
 
-async def test_a_wrong_file_changes_nothing_and_is_told_once(watched):
+async def test_a_wrong_file_changes_nothing_and_is_told_once(watched, autojump_clock):
     before = await watched()
     assert await watched('[throttle.daemon]\n"always" = "fast"\n') == before
     assert await watched() == before

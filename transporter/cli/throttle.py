@@ -131,6 +131,4 @@ def _section(home: Home, config: Config, *, daemon: bool, peer: str, job: str, k
 def _say(terminal: Terminal, section: tuple[str, ...], window: str | None, rate: int, text: str) -> None:
     on = {"daemon": "daemon", "peers": "peer", "jobs": "job"}[section[0]]
     fields: dict[str, Any] = {"on": on, "name": section[1] if len(section) > 1 else ""}
-    terminal.result(
-        f"limit on {' '.join((on, *section[1:]))}, {text}", **fields, window=window, bytes_per_second=rate
-    )
+    terminal.result(f"limit on {' '.join((on, *section[1:]))}, {text}", **fields, window=window, bytes_per_second=rate)

@@ -36,7 +36,7 @@ STEADY_SECONDS = 10.0
 # A peer that owes something (acknowledgements, chunks asked for) and gives nothing for so long does not work, even if
 # its heartbeat does: two chunks of the greatest length take this long at 100 kbit/s.
 STALL_SECONDS = 600.0
-# Under a limit, or on a bad line, one chunk may take longer than that: so many bytes on the wire count as a sign of life.
+# Under a limit, or on a bad line, one chunk may take longer than that: so many bytes on the wire are a sign of life.
 # Heartbeats alone are a tenth of it.
 ALIVE_BYTES = 64 << 10
 WATCH_SECONDS = 10.0

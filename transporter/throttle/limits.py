@@ -1,7 +1,7 @@
-"""All limits of one process, and the flows under them: what one run, or one session that is served, sends and receives.
+"""All limits of one process, and the flows under them: what one run, or one session that is served, moves.
 
-What is sent is paced here. For what is received the peer is asked to pace; reading is paced as well, a tenth faster, for
-a peer that does not do as it was asked.
+What is sent is paced here. For what is received the peer is asked to pace; reading is paced as well, a tenth faster,
+for a peer that does not do as it was asked.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ class Throttle:
         self._sending: dict[Scope, Bucket] = {}
         self._receiving: dict[Scope, Bucket] = {}
         self._flows: list[Flow] = []
-        self._measured_at = 0.0
 
     def apply(self, config: ThrottleConfig, local: datetime) -> None:
         """Have what the configuration says for this moment hold from now on."""
@@ -94,10 +93,8 @@ class Throttle:
 
     def measure(self) -> None:
         """Share anew by what each flow has received since the last time. Called each second."""
-        now = trio.current_time()
-        seconds, self._measured_at = now - self._measured_at, now
         for flow in self._flows:
-            flow.measure(seconds)
+            flow.measure()
         self.share()
 
     def share(self) -> None:
@@ -134,7 +131,7 @@ class Flow:
         self.sending = Pace(throttle.outgoing, (*map(throttle.sending, scopes), self._asked))
         self.receiving = Pace(throttle.incoming, map(throttle.receiving, scopes))
         self.received = 0
-        self._measured = 0
+        self._measured = (0.0, 0)
         self.used = 0.0
         self.shares: dict[Scope, float] = {}
         self.asking = 0
@@ -143,7 +140,7 @@ class Flow:
     @contextmanager
     def in_session(self) -> Iterator[None]:
         """Count as one that moves bytes; what the peer asked for ends with its session."""
-        self.shares, self.used, self._measured = {}, 0.0, self.received
+        self.shares, self.used, self._measured = {}, 0.0, (trio.current_time(), self.received)
         self._throttle.enter(self)
         try:
             yield
@@ -172,11 +169,12 @@ class Flow:
 
     # --- for sharing ------------------------------------------------------------------------------------------
 
-    def measure(self, seconds: float) -> None:
+    def measure(self) -> None:
         """Note how fast bytes have come since the last time."""
-        if seconds > 0:
-            self.used = (self.received - self._measured) / seconds
-            self._measured = self.received
+        (then, before), now = self._measured, trio.current_time()
+        if now > then:
+            self.used = (self.received - before) / (now - then)
+            self._measured = (now, self.received)
 
     def set_shares(self, shares: dict[Scope, float]) -> None:
         """Take this flow's share of each limit; the least is what the peer is asked for."""
