@@ -272,6 +272,19 @@ async def test_what_a_peer_asked_for_ends_with_the_session(now):
         assert not flow.sending.limited
 
 
+async def test_a_peer_that_asks_for_something_else_all_the_time_is_not_told_of_each_time(now):
+    throttle, events = Throttle(), []
+    flow = Flow(throttle, scopes("offsite", "docs"), "docs", events.append)
+    with in_sessions(flow):
+        await trio.sleep(5)
+        for number in range(1000):
+            flow.asked(MBIT + number)
+        assert [event.bytes_per_second for event in events] == [MBIT]
+        await trio.sleep(1)
+        throttle.measure()
+        assert [event.bytes_per_second for event in events] == [MBIT, MBIT + 999]
+
+
 async def test_windows_decide(now):
     throttle = Throttle()
     limits = ThrottleConfig(peers={"offsite": limit(MBIT, "Mon-Fri 08:00-18:00")})

@@ -350,7 +350,7 @@ class ResilientLink:
             moved = self.bytes_sent + self.bytes_received
             if moved - alive >= ALIVE_BYTES:
                 alive, self._moved_at = moved, trio.current_time()
-            if self._gate.shut or (not self._unacknowledged and not self._asked):
+            if self._gate.shut or not self._owed:
                 alive, self._moved_at = moved, trio.current_time()
             if trio.current_time() - self._moved_at >= STALL_SECONDS:
                 raise NoAnswer("the peer neither acknowledges chunks nor sends those it was asked for")

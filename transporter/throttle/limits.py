@@ -23,6 +23,8 @@ BACKSTOP = 1.1
 # A share that changes by less is not worth a message.
 WORTH_TELLING = 0.02
 ASKED = "asked"
+# How often a peer that asks for something else all the time makes an event of it.
+SAID_EACH_SECONDS = 1.0
 
 Scope = tuple[str, str]
 """What a limit is on: ``("daemon", "")``, ``("peer", NAME)`` or ``("job", NAME)``."""
@@ -127,6 +129,7 @@ class Flow:
         self._publish = publish
         self._asked = Bucket()
         self._said: dict[str, tuple[int, str]] = {}
+        self._said_at = float("-inf")
         self.scopes = scopes
         self.sending = Pace(throttle.outgoing, (*map(throttle.sending, scopes), self._asked))
         self.receiving = Pace(throttle.incoming, map(throttle.receiving, scopes))
@@ -152,13 +155,19 @@ class Flow:
     def asked(self, rate: int) -> None:
         """The peer asks to be sent no more than this; 0 for no limit."""
         self._asked.set_rate(rate)
-        self.look()
+        self.sending.look()
         self._throttle.outgoing.disturb()
+        if trio.current_time() - self._said_at >= SAID_EACH_SECONDS:
+            self._say()
 
     def look(self) -> None:
         """See which limits are in force, and tell it where that has changed."""
         self.sending.look()
         self.receiving.look()
+        self._say()
+
+    def _say(self) -> None:
+        self._said_at = trio.current_time()
         own = [(rate, scope[0]) for scope in self.scopes if (rate := self._throttle.rate(scope))]
         asked = [(int(self._asked.rate), ASKED)] if self._asked.rate else []
         for direction, limits in (("send", own + asked), ("receive", own)):
@@ -170,11 +179,12 @@ class Flow:
     # --- for sharing ------------------------------------------------------------------------------------------
 
     def measure(self) -> None:
-        """Note how fast bytes have come since the last time."""
+        """Note how fast bytes have come since the last time; called each second."""
         (then, before), now = self._measured, trio.current_time()
         if now > then:
             self.used = (self.received - before) / (now - then)
             self._measured = (now, self.received)
+        self._say()
 
     def set_shares(self, shares: dict[Scope, float]) -> None:
         """Take this flow's share of each limit; the least is what the peer is asked for."""
