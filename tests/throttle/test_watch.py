@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from transporter.clock import ManualClock
-from transporter.throttle.limits import Throttle
+from transporter.throttle.limits import Flow, Throttle
 from transporter.throttle.watch import watch_limits
 
 HEAD = '[node]\nname = "office"\n'
@@ -34,7 +34,7 @@ async def watched(tmp_path, nursery):
         return {(row["on"], row["name"]): row["bytes_per_second"] for row in throttle.public()}
 
     write('[throttle.daemon]\n"always" = "8Mbit"\n')
-    look.warned, look.path = warned, path
+    look.warned, look.path, look.throttle = warned, path, throttle
     nursery.start_soon(watch_limits, throttle, path, clock, warned.append)
     return look
 
@@ -66,3 +66,14 @@ async def test_a_wrong_file_changes_nothing_and_is_told_once(watched, autojump_c
     assert await watched() == before
     assert await watched('[throttle.daemon]\n"always" = "16Mbit"\n') == {("daemon", ""): 2_000_000}
     assert len(watched.warned) == 3
+
+
+async def test_what_is_received_is_shared_anew_each_second(watched, autojump_clock):
+    await watched()
+    idle, busy = (Flow(watched.throttle, (("daemon", ""),)) for _ in range(2))
+    with idle.in_session(), busy.in_session():
+        assert idle.asking == busy.asking == 500_000
+        busy.received += 10_000_000
+        await trio.sleep(0.9)
+        assert busy.asking >= 950_000
+        assert idle.asking + busy.asking <= 1_000_000

@@ -23,6 +23,10 @@ BACKSTOP = 1.1
 # A share that changes by less is not worth a message.
 WORTH_TELLING = 0.02
 ASKED = "asked"
+# What a flow that has just begun uses: it counts among those that want as much as they can get.
+UNKNOWN = float("inf")
+# In less time a burst, or a pause between two, would be all that is seen.
+MEASURED_SECONDS = 0.5
 # How often a peer that asks for something else all the time makes an event of it.
 SAID_EACH_SECONDS = 1.0
 
@@ -61,8 +65,6 @@ class Throttle:
         self.share()
         for flow in self._flows:
             flow.look()
-        self.outgoing.disturb()
-        self.incoming.disturb()
 
     def rate(self, scope: Scope) -> int:
         """Return the limit in force; 0 where there is none."""
@@ -135,7 +137,7 @@ class Flow:
         self.receiving = Pace(throttle.incoming, map(throttle.receiving, scopes))
         self.received = 0
         self._measured = (0.0, 0)
-        self.used = 0.0
+        self.used = UNKNOWN
         self.shares: dict[Scope, float] = {}
         self.asking = 0
         self.changed = trio.Event()
@@ -143,7 +145,7 @@ class Flow:
     @contextmanager
     def in_session(self) -> Iterator[None]:
         """Count as one that moves bytes; what the peer asked for ends with its session."""
-        self.shares, self.used, self._measured = {}, 0.0, (trio.current_time(), self.received)
+        self.shares, self.used, self._measured = {}, UNKNOWN, (trio.current_time(), self.received)
         self._throttle.enter(self)
         try:
             yield
@@ -156,7 +158,6 @@ class Flow:
         """The peer asks to be sent no more than this; 0 for no limit."""
         self._asked.set_rate(rate)
         self.sending.look()
-        self._throttle.outgoing.disturb()
         if trio.current_time() - self._said_at >= SAID_EACH_SECONDS:
             self._say()
 
@@ -181,7 +182,7 @@ class Flow:
     def measure(self) -> None:
         """Note how fast bytes have come since the last time; called each second."""
         (then, before), now = self._measured, trio.current_time()
-        if now > then:
+        if now - then >= MEASURED_SECONDS:
             self.used = (self.received - before) / (now - then)
             self._measured = (now, self.received)
         self._say()

@@ -40,7 +40,10 @@ class Bucket:
         self._at = float("-inf")
 
     def set_rate(self, rate: float) -> None:
-        """Go on at another rate; what was saved, or is owed, counts for no longer than under the new one."""
+        """Go on at another rate; what was saved, or is owed, counts for no longer than under the new one.
+
+        Whoever waits notices when the slice before is paid off under the old rate: within some 20 ms.
+        """
         now = trio.current_time()
         self._fill(now)
         self.rate = rate
@@ -121,7 +124,7 @@ class Arbiter:
                 bucket.waiting -= 1
             if self._keeper is ticket:
                 self._keeper = None
-                self.disturb()
+                self._appoint()
         return ticket.granted
 
     async def _turn(self, ticket: _Ticket) -> None:
@@ -165,9 +168,9 @@ class Arbiter:
         if not queue:
             del self._queues[pace]
 
-    def disturb(self) -> None:
-        """Look again: a rate has changed, or nobody keeps the time any more."""
-        first = self._keeper or next((queue[0] for queue in self._queues.values()), None)
+    def _appoint(self) -> None:
+        """Wake somebody who keeps the time from now on."""
+        first = next((queue[0] for queue in self._queues.values()), None)
         if first is not None:
             first.woken.set()
 
