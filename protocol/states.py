@@ -6,7 +6,7 @@ The rules, in words:
   at a time: Pair, ListPoints, GetPoint, StatusRequest. Start opens a session; in a session requests overlap freely, and
   a reply without its request is the provider's fault. Refused ends the request, or the session it comes in. Stop ends a
   session; the provider still says what was under way and then Stopped. Ping and Pong fit everywhere after the Hellos.
-  Limit fits everywhere in a session, from both sides, and has no answer; after Stop the initiator asks for nothing more.
+  Limit fits everywhere in a session, from both sides, and has no answer; after Stop the initiator sends none.
 * Park keeps a connection for the other side's use: from then on only the provider speaks (Incoming).
 * Both sides run the *same* machine: an event is who sends what. That works because wherever messages of both sides can
   cross (OPENING_…, BACKUP, RECOVERY, STOPPING, REFUSED) their order does not matter.

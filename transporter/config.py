@@ -244,7 +244,8 @@ class _Reader:
 
     def schedules(self, key: tuple[str, ...], value: object) -> dict[str, Schedule]:
         named = self.section(key, value)
-        for name in named:
+        for name, windows in named.items():
+            self.section((*key, name), windows)
             self.name((*key, name), name)
         return {name: self.schedule((*key, name), windows) for name, windows in named.items()}
 

@@ -141,7 +141,9 @@ class Home:
 
     @contextmanager
     def socket_address(self, path: Path | None = None) -> Iterator[str]:
-        """Yield an address for ``bind``/``connect`` to a socket of this home (the control socket), valid in the ``with``.
+        """Yield an address for ``bind``/``connect`` to a socket of this home, by default the control socket.
+
+        Valid inside the ``with``.
 
         It is the path itself where that is short enough, else a way round through an open descriptor of the folder.
         """

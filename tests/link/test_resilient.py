@@ -596,8 +596,23 @@ async def test_a_chunk_that_takes_long_is_no_stall_while_its_bytes_move(link, pe
             peer.now.bytes_sent += resilient.ALIVE_BYTES // 8
         assert len(peer.sessions) == 1
         # Heartbeats alone are less than that.
-        for _ in range(25):
+        for _ in range(11):
             await trio.sleep(resilient.STALL_SECONDS / 10)
             peer.now.bytes_sent += resilient.ALIVE_BYTES // 100
         assert len(peer.sessions) >= 2
     assert "neither acknowledges" in notes[1][1]
+
+
+async def test_a_question_that_hardly_gets_out_is_not_asked_for_ever(link, peer, notes, autojump_clock):
+    """A peer that asks for a byte a second is like one that does not read."""
+
+    async def never(_message):
+        await trio.sleep_forever()
+
+    peer.answers = never
+    async with running(link) as nursery:
+        nursery.start_soon(link.request, GetPoint(repository="main", job="docs", point=bytes(16)), b"", PointHead)
+        await trio.sleep(resilient.STALL_SECONDS - resilient.WATCH_SECONDS)
+        assert len(peer.sessions) == 1
+        await trio.sleep(3 * resilient.WATCH_SECONDS)
+        assert len(peer.sessions) == 2

@@ -24,7 +24,7 @@ def asked(monkeypatch):
     calls, real = [], Flow.asked
 
     def note(self, rate):
-        calls.append((self.scopes[-1], rate))
+        calls.append((self.scopes[-1] if self.scopes else None, rate))
         real(self, rate)
 
     monkeypatch.setattr(Flow, "asked", note)

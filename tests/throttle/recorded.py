@@ -36,8 +36,9 @@ class Recorded:
     def is_smooth(self, rate: float, seconds: float = 10.0, start: float = 0.0) -> None:
         """Fail unless no second holds more than 110 % of ``rate``, and 95 % of it were used."""
         end = start + seconds
-        assert self.busiest_second(start, end) <= 1.1 * rate
-        assert self.total(start, end) >= 0.95 * rate * seconds
+        busiest, used = self.busiest_second(start, end) / rate, self.total(start, end) / rate / seconds
+        assert busiest <= 1.1, f"{busiest:.1%} in one second"
+        assert used >= 0.95, f"{used:.1%} used"
 
 
 def together(*parts: Recorded) -> Recorded:

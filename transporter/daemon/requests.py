@@ -84,7 +84,7 @@ JobRequest = BackupRequest | RestoreRequest | VerifyRequest | PointsRequest | St
 
 
 def operation_of(request: JobRequest) -> str:
-    """Return what a request does, as people call it: backup, restore, verify …"""
+    """Return what a request does, as people call it: ``backup``, ``restore``, ``verify``."""
     return type(request).__name__.removesuffix("Request").lower()
 
 

@@ -1,4 +1,4 @@
-"""The command line's end of pausing, resuming and cancelling: runs in the daemon, and runs in processes of their own."""
+"""The command line's end of pausing, resuming and cancelling runs, in the daemon or in processes of their own."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a run can be told from outside while it goes on: pause, resume, cancel; and the socket of a run without a daemon.
+"""What a run can be told while it goes on: pause, resume, cancel; and the socket of a run without a daemon.
 
-A run in a process of its own listens at ``HOME/run/``, for the same requests as the daemon: whoever can open that folder
-owns the home.
+A run in a process of its own listens in ``HOME/run/``, for the same requests as the daemon: whoever can open that
+folder owns the home.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import trio
 from transporter.daemon.framing import receive_request, send_message, unix_listener
 from transporter.daemon.requests import JobOutcome, JobRequest, StatusRequest, SteerRequest
 from transporter.errors import Interrupted, NotRunning
-from transporter.events import EventBus, JobPaused, JobResumed
+from transporter.events import EventBus, JobPaused, JobResumed, Note
 from transporter.events import JobFailed as JobFailedEvent
 from transporter.home import Home
 from transporter.link.gate import Gate
@@ -92,8 +92,13 @@ async def serve_steering(home: Home, request: JobRequest, steering: Steering, bu
         except (OSError, ValueError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
             return
 
-    with unix_listener(home, home.run_socket(job)) as listener:
-        await trio.serve_listeners(take, [listener])
+    try:
+        with unix_listener(home, home.run_socket(job)) as listener:
+            await trio.serve_listeners(take, [listener])
+    except OSError as error:
+        # A file system without sockets, for one: the job matters more.
+        text = f"no command can pause or cancel this run: {error.strerror or error}"
+        bus.publish(Note(text=text, job=job))
 
 
 async def _answer(stream: trio.SocketStream, outcome: JobOutcome) -> None:

@@ -75,7 +75,8 @@ class DataLink:
             if self.flow.sending.limited:
                 await self.flow.sending.send(self._send_slice, data)
             else:
-                await self._send_slice(data)
+                await self._carrier.send_all(data)
+                self.bytes_sent += len(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise LinkBroken(f"a data channel broke while sending: {error}") from error
 
@@ -83,13 +84,10 @@ class DataLink:
         await self._carrier.send_all(data)
         self.bytes_sent += len(data)
 
-    async def _receive_some(self) -> int:
-        """Receive what is there of the current frame; under a limit a slice of it, and no faster than that allows."""
-        buffer, missing, pace = self._channel.get_buffer(), self._channel.missing, self.flow.receiving
-        if not pace.limited:
-            return await self._carrier.receive_into(buffer, missing)
+    async def _receive_slice(self, buffer: memoryview, missing: int) -> int:
+        """Receive a part of the current frame, no faster than the limits on what is received allow."""
         if not self._may_read:
-            self._may_read = await pace.take(len(buffer))
+            self._may_read = await self.flow.receiving.take(len(buffer))
         buffer = buffer[: self._may_read]
         count = await self._carrier.receive_into(buffer, min(missing, len(buffer)))
         self._may_read -= count
@@ -100,7 +98,11 @@ class DataLink:
         """Return the next event. Raises LinkBroken at a cut, TamperingDetected when bytes were altered."""
         try:
             while (event := self._channel.next_event()) is NEED_DATA:
-                count = await self._receive_some()
+                buffer, missing = self._channel.get_buffer(), self._channel.missing
+                if self.flow.receiving.limited:
+                    count = await self._receive_slice(buffer, missing)
+                else:
+                    count = await self._carrier.receive_into(buffer, missing)
                 if count == 0:
                     self._channel.eof()
                     raise LinkBroken("a data channel ended")

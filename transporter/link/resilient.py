@@ -36,7 +36,7 @@ STEADY_SECONDS = 10.0
 # A peer that owes something (acknowledgements, chunks asked for) and gives nothing for so long does not work, even if
 # its heartbeat does: two chunks of the greatest length take this long at 100 kbit/s.
 STALL_SECONDS = 600.0
-# Under a limit, or on a bad line, one chunk may take longer than that: so many bytes on the wire count as a sign of life.
+# Under a limit, or on a bad line, one chunk may take longer than that: so many bytes on the wire are a sign of life.
 # Heartbeats alone are a tenth of it.
 ALIVE_BYTES = 64 << 10
 WATCH_SECONDS = 10.0
@@ -362,7 +362,7 @@ class ResilientLink:
             moved = self.bytes_sent + self.bytes_received
             if moved - alive >= ALIVE_BYTES:
                 alive, self._moved_at = moved, trio.current_time()
-            if self._gate.shut or (not self._unacknowledged and not self._asked):
+            if self._gate.shut or not self._owed:
                 alive, self._moved_at = moved, trio.current_time()
             if trio.current_time() - self._moved_at >= STALL_SECONDS:
                 raise NoAnswer("the peer neither acknowledges chunks nor sends those it was asked for")

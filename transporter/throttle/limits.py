@@ -1,7 +1,7 @@
-"""All limits of one process, and the flows under them: what one run, or one session that is served, sends and receives.
+"""All limits of one process, and the flows under them: what one run, or one session that is served, moves.
 
-What is sent is paced here. For what is received the peer is asked to pace; reading is paced as well, a tenth faster, for
-a peer that does not do as it was asked.
+What is sent is paced here. For what is received the peer is asked to pace; reading is paced as well, a tenth faster,
+for a peer that does not do as it was asked.
 """
 
 from __future__ import annotations
@@ -23,6 +23,12 @@ BACKSTOP = 1.1
 # A share that changes by less is not worth a message.
 WORTH_TELLING = 0.02
 ASKED = "asked"
+# What a flow that has just begun uses: it counts among those that want as much as they can get.
+UNKNOWN = float("inf")
+# In less time a burst, or a pause between two, would be all that is seen.
+MEASURED_SECONDS = 0.5
+# How often a peer that asks for something else all the time makes an event of it.
+SAID_EACH_SECONDS = 1.0
 
 Scope = tuple[str, str]
 """What a limit is on: ``("daemon", "")``, ``("peer", NAME)`` or ``("job", NAME)``."""
@@ -46,7 +52,6 @@ class Throttle:
         self._sending: dict[Scope, Bucket] = {}
         self._receiving: dict[Scope, Bucket] = {}
         self._flows: list[Flow] = []
-        self._measured_at = 0.0
 
     def apply(self, config: ThrottleConfig, local: datetime) -> None:
         """Have what the configuration says for this moment hold from now on."""
@@ -60,8 +65,6 @@ class Throttle:
         self.share()
         for flow in self._flows:
             flow.look()
-        self.outgoing.disturb()
-        self.incoming.disturb()
 
     def rate(self, scope: Scope) -> int:
         """Return the limit in force; 0 where there is none."""
@@ -94,10 +97,8 @@ class Throttle:
 
     def measure(self) -> None:
         """Share anew by what each flow has received since the last time. Called each second."""
-        now = trio.current_time()
-        seconds, self._measured_at = now - self._measured_at, now
         for flow in self._flows:
-            flow.measure(seconds)
+            flow.measure()
         self.share()
 
     def share(self) -> None:
@@ -130,12 +131,13 @@ class Flow:
         self._publish = publish
         self._asked = Bucket()
         self._said: dict[str, tuple[int, str]] = {}
+        self._said_at = float("-inf")
         self.scopes = scopes
         self.sending = Pace(throttle.outgoing, (*map(throttle.sending, scopes), self._asked))
         self.receiving = Pace(throttle.incoming, map(throttle.receiving, scopes))
         self.received = 0
-        self._measured = 0
-        self.used = 0.0
+        self._measured = (0.0, 0)
+        self.used = UNKNOWN
         self.shares: dict[Scope, float] = {}
         self.asking = 0
         self.changed = trio.Event()
@@ -143,7 +145,7 @@ class Flow:
     @contextmanager
     def in_session(self) -> Iterator[None]:
         """Count as one that moves bytes; what the peer asked for ends with its session."""
-        self.shares, self.used, self._measured = {}, 0.0, self.received
+        self.shares, self.used, self._measured = {}, UNKNOWN, (trio.current_time(), self.received)
         self._throttle.enter(self)
         try:
             yield
@@ -155,13 +157,18 @@ class Flow:
     def asked(self, rate: int) -> None:
         """The peer asks to be sent no more than this; 0 for no limit."""
         self._asked.set_rate(rate)
-        self.look()
-        self._throttle.outgoing.disturb()
+        self.sending.look()
+        if trio.current_time() - self._said_at >= SAID_EACH_SECONDS:
+            self._say()
 
     def look(self) -> None:
         """See which limits are in force, and tell it where that has changed."""
         self.sending.look()
         self.receiving.look()
+        self._say()
+
+    def _say(self) -> None:
+        self._said_at = trio.current_time()
         own = [(rate, scope[0]) for scope in self.scopes if (rate := self._throttle.rate(scope))]
         asked = [(int(self._asked.rate), ASKED)] if self._asked.rate else []
         for direction, limits in (("send", own + asked), ("receive", own)):
@@ -172,11 +179,13 @@ class Flow:
 
     # --- for sharing ------------------------------------------------------------------------------------------
 
-    def measure(self, seconds: float) -> None:
-        """Note how fast bytes have come since the last time."""
-        if seconds > 0:
-            self.used = (self.received - self._measured) / seconds
-            self._measured = self.received
+    def measure(self) -> None:
+        """Note how fast bytes have come since the last time; called each second."""
+        (then, before), now = self._measured, trio.current_time()
+        if now - then >= MEASURED_SECONDS:
+            self.used = (self.received - before) / (now - then)
+            self._measured = (now, self.received)
+        self._say()
 
     def set_shares(self, shares: dict[Scope, float]) -> None:
         """Take this flow's share of each limit; the least is what the peer is asked for."""

@@ -5,12 +5,14 @@ that moment: so no bucket is charged for what another still holds up, and each k
 second at most rate × (1 + burst + slice) passes: 106 %. There is no least burst: 4 KiB would be half a second of the
 lowest limit.
 
-Senders that wait for the same bucket take turns. The more of them wait the smaller is a slice, so that everybody's turn
-comes within about 20 ms, and a sender that a bucket of its own holds to small slices still gets its share of the others.
+Senders that wait for the same bucket take turns. The more of them wait the smaller is a slice, so that turns come
+often. A sender that is held back by a limit of its own saves up meanwhile, so that its turn at the shared one is worth
+as much as any other.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 
 import trio
@@ -38,7 +40,10 @@ class Bucket:
         self._at = float("-inf")
 
     def set_rate(self, rate: float) -> None:
-        """Go on at another rate; what was saved, or is owed, counts for no longer than under the new one."""
+        """Go on at another rate; what was saved, or is owed, counts for no longer than under the new one.
+
+        Whoever waits notices when the slice before is paid off under the old rate: within some 20 ms.
+        """
         now = trio.current_time()
         self._fill(now)
         self.rate = rate
@@ -66,7 +71,8 @@ class Bucket:
         if not self.rate:
             return LARGEST_SLICE
         whole = self.rate * SLICE_SECONDS
-        return min(max(whole / max(self.waiting, 1), min(whole, SHARED_SLICE)), LARGEST_SLICE)
+        shared = max(whole / max(self.waiting, 1), min(whole, SHARED_SLICE))
+        return min(shared + max(self._level, 0.0), LARGEST_SLICE)
 
     def draw(self, count: int) -> None:
         """Take ``count`` bytes out (or, negative, put them back)."""
@@ -75,10 +81,10 @@ class Bucket:
 
 
 class _Ticket:
-    __slots__ = ("buckets", "granted", "want", "woken")
+    __slots__ = ("granted", "number", "want", "woken")
 
-    def __init__(self, buckets: tuple[Bucket, ...], want: int) -> None:
-        self.buckets = buckets
+    def __init__(self, number: int, want: int) -> None:
+        self.number = number
         self.want = want
         self.granted = 0
         self.woken = trio.Event()
@@ -91,71 +97,80 @@ class Arbiter:
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[_Ticket, None] = {}
+        # Those that wait for the same buckets are one queue: only its head is looked at.
+        self._queues: dict[Pace, deque[_Ticket]] = {}
+        self._count = 0
         self._keeper: _Ticket | None = None
         self._due = float("inf")
 
-    async def take(self, buckets: tuple[Bucket, ...], want: int) -> int:
+    async def take(self, pace: Pace, want: int) -> int:
         """Wait for a turn; return how many bytes may pass now, 1 … ``want``."""
-        ticket = _Ticket(buckets, want)
-        self._waiting[ticket] = None
-        for bucket in buckets:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._count += 1
+        ticket = _Ticket(self._count, want)
+        self._queues.setdefault(pace, deque()).append(ticket)
+        for bucket in pace.buckets:
             bucket.waiting += 1
         try:
             await self._turn(ticket)
         except BaseException:
-            for bucket in buckets:
+            for bucket in pace.buckets:
                 bucket.draw(-ticket.granted)
             raise
         finally:
-            self._waiting.pop(ticket, None)
-            for bucket in buckets:
+            if not ticket.granted:
+                self._remove(pace, ticket)
+            for bucket in pace.buckets:
                 bucket.waiting -= 1
             if self._keeper is ticket:
                 self._keeper = None
-                self.disturb()
+                self._appoint()
         return ticket.granted
 
     async def _turn(self, ticket: _Ticket) -> None:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        while True:
-            due = self._hand_out()
-            if ticket.granted:
-                return
+        due = self._hand_out()
+        while not ticket.granted:
+            ticket.woken = trio.Event()
             if self._keeper is None:
                 self._keeper = ticket
-            ticket.woken = trio.Event()
-            if self._keeper is not ticket:
-                if due < self._due:
-                    self._keeper.woken.set()
-                await ticket.woken.wait()
-            else:
+            if self._keeper is ticket:
                 self._due = due
                 with trio.move_on_at(due):
                     await ticket.woken.wait()
-            if ticket.granted:
-                return
+            else:
+                if due < self._due:
+                    self._keeper.woken.set()
+                await ticket.woken.wait()
+            due = self._hand_out()
 
     def _hand_out(self) -> float:
         """Let through whoever may, first come first served; return when the next one may."""
         now = trio.current_time()
-        due = float("inf")
-        for ticket in list(self._waiting):
-            at = max((bucket.ready_at(now) for bucket in ticket.buckets), default=now)
-            if at > now:
-                due = min(due, at)
-                continue
-            size = min((bucket.slice() for bucket in ticket.buckets), default=LARGEST_SLICE)
-            ticket.granted = min(ticket.want, max(int(size), 1))
-            for bucket in ticket.buckets:
-                bucket.draw(ticket.granted)
-            del self._waiting[ticket]
+        while True:
+            due = float("inf")
+            first: Pace | None = None
+            for pace, queue in self._queues.items():
+                at = pace.ready_at(now)
+                if at > now:
+                    due = min(due, at)
+                elif first is None or queue[0].number < self._queues[first][0].number:
+                    first = pace
+            if first is None:
+                return due
+            ticket = self._queues[first][0]
+            ticket.granted = first.draw(ticket.want)
+            self._remove(first, ticket)
             ticket.woken.set()
-        return due
 
-    def disturb(self) -> None:
-        """Look again: a rate has changed, or nobody keeps the time any more."""
-        first = self._keeper or next(iter(self._waiting), None)
+    def _remove(self, pace: Pace, ticket: _Ticket) -> None:
+        queue = self._queues[pace]
+        queue.remove(ticket)
+        if not queue:
+            del self._queues[pace]
+
+    def _appoint(self) -> None:
+        """Wake somebody who keeps the time from now on."""
+        first = next((queue[0] for queue in self._queues.values()), None)
         if first is not None:
             first.woken.set()
 
@@ -163,21 +178,38 @@ class Arbiter:
 class Pace:
     """The buckets that one sender takes from. A fast path looks at ``limited`` and at nothing else."""
 
-    __slots__ = ("_arbiter", "_buckets", "limited")
+    __slots__ = ("_arbiter", "buckets", "limited")
 
     def __init__(self, arbiter: Arbiter, buckets: Iterable[Bucket] = ()) -> None:
         self._arbiter = arbiter
-        self._buckets = tuple(buckets)
+        self.buckets = tuple(buckets)
         self.limited = False
         self.look()
 
     def look(self) -> None:
         """Note whether any bucket has a rate."""
-        self.limited = any(bucket.rate for bucket in self._buckets)
+        self.limited = any(bucket.rate for bucket in self.buckets)
+
+    def ready_at(self, now: float) -> float:
+        """Return when the next slice may pass."""
+        at = now
+        for bucket in self.buckets:
+            at = max(at, bucket.ready_at(now))
+        return at
+
+    def draw(self, want: int) -> int:
+        """Take a slice of at most ``want`` bytes out of every bucket."""
+        size: float = min(want, LARGEST_SLICE)
+        for bucket in self.buckets:
+            size = min(size, bucket.slice())
+        count = max(int(size), 1)
+        for bucket in self.buckets:
+            bucket.draw(count)
+        return count
 
     async def take(self, want: int) -> int:
         """Wait for a turn; return how many bytes may pass now, 1 … ``want``."""
-        return await self._arbiter.take(self._buckets, want)
+        return await self._arbiter.take(self, want)
 
     async def pay(self, count: int) -> None:
         """Wait until ``count`` bytes may have passed."""

@@ -1,7 +1,7 @@
 """How one limit on what is received is shared among those who send: each is told a share, and together they fill it.
 
-Pure. Whoever uses less than its share is left a quarter more than it uses, so that the others may have the rest; as soon
-as it fills that, it counts among the others.
+Pure. Whoever uses less than its share is left a quarter more than it uses, so that the others may have the rest; as
+soon as it fills that, it counts among the others.
 """
 
 from __future__ import annotations

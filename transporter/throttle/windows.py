@@ -6,8 +6,8 @@
     Fri 22:00-06:00          until 6 on Saturday: what crosses midnight belongs to the day it began on
     Sat,Sun 00:00-24:00
 
-Only the time on the wall counts. Where summer time ends, the hour that comes twice is inside twice; where it begins, the
-hour that is left out is not missed.
+Only the time on the wall counts. Where summer time ends, the hour that comes twice is inside twice; where it begins,
+the hour that is left out is not missed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def parse_window(text: str) -> Window:
     if not match:
         raise ValueError(f"{text!r} is not a window of time")
     start, end = (_minute(text, int(match[at]), int(match[at + 1])) for at in (2, 4))
-    if start == _MINUTES or start == end:
+    if start in {_MINUTES, end}:
         raise ValueError(f"{text!r}: the window is empty" if start == end else f"{text!r}: no day begins at 24:00")
     return Window(_days(text, match[1]) if match[1] else EVER.days, start, end if end > start else end + _MINUTES)
 
