@@ -45,7 +45,7 @@ class Counters:
     overflowed: int = 0
     too_large: int = 0
     while_down: int = 0
-    longest_queue: int = 0  # bytes
+    longest_wait: float = 0.0  # seconds before and in the bottleneck
     peak_second: int = 0  # bytes, the most that one second of the clock delivered
 
 
@@ -88,6 +88,8 @@ class Pipe:
             counters.overflowed += 1
             return False
         self._free_at = ends
+        if ends - now > counters.longest_wait:
+            counters.longest_wait = ends - now
         if way.loss and self._random() < way.loss:
             counters.lost += 1
             return False
@@ -109,9 +111,6 @@ class Pipe:
         if not fifo or fifo[0][0] > now:
             return []
         counters = self.counters
-        waiting = int((self._free_at - now) / self._byte_seconds)
-        if waiting > counters.longest_queue:
-            counters.longest_queue = waiting
         packets = []
         while fifo and fifo[0][0] <= now:
             packets.append(fifo.popleft()[1])
