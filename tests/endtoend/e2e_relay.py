@@ -74,6 +74,7 @@ class _Connection:
         self.held = b""
         self.open_ways = 2
         self.cut_after: int | None = None
+        self.is_cut = False
         self.long_ways: list[LongWay] = []
 
     def reset(self) -> None:
@@ -328,13 +329,15 @@ class Relay:
         """Return what of the block still passes, and by what the connection is cut behind it."""
         with self._lock:
             cuts, left = self.random_cuts, connection.cut_after
+            if connection.is_cut:  # in the other direction, a moment ago
+                raise ConnectionResetError
             if cuts is None or left is None or cuts.done >= cuts.times:
                 return block, None
             if len(block) <= left:
                 connection.cut_after = left - len(block)
                 return block, None
             cuts.done += 1
-            connection.cut_after = None
+            connection.is_cut = True
             return block[:left], cuts
 
     def _cut_one(self, connection: _Connection, cuts: RandomCuts) -> None:
