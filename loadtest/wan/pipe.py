@@ -59,7 +59,7 @@ class Pipe:
         self._random = random.Random(way.seed).random
         self._free_at = start  # when the bottleneck has sent everything that waits
         self._last_due = start
-        self._fifo: deque[tuple[float, bytes]] = deque()
+        self._fifo: deque[tuple[float, bytes, int, int]] = deque()
         self._second = int(start)
         self._in_second = 0
         self.change(way)
@@ -71,34 +71,43 @@ class Pipe:
         self._longest_wait = way.queue_bytes * self._byte_seconds
 
     def offer(self, now: float, packet: bytes) -> bool:
-        """Take a packet that arrives; False when it is dropped (it may have used the bottleneck all the same)."""
+        """Take a packet that arrives; False when it is dropped."""
+        due = self.admit(now, len(packet))
+        if due is not None:
+            self.put(due, packet, 1, len(packet))
+        return due is not None
+
+    def put(self, due: float, data: bytes, packets: int, size: int) -> None:
+        """Have `data` come out at `due`, the time that `admit` gave to the last of its packets; `size` in all."""
+        self._fifo.append((due, data, packets, size))
+
+    def admit(self, now: float, size: int) -> float | None:
+        """Return when a packet that arrives comes out; None when it is dropped (the bottleneck may have sent it)."""
         way, counters = self.way, self.counters
-        size = len(packet)
         counters.packets += 1
         counters.bytes += size
         if way.largest is not None and size > way.largest:
             counters.too_large += 1
-            return False
+            return None
         if way.every and (now - self._start) % way.every >= way.every - way.down:
             counters.while_down += 1
-            return False
+            return None
         begins = self._free_at if self._free_at > now else now
         ends = begins + size * self._byte_seconds
         if ends - now > self._longest_wait:
             counters.overflowed += 1
-            return False
+            return None
         self._free_at = ends
         if ends - now > counters.longest_wait:
             counters.longest_wait = ends - now
         if way.loss and self._random() < way.loss:
             counters.lost += 1
-            return False
+            return None
         due = ends + way.delay
         if due < self._last_due:  # the delay has become shorter
             due = self._last_due
         self._last_due = due
-        self._fifo.append((due, packet))
-        return True
+        return due
 
     @property
     def next_due(self) -> float | None:
@@ -111,11 +120,12 @@ class Pipe:
         if not fifo or fifo[0][0] > now:
             return []
         counters = self.counters
-        packets = []
+        packets, size = [], 0
         while fifo and fifo[0][0] <= now:
-            packets.append(fifo.popleft()[1])
-        size = sum(map(len, packets))
-        counters.delivered += len(packets)
+            _, data, number, length = fifo.popleft()
+            packets.append(data)
+            counters.delivered += number
+            size += length
         counters.delivered_bytes += size
         if int(now) != self._second:
             self._second, self._in_second = int(now), 0

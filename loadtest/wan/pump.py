@@ -18,12 +18,15 @@ import time
 from typing import Any
 
 from .pipe import Pipe, Way
+from .segments import HEADER_SIZE, Train, is_train
 
 BATCH = 256  # packets that are read from one device before the other one has its turn
 # While packets flow the process sleeps this long between two looks, and so handles several at once: it costs less, and
 # shifts a packet by less than a hundredth of any delay that matters here.
 TICK = 0.0002
-_PACKET = 65_536
+# Segments of one sender that come out within this time come out together, as from a card that joins them.
+TOGETHER = 0.0005
+_PACKET = HEADER_SIZE + 65_536
 _PRIORITY = -15  # a line does not wait for a processor that the programs at its ends use
 
 
@@ -60,11 +63,17 @@ class Pump:
         """Take what the devices hold; return how many packets."""
         read, took = os.read, 0
         for source, pipe, _ in self._routes:
-            offer = pipe.offer
             try:
                 for _ in range(BATCH):
-                    offer(now, read(source, _PACKET))
+                    packet = read(source, _PACKET)
                     took += 1
+                    if is_train(packet):
+                        admit_train(pipe, now, Train(packet))
+                        continue
+                    size = len(packet) - HEADER_SIZE
+                    due = pipe.admit(now, size)
+                    if due is not None:
+                        pipe.put(due, packet, 1, size)
             except BlockingIOError:
                 continue
         return took
@@ -107,6 +116,26 @@ class Pump:
         self._refused = 0
         with contextlib.suppress(BrokenPipeError):  # whoever asked has gone; the end of input follows
             os.write(sys.stdout.fileno(), json.dumps(counted).encode() + b"\n")
+
+
+def admit_train(pipe: Pipe, now: float, train: Train) -> None:
+    """Send each segment of a train through the pipe; runs of those that are left come out as one packet each."""
+    first = size = 0
+    began = due = None
+    for number in range(train.count):
+        length = train.size(number)
+        arrives = pipe.admit(now, length)
+        if began is not None and due is not None and (arrives is None or arrives - began > TOGETHER):
+            pipe.put(due, train.piece(first, number), number - first, size)
+            began = None
+        if arrives is None:
+            continue
+        if began is None:
+            began, first, size = arrives, number, 0
+        due = arrives
+        size += length
+    if began is not None and due is not None:
+        pipe.put(due, train.piece(first, train.count), train.count - first, size)
 
 
 def main(arguments: list[str]) -> int:

@@ -101,7 +101,9 @@ METHOD = """\
 - A line is two network namespaces with a TUN device each, and one process between them that passes real IP packets:
   drop-tail queue bounded in bytes (one bandwidth-delay product, at least 256 KiB, of which the packet being sent is
   part), bottleneck, random loss behind it (seeded, independent for both directions), constant delay. MTU 1500; rates
-  count IP packets. Both ends use the line's congestion control (`net.ipv4.tcp_congestion_control` of each namespace),
+  count IP packets. The process takes several TCP segments in one read where the kernel has them together, treats each
+  as a packet of its own, and gives those of one sender that come out within half a millisecond to the other end
+  together, as network cards do. Both ends use the line's congestion control (`net.ipv4.tcp_congestion_control` of each namespace),
   every contender alike; socket buffers have the kernel's bounds, named above.
 - Both ends, the process that is the line, and the contenders share the processors of one machine. The line has a
   higher priority, so that it does not become slower when the ends compute.

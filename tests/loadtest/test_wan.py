@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ from loadtest.measure import BenchError
 from loadtest.wan import line as line_module
 from loadtest.wan.line import Line, reason_against, wan_line
 from loadtest.wan.pipe import Pipe, Way
+from loadtest.wan.pump import admit_train
+from loadtest.wan.segments import HEADER, HEADER_SIZE, Train, is_train
 
 ROOT = Path(__file__).parents[2]
 BYTE_A_SECOND = 8.0
@@ -173,6 +176,87 @@ def test_without_root_it_says_what_it_needs(monkeypatch):
     monkeypatch.setattr(line_module.os, "geteuid", lambda: 1000)
     with pytest.raises(BenchError, match="need root"), wan_line(Line()):
         pass
+
+
+# --- many segments in one read ----------------------------------------------------------------------------------------
+
+
+def ip_sum(header):
+    total = sum(int.from_bytes(header[at : at + 2], "big") for at in range(0, len(header), 2))
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total
+
+
+def train_of(payload, segment, sequence=2**32 - 700, options=12, flags=0x99):
+    """A packet as the kernel gives it: CWR, ACK, PSH and FIN set."""
+    headers = 20 + 20 + options
+    ip = struct.pack(">BBHHHBBHII", 0x45, 0, headers + len(payload), 65_530, 0x4000, 64, 6, 0, 0xC6120001, 0xC6120002)
+    ip = ip[:10] + (~ip_sum(ip) & 0xFFFF).to_bytes(2, "big") + ip[12:]
+    tcp = struct.pack(">HHIIBBHHH", 5, 6, sequence, 9, (20 + options) // 4 << 4, flags, 1, 2, 3) + bytes(options)
+    return HEADER.pack(1, 1, 77, segment, 20, 16) + ip + tcp + payload
+
+
+def parsed(piece):
+    """(virtio header, sequence number, flags, payload) of a packet, once its IP header is right."""
+    virtio, packet = HEADER.unpack_from(piece), piece[HEADER_SIZE:]
+    assert ip_sum(packet[:20]) == 0xFFFF
+    assert int.from_bytes(packet[2:4], "big") == len(packet)
+    begin = 20 + (packet[32] >> 4) * 4
+    return virtio, int.from_bytes(packet[24:28], "big"), packet[33], packet[begin:]
+
+
+@given(st.integers(1, 9000), st.integers(1, 1448), st.integers(0, 2**32 - 1), st.data())
+def test_the_pieces_of_a_train_are_its_segments(length, segment, sequence, data):
+    payload = bytes(number % 251 for number in range(length))
+    train = Train(train_of(payload, segment, sequence))
+    assert sum(train.size(number) - train.headers for number in range(train.count)) == length
+    first = data.draw(st.integers(0, train.count - 1))
+    end = data.draw(st.integers(first + 1, train.count))
+    virtio, number, flags, body = parsed(train.piece(first, end))
+    assert body == payload[first * segment : end * segment]
+    assert number == (sequence + first * segment) % 2**32
+    assert flags == 0x10 | (0x80 if first == 0 else 0) | (0x09 if end == train.count else 0)
+    if end - first == train.count:
+        assert train.piece(first, end) == train_of(payload, segment, sequence)
+    elif end - first == 1:
+        assert virtio == (1, 0, train.headers, 0, 20, 16)
+    else:
+        assert virtio == (1, 1, train.headers, segment, 20, 16)
+
+
+@given(st.integers(1, 40), st.integers(1, 400_000), st.sampled_from([0.0, 0.3]), st.integers(0, 100))
+def test_a_train_meets_the_line_segment_by_segment(count, queue, loss, seed):
+    segment = 1448
+    way = Way(1e7, 1.0, queue, loss, seed, largest=1500)
+    payload = bytes(segment * count)
+    whole, single = Pipe(way, 0.0), Pipe(way, 0.0)
+    admit_train(whole, 0.0, Train(train_of(payload, segment)))
+    expected = [number for number in range(count) if single.offer(0.0, bytes(1500))]
+    out = deliver(whole, 100.0)
+    numbers = [
+        (number - (2**32 - 700)) % 2**32 // segment + at
+        for _, piece in out
+        for _, number, _, body in [parsed(piece)]
+        for at in range(len(body) // segment)
+    ]
+    assert numbers == expected
+    deliver(single, 100.0)
+    same = ("packets", "bytes", "delivered", "delivered_bytes", "lost", "overflowed", "longest_wait")
+    assert [getattr(whole.counters, name) for name in same] == [getattr(single.counters, name) for name in same]
+    for _, piece in out:  # at this rate no more than one fits into the time that comes out together
+        assert len(parsed(piece)[3]) == segment
+
+
+def test_segments_that_come_out_at_the_same_time_come_out_together():
+    pipe = Pipe(Way(1e9, 1.0, 10**6), 0.0)
+    packet = train_of(bytes(1448 * 20), 1448)
+    assert is_train(packet)
+    assert not is_train(Train(packet).piece(1, 2))
+    admit_train(pipe, 0.0, Train(packet))
+    ((at, piece),) = deliver(pipe, 2.0)
+    assert piece == packet
+    assert at == pytest.approx(1.0 + 20 * 1500 * 8 / 1e9)
 
 
 # --- a real line ------------------------------------------------------------------------------------------------------
