@@ -96,6 +96,8 @@ def one_line(
                 for streams in iperf.STREAMS:
                     speeds.setdefault(streams, []).append(iperf.goodput(site, streams, folder))
                     bench.say(f"  iperf3, {streams} streams: {speeds[streams][-1] / 1e6:.1f} Mbit/s")
+            if not peers:
+                continue
             rows = bench.one_round(
                 number, peers, corpora, options, folder / "round", ssh, quiet, failures, site, wan.lap
             )

@@ -201,10 +201,25 @@ def _set_up(end: End, other: End, line: Line) -> None:
         inside(end, "sh", "-c", "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6")
     inside(end, "ip", "address", "add", end.address, "peer", other.address, "dev", end.device)
     inside(end, "ip", "link", "set", end.device, "mtu", str(line.mtu), "txqueuelen", str(_DEVICE_QUEUE), "up")
-    offered = inside(end, "cat", "/proc/sys/net/ipv4/tcp_available_congestion_control").split()
-    if line.congestion not in offered:
-        raise BenchError(f"this kernel offers no congestion control {line.congestion!r}, but {', '.join(offered)}")
     inside(end, "sh", "-c", f"echo {line.congestion} > /proc/sys/net/ipv4/tcp_congestion_control")
+
+
+@contextlib.contextmanager
+def _allowed(congestion: str) -> Iterator[None]:
+    """Let namespaces choose a congestion control: only what the machine allows can be the default of one."""
+    offered = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
+    if congestion not in offered:
+        raise BenchError(f"this kernel offers no congestion control {congestion!r}, but {', '.join(offered)}")
+    path = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
+    before = path.read_text()
+    if congestion in before.split():
+        yield
+        return
+    path.write_text(f"{before.strip()} {congestion}\n")
+    try:
+        yield
+    finally:
+        path.write_text(before)
 
 
 @contextlib.contextmanager
@@ -219,6 +234,7 @@ def wan_line(line: Line) -> Iterator[Wan]:
         for side, address in (("near", _NEAR), ("far", _FAR))
     )
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_allowed(line.congestion))
         for end in (near, far):
             stack.enter_context(_namespace(end.namespace))
         with contextlib.ExitStack() as devices:

@@ -88,7 +88,7 @@ class Pump:
                     self._refused += 1
 
     def _pause(self) -> float | None:
-        times = [time for pipe in self._pipes if (time := pipe.next_due) is not None]
+        times = [due for pipe in self._pipes if (due := pipe.next_due) is not None]
         return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _wait(self, seconds: float | None) -> None:

@@ -332,6 +332,16 @@ def test_tcp_passes_a_lossy_line_whole_and_nothing_is_left_behind(at_end):
 
 
 @real
+def test_what_the_machine_allows_is_as_before():
+    allowed = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
+    before = allowed.read_text()
+    with wan_line(Line(congestion="cubic")) as wan:
+        for end in wan.ends:
+            assert line_module.inside(end, "cat", "/proc/sys/net/ipv4/tcp_congestion_control") == "cubic\n"
+    assert allowed.read_text() == before
+
+
+@real
 def test_large_packets_vanish_in_a_hole_until_it_is_closed(at_end):
     with wan_line(Line(rtt=0.002, largest=1000)) as wan:
         assert at_end(wan.far, SERVER).stdout.readline() == "listening\n"
