@@ -11,12 +11,14 @@ from ..corpus import Corpora, fetch_linux_source, library_tree, warm
 from ..measure import BenchError
 
 BYTES = 180_000_000
+FIRST = "fs"  # the folders before it are documentation, many tiny files, and drivers, few huge ones
 
 
-def folders(tree: Path) -> Iterator[Path]:
-    """Yield the folders of the second level, in the order of their names."""
+def folders(tree: Path, first: str) -> Iterator[Path]:
+    """Yield the folders of the second level, in the order of their names, from a folder of the first level on."""
     for top in sorted(path for path in tree.iterdir() if path.is_dir() and not path.is_symlink()):
-        yield from sorted(path for path in top.iterdir() if path.is_dir() and not path.is_symlink())
+        if top.name >= first:
+            yield from sorted(path for path in top.iterdir() if path.is_dir() and not path.is_symlink())
 
 
 def size_of(folder: Path) -> int:
@@ -24,20 +26,20 @@ def size_of(folder: Path) -> int:
     return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
-def make_subset(tree: Path, subset: Path, least: int = BYTES) -> None:
-    """Copy whole folders of the second level, in the order of their names, until `least` bytes are there; done once."""
+def make_subset(tree: Path, subset: Path, most: int = BYTES, first: str = FIRST) -> None:
+    """Copy whole folders of the second level, in the order of their names, where they fit into `most`; done once."""
     if subset.exists():
         return
     part = subset.with_name(subset.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    copied = 0
-    for folder in folders(tree):
-        shutil.copytree(folder, part / folder.relative_to(tree), symlinks=True)
-        copied += size_of(folder)
-        if copied >= least:
-            break
-    else:
-        raise BenchError(f"the tree is too small: it has no {least / 1e6:.0f} MB")
+    left = most
+    for folder in folders(tree, first):
+        size = size_of(folder)
+        if size <= left:
+            shutil.copytree(folder, part / folder.relative_to(tree), symlinks=True)
+            left -= size
+    if left > most / 10:
+        raise BenchError(f"the tree is too small: it has no {most / 1e6:.0f} MB")
     part.rename(subset)
 
 

@@ -112,18 +112,18 @@ def test_the_answer_of_iperf3_is_read():
     assert iperf.parse(json.dumps({"end": {"sum_received": {"bits_per_second": 5.5}}})) == 5.5
 
 
-def test_the_subset_is_whole_folders_in_order_until_enough(tmp_path):
+def test_the_subset_is_whole_folders_in_order_that_fit(tmp_path):
     tree = tmp_path / "tree"
-    for folder in ("b/one", "a/two", "a/one/deep", "c/one"):
+    for folder, size in (("b/two", 100), ("b/one/deep", 100), ("a/one", 100), ("c/big", 200), ("c/one", 90)):
         (tree / folder).mkdir(parents=True)
-        (tree / folder / "file").write_bytes(bytes(100))
-    (tree / "a" / "two" / "link").symlink_to("file")
-    subset.make_subset(tree, tmp_path / "subset", 250)
+        (tree / folder / "file").write_bytes(bytes(size))
+    (tree / "b" / "two" / "link").symlink_to("file")
+    subset.make_subset(tree, tmp_path / "subset", 300, first="b")
     found = sorted(path.relative_to(tmp_path / "subset").as_posix() for path in (tmp_path / "subset").rglob("file"))
-    assert found == ["a/one/deep/file", "a/two/file", "b/one/file"]
-    assert (tmp_path / "subset/a/two/link").is_symlink()
+    assert found == ["b/one/deep/file", "b/two/file", "c/one/file"]
+    assert (tmp_path / "subset/b/two/link").is_symlink()
     with pytest.raises(BenchError, match="too small"):
-        subset.make_subset(tree, tmp_path / "more", 500)
+        subset.make_subset(tree, tmp_path / "more", 2000)
 
 
 def test_the_command_line_chooses_lines_works_and_contenders(monkeypatch):
