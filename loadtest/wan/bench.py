@@ -56,9 +56,7 @@ def choose(options: Options) -> tuple[list[type[Peer]], bool, dict[str, list[str
     peers: list[type[Peer]] = []
     missing: dict[str, list[str]] = {}
     if not options.only or any(not IPERF.startswith(text) for text in options.only):
-        others = dataclasses.replace(
-            options, only=tuple(text for text in options.only if not IPERF.startswith(text))
-        )
+        others = dataclasses.replace(options, only=tuple(text for text in options.only if not IPERF.startswith(text)))
         peers, missing = bench.choose(others, WAN_CONTENDERS, ())
     if with_iperf and not iperf.installed():
         missing[IPERF] = [IPERF]
@@ -121,8 +119,9 @@ def run(options: Options) -> list[Verdict]:
     with bench.work_folder(options) as folder:
         quiet = bench.QuietTime()
         for name in options.lines:
-            how = {"runs": runs, "with_iperf": with_iperf}
-            measured[name] = one_line(name, LINES[name], peers, corpora, options, folder / name, quiet, **how)
+            measured[name] = one_line(
+                name, LINES[name], peers, corpora, options, folder / name, quiet, runs=runs, with_iperf=with_iperf
+            )
         facts = machine.describe(folder)
     notes = {peer.name: peer.note for peer in peers}
     packed = subset.lz4_bytes(corpora.tree)

@@ -83,7 +83,7 @@ class AgainstBest:
 
 
 def against_best(summaries: Summaries, work: str, rivals: tuple[str, ...] = ()) -> tuple[float, str] | None:
-    """Return how many times as fast as its fastest rival ours is, and who that is; None where one of both is missing."""
+    """Return how many times as fast as its fastest rival ours is, and who that is; None where one is missing."""
     ratios = [
         (ratio, peer)
         for peer, other in summaries

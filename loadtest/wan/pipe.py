@@ -98,15 +98,11 @@ class Pipe:
             counters.overflowed += 1
             return None
         self._free_at = ends
-        if ends - now > counters.longest_wait:
-            counters.longest_wait = ends - now
+        counters.longest_wait = max(counters.longest_wait, ends - now)
         if way.loss and self._random() < way.loss:
             counters.lost += 1
             return None
-        due = ends + way.delay
-        if due < self._last_due:  # the delay has become shorter
-            due = self._last_due
-        self._last_due = due
+        self._last_due = due = max(ends + way.delay, self._last_due)  # the delay may have become shorter
         return due
 
     @property
@@ -130,8 +126,7 @@ class Pipe:
         if int(now) != self._second:
             self._second, self._in_second = int(now), 0
         self._in_second += size
-        if self._in_second > counters.peak_second:
-            counters.peak_second = self._in_second
+        counters.peak_second = max(counters.peak_second, self._in_second)
         return packets
 
     def restart_counters(self) -> Counters:

@@ -48,7 +48,9 @@ def facts(result: WanResult) -> dict[str, str]:
     corpora = result.corpora
     packed = "" if result.lz4_bytes is None else f", {result.lz4_bytes / 1e6:.1f} MB as tar and lz4"
     every = [measured.buffers for measured in result.lines.values() if measured.buffers]
-    more = {"socket buffers at both ends": ", ".join(f"{name} {text}" for name, text in every[0].items())} if every else {}
+    more = (
+        {"socket buffers at both ends": ", ".join(f"{name} {text}" for name, text in every[0].items())} if every else {}
+    )
     return {
         **result.machine,
         "tree": f"{corpora.tree_label}: {corpora.tree_files} entries, {corpora.tree_bytes / 1e6:.1f} MB{packed}",
@@ -103,8 +105,8 @@ METHOD = """\
   part), bottleneck, random loss behind it (seeded, independent for both directions), constant delay. MTU 1500; rates
   count IP packets. The process takes several TCP segments in one read where the kernel has them together, treats each
   as a packet of its own, and gives those of one sender that come out within half a millisecond to the other end
-  together, as network cards do. Both ends use the line's congestion control (`net.ipv4.tcp_congestion_control` of each namespace),
-  every contender alike; socket buffers have the kernel's bounds, named above.
+  together, as network cards do. Both ends use the line's congestion control (`net.ipv4.tcp_congestion_control` of each
+  namespace), every contender alike; socket buffers have the kernel's bounds, named above.
 - Both ends, the process that is the line, and the contenders share the processors of one machine. The line has a
   higher priority, so that it does not become slower when the ends compute.
 - Over each line, in every round, each work is done once by every contender, taking turns; who comes first changes from
@@ -184,8 +186,6 @@ def write(result: WanResult, out: Path) -> None:
     for work in WAN_WORKS:
         for name, measured in result.lines.items():
             titles[f"{name}/{work}"] = f"{base.TITLES[work]}, {name}"
-            samples += [
-                dataclasses.replace(row, work=f"{name}/{work}") for row in measured.samples if row.work == work
-            ]
+            samples += [dataclasses.replace(row, work=f"{name}/{work}") for row in measured.samples if row.work == work]
     if samples:
         plot.draw(summarize(samples), titles, out / f"{NAME}.svg")

@@ -30,12 +30,13 @@ class Train:
 
     def __init__(self, packet: bytes) -> None:
         """Take the packet apart; `packet` begins with its `virtio_net_hdr`."""
+        self.segment: int
         flags, kind, _, self.segment, start, offset = HEADER.unpack_from(packet)
         self._virtio = (flags, kind, start, offset)
         self._ip_length = (packet[HEADER_SIZE] & 0x0F) * 4
         tcp_length = (packet[HEADER_SIZE + self._ip_length + 12] >> 4) * 4
         self._body = HEADER_SIZE + self._ip_length + tcp_length
-        self.headers = self._ip_length + tcp_length
+        self.headers: int = self._ip_length + tcp_length
         self._packet = packet
         self._payload = len(packet) - self._body
         self.count = max(1, -(-self._payload // self.segment))
@@ -78,7 +79,7 @@ class Train:
 
 def checksum(header: bytes | bytearray) -> int:
     """Return the checksum of an IPv4 header whose own field is 0 (RFC 1071)."""
-    total = sum(struct.unpack(f">{len(header) // 2}H", header))
+    total: int = sum(struct.unpack(f">{len(header) // 2}H", header))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

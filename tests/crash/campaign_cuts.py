@@ -159,7 +159,11 @@ def report(outcome: Outcome, seconds: float) -> str:
         ("cuts of all connections of the link", "0", f"{outcome.done}"),
         ("sessions", "1", f"{job['redials'] + 1}"),
         ("bytes_sent, MB", f"{plain['bytes_sent'] / 1e6:.1f}", f"{job['bytes_sent'] / 1e6:.1f}"),
-        ("bytes that passed the relay towards the target, MB", f"{outcome.passed_plain / 1e6:.1f}", f"{outcome.passed / 1e6:.1f}"),
+        (
+            "bytes that passed the relay towards the target, MB",
+            f"{outcome.passed_plain / 1e6:.1f}",
+            f"{outcome.passed / 1e6:.1f}",
+        ),
         ("seconds", f"{plain['seconds']:.1f}", f"{job['seconds']:.1f}"),
         ("restore points", "1", "1" if not any("points" in fault for fault in outcome.faults) else "not 1"),
     )
@@ -168,9 +172,9 @@ def report(outcome: Outcome, seconds: float) -> str:
         "",
         "Made by `tests/crash/campaign_cuts.py`; what it does stands there.",
         "",
-        f"One job over {outcome.megabytes} MiB of new data (three quarters of it incompressible), zone source, fsync on,"
-        f" {os.cpu_count()} processors, Python {platform.python_version()}; {seconds / 60:.0f} minutes in all. The relay"
-        f" between the homes holds about {WINDOW >> 10} KiB for each connection and direction.",
+        f"One job over {outcome.megabytes} MiB of new data (three quarters of it incompressible), zone source, fsync"
+        f" on, {os.cpu_count()} processors, Python {platform.python_version()}; {seconds / 60:.0f} minutes in all."
+        f" The relay between the homes holds about {WINDOW >> 10} KiB for each connection and direction.",
         "",
         "| | undisturbed | cut |",
         "| --- | ---: | ---: |",

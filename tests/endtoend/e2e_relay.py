@@ -1,4 +1,4 @@
-"""A relay on the line between two nodes that does what lines and attackers do: cut, stall, delay, alter, repeat, record.
+"""A relay on the line between two nodes that does what lines and attackers do: cut, stall, delay, alter, repeat.
 
 A connection is *control* when its first byte begins a TLS record, else *data*. *up* leads from the one who dialled.
 """

@@ -80,7 +80,9 @@ def result(lines, **how):
 
 def test_the_page_judges_and_names_what_is_missing(measured, tmp_path):
     page = report.markdown(result({"cubic-100": measured}))
-    assert "| cubic-100, tree-first: speed against the best of the peers | ≥ 7 × | 8.00 × (rsync -z) | reached |" in page
+    assert (
+        "| cubic-100, tree-first: speed against the best of the peers | ≥ 7 × | 8.00 × (rsync -z) | reached |" in page
+    )
     assert "| ≥ 85% | 100% (80.0 of 80.0 Mbit/s) | reached |" in page
     assert "| cubic-100 | 2.0 | 60.0 | 80.0 | 80.0 |" in page
     assert "iperf3 (needs iperf3)" in page
