@@ -337,7 +337,8 @@ class Relay:
                 connection.cut_after = left - len(block)
                 return block, None
             cuts.done += 1
-            connection.is_cut = True
+            for each in [connection] if cuts.alone else self.connections:
+                each.is_cut = True  # so that no other connection of the link counts the same cut again
             return block[:left], cuts
 
     def _cut_one(self, connection: _Connection, cuts: RandomCuts) -> None:
