@@ -187,8 +187,8 @@ def report(outcome: Outcome, seconds: float) -> str:
         "| --- | ---: | ---: |",
         *[f"| {name} | {one} | {other} |" for name, one, other in rows],
         "",
-        f"Sent as the job counts it: {outcome.ratio:.3f} of the undisturbed run, {extra / 1e6:.2f} MB more for each cut;"
-        f" the bound is {MOST}. Counted at the relay, with the frames that a cut left unfinished:"
+        f"Sent as the job counts it: {outcome.ratio:.3f} of the undisturbed run, {extra / 1e6:.2f} MB more for each"
+        f" cut; the bound is {MOST}. Counted at the relay, with the frames that a cut left unfinished:"
         f" {outcome.passed_ratio:.3f}, {extra_passed / 1e6:.2f} MB more for each cut.",
         "",
         f"Result: {'; '.join(outcome.faults) or 'one restore point, byte-identical when restored'}.",
