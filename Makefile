@@ -13,8 +13,8 @@ CODE   := protocol pipeline transporter loadtest tests
 DATA   ?=
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 
-.PHONY: help venv demo demo-reverse test test-tools lint format types imports unit bench fuzz
-.PHONY: campaign-kill campaign-bitflip clean
+.PHONY: help venv demo demo-reverse test test-tools lint format types imports unit bench bench-wan fuzz
+.PHONY: campaign-kill campaign-bitflip campaign-cuts clean
 .DEFAULT_GOAL := help
 
 help:
@@ -63,6 +63,9 @@ unit: $(STAMP)
 bench: $(BENCH)
 	$(BIN)/python -m loadtest $(BENCH_ARGS)
 
+bench-wan: $(BENCH)
+	$(BIN)/python -m loadtest wan $(BENCH_WAN_ARGS)
+
 fuzz: $(STAMP)
 	$(BIN)/python tests/fuzz/fuzz_protocol.py --count $(or $(FUZZ_COUNT),1000000)
 
@@ -71,6 +74,9 @@ campaign-kill: $(STAMP)
 
 campaign-bitflip: $(STAMP)
 	$(BIN)/python tests/crash/campaign_bitflip.py $(BITFLIP_ARGS)
+
+campaign-cuts: $(STAMP)
+	$(BIN)/python tests/crash/campaign_cuts.py $(CUTS_ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
