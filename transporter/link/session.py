@@ -147,6 +147,7 @@ class Session:
         self._in_use = count
         self._rested.unpark_all()
 
+    @property
     def data_came(self) -> bool:
         """Whether a data channel has brought anything: then that way is open, whatever breaks on it."""
         return any(channel.bytes_received for channel in self._channels)
