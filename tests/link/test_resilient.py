@@ -57,7 +57,7 @@ class FakeSession:
         self.asked += ids
         return [self.peer.durable.get(each) for each in ids]
 
-    async def request(self, message, payload, reply):
+    async def request(self, message, payload, reply, *, last=False):
         await self.peer.answers(message)
         return reply(point=bytes(16), slots=[]) if reply is PointHead else reply(point=bytes(16), hash=bytes(32)), b""
 

@@ -84,6 +84,8 @@ class BackupRun:
     # Unchanged files are read, too.
     reread: bool = False
     counters: Counters = field(default_factory=Counters)
+    # Chunks of the parent's manifest: if one is not there after all, the commit says so, and all is read again.
+    surely_there: frozenset[bytes] = frozenset()
 
     @property
     def label(self) -> str:
@@ -113,6 +115,7 @@ class BackupRun:
                 started = await link.started()
                 check_domain(started, self.name, acceleration=self.job.network_acceleration)
                 parent = await find_parent(self.context, self.name, self.job, link, started, reread=self.reread)
+                self.surely_there = parent.manifest
                 keys = await trio.to_thread.run_sync(self._keys, parent)
                 if keys is not None:
                     link.usable = keys.opens
@@ -235,10 +238,14 @@ class BackupRun:
 
     async def _drop_known(self, link: ResilientLink, chunks: list[Chunk], keys: RunKeys | None) -> list[Chunk]:
         """Ask the target, and keep only what it lacks (or has under a key that nobody holds any more)."""
-        answers = await self._ask(link, [chunk.chunk_id for chunk in chunks])
         unknown = []
-        for chunk, key_id in zip(chunks, answers, strict=True):
+        doubtful = [chunk for chunk in chunks if chunk.chunk_id not in self.surely_there]
+        for chunk in chunks:
             self.counters.chunks += 1
+            if chunk.chunk_id in self.surely_there:
+                chunk.let_go()
+        answers = await self._ask(link, [chunk.chunk_id for chunk in doubtful]) if doubtful else []
+        for chunk, key_id in zip(doubtful, answers, strict=True):
             usable = key_id is not None and (keys is None or keys.opens(key_id))
             if usable or not link.claim(chunk.chunk_id):
                 chunk.let_go()

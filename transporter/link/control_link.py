@@ -77,6 +77,8 @@ class ControlLink:
         self.bytes_received = 0
         # A first guess of the line's round trip in seconds, from the handshake; 0: none.
         self.guess = 0.0
+        # Nothing more is to be said by either side: closing need not wait for the other's goodbye.
+        self.all_said = False
         # The last error that the peer was told.
         self.told: Exception | None = None
         self._pongs = 0
@@ -184,9 +186,10 @@ class ControlLink:
         """Close in order, without waiting long for the peer; when cancelled, nobody reads its answer any more."""
         cancelled = trio.current_effective_deadline() <= trio.current_time()
         seconds = HASTY_CLOSE_SECONDS if cancelled else CLOSE_SECONDS
-        with trio.move_on_after(seconds) as scope:
-            scope.shield = True
-            await self._websocket.aclose()
+        if not self.all_said:
+            with trio.move_on_after(seconds) as scope:
+                scope.shield = True
+                await self._websocket.aclose()
         with trio.move_on_after(seconds) as scope:
             scope.shield = True
             await self._tls.aclose()

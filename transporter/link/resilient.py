@@ -140,13 +140,13 @@ class ResilientLink:
     ) -> M:
         """Send ``messages`` and then ``ask`` within one session, and return the answer; all again after a break.
 
-        ``messages`` is called for each attempt: so many need not be in memory at once.
+        The session ends with it: only `finish` may follow. ``messages`` is called for each attempt: so many need not be in memory at once.
         """
 
         async def all_of_it(session: Session) -> M:
             for message, more in messages():
                 await session.tell(message, more)
-            return (await session.request(ask, payload, reply))[0]
+            return (await session.request(ask, payload, reply, last=True))[0]
 
         return await self._persist(all_of_it)
 

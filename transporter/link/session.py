@@ -5,6 +5,7 @@ New session, new keys, always. A session that breaks is over; ``resilient.py`` o
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -91,8 +92,10 @@ class Session:
         self._handlers = handlers
         self._batch = 0
         self._batches: dict[int, _Question] = {}
-        self._request: _Question | None = None
+        # Requests that wait for their answers; the provider answers them in order.
+        self._requests: deque[_Question] = deque()
         self._one_request = trio.Lock()
+        self._stop: _Question | None = None
         self._channels: list[DataLink] = []
         self._over = False
         # Whether the provider can still be heard on the control connection.
@@ -177,15 +180,32 @@ class Session:
         """Send a message that has no answer."""
         await self.link.send(message, payload)
 
-    async def request(self, message: Message, payload: bytes, reply: type[M]) -> tuple[M, memoryview]:
-        """Send a message and wait for its answer of type ``reply``; one request at a time."""
+    async def request(
+        self, message: Message, payload: bytes, reply: type[M], *, last: bool = False
+    ) -> tuple[M, memoryview]:
+        """Send a message and wait for its answer of type ``reply``; one request at a time.
+
+        ``last``: nothing comes after it, and the session's end is said right behind it, which saves a round trip.
+        """
         async with self._one_request:
-            question = self._request = _Question()
-            try:
-                await self.link.send(message, payload)
-                received = await self._answer(question)
-            finally:
-                self._request = None
+            question = await self._ask(message, payload)
+            if last:
+                await self._say_stop()
+            received = await self._answer(question)
+        return self._expected(received, reply)
+
+    async def _ask(self, message: Message, payload: bytes = b"") -> _Question:
+        question = _Question()
+        self._requests.append(question)
+        try:
+            await self.link.send(message, payload)
+        except BaseException:
+            self._requests.remove(question)
+            raise
+        return question
+
+    @staticmethod
+    def _expected(received: Received, reply: type[M]) -> tuple[M, memoryview]:
         if not isinstance(received.message, reply):
             raise RefusedByPeer(
                 f"the peer answered with {type(received.message).__name__}", "update the transporter there"
@@ -203,23 +223,31 @@ class Session:
             raise NoAnswer("the peer does not answer")
         return question.answer
 
+    async def _say_stop(self) -> None:
+        """Say the end: a FIN on every channel, then Stop. The provider answers once it has them all."""
+        self.growing.cancel()
+        for channel in list(self._channels):
+            await channel.finish()
+        self._stop = await self._ask(Stop())
+
     async def close(self) -> None:
         """End in order: a FIN each way on every channel, then Stop. Raises LinkBroken when the peer does not answer."""
-        self.growing.cancel()
         with trio.move_on_after(CLOSING_SECONDS) as deadline:
-            for channel in list(self._channels):
-                await channel.finish()
-            # In one round trip: the provider says Stopped once it has every FIN and has answered it.
-            await self.request(Stop(), b"", Stopped)
+            if self._stop is None:
+                async with self._one_request:
+                    await self._say_stop()
+            if self._stop is not None:
+                self._expected(await self._answer(self._stop), Stopped)
             while self._open_directions:
                 await self._fin_came.park()
         if deadline.cancelled_caught:
             raise LinkBroken("the peer did not end the session in time")
+        self.link.all_said = True
 
     def end(self) -> None:
         """Wake everybody who waits for an answer: none will come."""
         self._over = True
-        for question in (*self._batches.values(), *([self._request] if self._request else [])):
+        for question in (*self._batches.values(), *self._requests, *([self._stop] if self._stop else [])):
             question.answered.set()
 
     async def last_word(self) -> TransporterError | None:
@@ -261,7 +289,7 @@ class Session:
                 self._refusal = refusal_to_error(message.code, message.what, message.remedy)
                 raise self._refusal
             else:
-                self._settle(self._request, received)
+                self._settle(self._requests.popleft() if self._requests else None, received)
 
     def _settle(self, question: _Question | None, received: Received) -> None:
         if question is None:
