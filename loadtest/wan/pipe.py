@@ -58,14 +58,13 @@ class Pipe:
         self._start = start
         self._random = random.Random(way.seed).random
         self._free_at = start  # when the bottleneck has sent everything that waits
-        self._last_due = start
         self._fifo: deque[tuple[float, bytes, int, int]] = deque()
         self._second = int(start)
         self._in_second = 0
         self.change(way)
 
     def change(self, way: Way) -> None:
-        """Behave differently from now on; the packets under way keep their times, and nobody overtakes them."""
+        """Behave differently from now on. Packets under way keep their times, and nobody overtakes them in the FIFO."""
         self.way = way
         self._byte_seconds = 8 / way.rate_bit
         self._longest_wait = way.queue_bytes * self._byte_seconds
@@ -102,8 +101,7 @@ class Pipe:
         if way.loss and self._random() < way.loss:
             counters.lost += 1
             return None
-        self._last_due = due = max(ends + way.delay, self._last_due)  # the delay may have become shorter
-        return due
+        return ends + way.delay
 
     @property
     def next_due(self) -> float | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +15,8 @@ from loadtest.figures import MIB, OURS
 from loadtest.measure import BenchError, Sample, Usage
 from loadtest.wan import bench, figures, iperf, report, subset
 from loadtest.wan.figures import AgainstBest, AtMost, GoodputShare, Measured, against_best, judge
+from loadtest.wan.line import End
+from loadtest.wan.peers import SystemCongestion
 
 
 def sample(peer, work="tree-first", seconds=1.0, *, number=0, sent=None, job_seconds=None, peak=50 * MIB):
@@ -142,3 +146,31 @@ def test_the_command_line_chooses_lines_works_and_contenders(monkeypatch):
     assert missing["iperf3"] == ["iperf3"]
     with pytest.raises(BenchError, match="no contender is called so"):
         bench.choose(parse_wan(["--only", "nobody"]))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_congestion_control_is_left_to_the_system_where_the_build_knows_the_key(tmp_path, monkeypatch, known):
+    contender = SystemCongestion(tmp_path, None, None)
+    (tmp_path / "A").mkdir()
+    path = tmp_path / "A" / "config.toml"
+    path.write_text('[node]\nname = "office"\n')
+
+    def check(home, *arguments):
+        assert (home, arguments) == ("A", ("check-config",))
+        assert tomllib.loads(path.read_text())["link"] == {"congestion": "system"}
+        if not known:
+            raise BenchError("unknown section [link]")
+
+    monkeypatch.setattr(contender, "_call", check)
+    contender.configure("A")
+    assert ("link" in tomllib.loads(path.read_text())) is known
+
+
+def test_commands_and_addresses_are_those_of_the_ends(tmp_path):
+    near = End("near-space", "198.18.0.1", "tun0")
+    far = End("far-space", "198.18.0.2", "tun1")
+    site = bench.site_of(SimpleNamespace(near=near, far=far))
+    contender = SystemCongestion(tmp_path, None, None, site)
+    assert contender._line("A", "serve")[:4] == ["ip", "netns", "exec", "near-space"]
+    assert contender._line("B", "serve")[:4] == ["ip", "netns", "exec", "far-space"]
+    assert (site.source_address, site.target_address) == ("198.18.0.1", "198.18.0.2")
