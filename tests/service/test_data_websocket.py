@@ -53,7 +53,7 @@ class Filter:
         try:
             while data := bytes(await source.receive_some(READ)):
                 if how == "stall":
-                    await sink.send_all(data[:30])
+                    await sink.send_all(data[:60])
                     await trio.sleep_forever()
                 if how == "alter":
                     data = bytes([data[0] ^ 1]) + data[1:]
