@@ -53,7 +53,7 @@ class Filter:
         try:
             while data := bytes(await source.receive_some(READ)):
                 if how == "stall":
-                    await sink.send_all(data[:30])
+                    await sink.send_all(data[:60])
                     await trio.sleep_forever()
                 if how == "alter":
                     data = bytes([data[0] ^ 1]) + data[1:]
@@ -290,12 +290,13 @@ async def test_a_peer_with_another_key_is_refused(world):
 async def test_altered_records_of_a_data_websocket_are_tampering(world, nursery):
     class Altering(Filter):
         async def pump(self, source, sink, how):
-            count = 0
+            count, number = 0, self.seen["tls"]
+            up = sink.socket.getpeername()[1] == self.target.port
             try:
                 while data := bytes(await source.receive_some(READ)):
                     count += len(data)
                     # The second TLS connection is the data channel; its handshake is over after some KiB.
-                    if self.seen["tls"] >= 2 and sink.socket.getpeername()[1] == self.target.port and count > 50_000:
+                    if number >= 2 and up and count > 50_000:
                         data = data[:-1] + bytes([data[-1] ^ 1])
                     await sink.send_all(data)
                 await sink.send_eof()

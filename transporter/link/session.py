@@ -152,7 +152,7 @@ class Session:
 
     @property
     def data_came(self) -> bool:
-        """Whether a data channel has brought anything: then that way is open, whatever breaks on it."""
+        """Whether a data channel has brought its answer: then that way is open, whatever breaks on it."""
         return any(channel.bytes_received for channel in self._channels)
 
     async def have(self, ids: list[bytes]) -> list[bytes | None]:
