@@ -166,6 +166,9 @@ async def test_what_is_received_is_asked_for_and_sent_so(now):
     alone, pairs = new_pairs()[:1], new_pairs()
     with in_sessions(*receiving, *sending):
         told = [asking(*each) for each in zip(receiving, sending, strict=True)]
+        # It is said before the first chunk, with the session's beginning.
+        for ours, theirs in zip(receiving, sending, strict=True):
+            theirs.asked(ours.asking)
 
         async def ticks():
             await measure_each_second(here)

@@ -42,8 +42,10 @@ async def run_channels(seconds, *paces_and_records):
 async def test_one_limit_is_kept_and_used(now, rate, channels):
     seen = Recorded()
     pace = Pace(Arbiter(), [Bucket(rate)])
-    await run_channels(10, *[(pace, seen)] * channels)
-    seen.is_smooth(rate)
+    # At a gigabit ten seconds are 16,000 turns.
+    seconds = 10 if rate < 100 * MBIT else 3
+    await run_channels(seconds, *[(pace, seen)] * channels)
+    seen.is_smooth(rate, seconds=seconds)
 
 
 async def test_a_loop_that_wakes_late_still_uses_the_limit(now):
@@ -88,7 +90,8 @@ async def test_channels_have_equal_shares(now):
     rate, seen = 16 * MBIT, [Recorded() for _ in range(16)]
     pace = Pace(Arbiter(), [Bucket(rate)])
     await run_channels(10, *[(pace, each) for each in seen])
-    shares = [each.total() / (rate * 10 / 16) for each in seen]
+    # What is saved up at the beginning goes to whoever is first.
+    shares = [each.total(1, 10) / (rate * 9 / 16) for each in seen]
     assert min(shares) > 0.9 and max(shares) < 1.1
 
 
@@ -150,11 +153,11 @@ async def test_what_was_cancelled_costs_nothing_and_holds_up_nobody(now):
             with trio.move_on_after(0.01 + number * 0.003):
                 await channel(pace, seen)
 
-    with trio.move_on_after(10):
+    with trio.move_on_after(4):
         async with trio.open_nursery() as nursery:
             for number in range(8):
                 nursery.start_soon(come_and_go, number)
-    seen.is_smooth(MBIT)
+    seen.is_smooth(MBIT, seconds=4)
 
 
 async def test_what_was_owed_under_a_high_limit_is_not_paid_off_under_a_low_one(now):

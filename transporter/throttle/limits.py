@@ -168,13 +168,12 @@ class Flow:
         self._say()
 
     def _say(self) -> None:
-        self._said_at = trio.current_time()
         own = [(rate, scope[0]) for scope in self.scopes if (rate := self._throttle.rate(scope))]
         asked = [(int(self._asked.rate), ASKED)] if self._asked.rate else []
         for direction, limits in (("send", own + asked), ("receive", own)):
             rate, by = min(limits, default=(0, ""))
             if self._said.get(direction, (0, "")) != (rate, by):
-                self._said[direction] = (rate, by)
+                self._said[direction], self._said_at = (rate, by), trio.current_time()
                 self._publish(LimitInForce(job=self._job, direction=direction, bytes_per_second=rate, by=by))
 
     # --- for sharing ------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 A slice is let through when every bucket that applies to it has paid off its last one, and is taken from all of them at
 that moment: so no bucket is charged for what another still holds up, and each keeps to its own rate exactly. In any
-second at most rate × (1 + burst + slice) passes: 106 %. There is no least burst: 4 KiB would be half a second of the
+second at most rate × (1 + burst + slice) passes: 108 %. There is no least burst: 4 KiB would be half a second of the
 lowest limit.
 
 Senders that wait for the same bucket take turns. The more of them wait the smaller is a slice, so that turns come
@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import trio
 
 # What a bucket saves up while nobody takes: it makes up for a loop that wakes late.
-BURST_SECONDS = 0.04
+BURST_SECONDS = 0.06
 # What passes at once, by all that wait together.
 SLICE_SECONDS = 0.02
 # Down to this a slice is shared among those that wait; smaller ones cost more than they smooth.
