@@ -6,7 +6,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from transporter.catalog import Catalog
 from transporter.clock import Clock
@@ -50,7 +50,8 @@ class JobContext:
                 f"there is no peer {name!r} that this node could dial", "pair first: `invite` there, `join` here"
             )
         seconds = float(self.config.limits.connect_timeout)
-        return Routes(self.catalog.peer, self.identity, self.config.link, seconds, self.parking).to(row)
+        peer = Routes(self.catalog.peer, self.identity, self.config.link, seconds, self.parking).to(row)
+        return replace(peer, say=self.say)
 
     def say(self, text: str) -> None:
         """Publish something that a person should read."""

@@ -209,8 +209,9 @@ async def _websocket_tasks() -> AsyncIterator[trio.Nursery]:
 async def control_client(tls: TlsStream, host: str, name: str) -> AsyncIterator[ControlLink]:
     """Shake hands over ``tls`` as the initiating side and exchange Hellos."""
     async with _websocket_tasks() as nursery:
+        began = trio.current_time()
         with trio.move_on_after(HANDSHAKE_SECONDS) as deadline:
-            await tls.do_handshake()
+            await _handshake_or_silence(tls, began)
             nursery.start_soon(_raise_refusal, tls)
             asked = trio.current_time()
             async with open_tasks() as watch:
@@ -231,6 +232,16 @@ async def control_client(tls: TlsStream, host: str, name: str) -> AsyncIterator[
         finally:
             await link.aclose()
             nursery.cancel_scope.cancel()
+
+
+async def _handshake_or_silence(tls: TlsStream, began: float) -> None:
+    """Shake hands. A peer that gave up only after a long silence was silent: it waits no longer than this end."""
+    try:
+        await tls.do_handshake()
+    except CannotConnect as error:
+        if trio.current_time() - began < HANDSHAKE_SECONDS / 2:
+            raise
+        raise SilentPeer(error.what, error.remedy) from error
 
 
 @asynccontextmanager

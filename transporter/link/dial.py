@@ -27,6 +27,10 @@ CONNECT_SECONDS = 10.0
 log = structlog.get_logger()
 
 
+def _log(text: str) -> None:
+    log.warning(text)
+
+
 class Route(Protocol):
     """How connections to a peer come about. Whoever made them, the peer answers on them as if it had been dialled."""
 
@@ -40,7 +44,7 @@ class Peer:
 
     ``connect_seconds``: how long to wait for a connection. ``outbound``: the proxy that leads there. ``data``: what
     carries its data channels. ``route``: how connections come about; None: by dialling ``address``. ``where``: what
-    people read of the way to it, if that is not the address.
+    people read of the way to it, if that is not the address. ``say``: told what a person should know of the line.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Peer:
     data: DataCarrier = "auto"
     route: Route | None = field(default=None, compare=False)
     where: str = ""
+    say: Callable[[str], None] = field(default=_log, compare=False)
 
     @property
     def place(self) -> str:
@@ -109,6 +114,12 @@ async def dial_carriers(peer: Peer, identity: Identity, count: int = 1) -> list[
     return carriers
 
 
+async def dial_carrier(peer: Peer, identity: Identity) -> Carrier:
+    """Open a connection for one data channel. Raises CannotConnect."""
+    (carrier,) = await dial_carriers(peer, identity)
+    return carrier
+
+
 async def _over_websocket(tls: TlsStream, peer: Peer, carriers: list[Carrier]) -> None:
     carriers.append(await open_data_websocket(tls, peer.address.authority))
 
@@ -141,7 +152,9 @@ async def _dial_with_short_segments(peer: Peer, identity: Identity) -> AsyncIter
     try:
         async with _dial_once(peer, identity) as link:
             answered = True
-            log.warning("long packets do not get through", peer=peer.name, segments=segments.SMALL_SEGMENT)
+            peer.say(
+                f"long packets do not get through to {peer.name}: segments of {segments.SMALL_SEGMENT} bytes are used"
+            )
             yield link
     finally:
         if not answered:
