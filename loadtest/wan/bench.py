@@ -115,18 +115,18 @@ def run(options: Options) -> list[Verdict]:
     bench.say("corpus…")
     corpora = subset.prepare(options.cache, options.tree, quick=options.quick)
     runs = bench.QUICK_RUNS if options.quick else options.runs
+    notes = {peer.name: peer.note for peer in peers}
+    packed = subset.lz4_bytes(corpora.tree)
     measured: dict[str, Measured] = {}
     with bench.work_folder(options) as folder:
+        facts = machine.describe(folder)
+        result = report.WanResult(facts, corpora, packed, measured, missing, notes, runs, not options.quick)
         quiet = bench.QuietTime()
         for name in options.lines:
             measured[name] = one_line(
                 name, LINES[name], peers, corpora, options, folder / name, quiet, runs=runs, with_iperf=with_iperf
             )
-        facts = machine.describe(folder)
-    notes = {peer.name: peer.note for peer in peers}
-    packed = subset.lz4_bytes(corpora.tree)
-    result = report.WanResult(facts, corpora, packed, measured, missing, notes, runs, not options.quick)
-    report.write(result, options.out)
+            report.write(result, options.out)  # after each line: it is long until the last one
     if result.failed:
         raise BenchError(f"{result.failed} measurements failed")
     return result.verdicts() if result.comparable else []
