@@ -140,7 +140,8 @@ class ResilientLink:
     ) -> M:
         """Send ``messages`` and then ``ask`` within one session, and return the answer; all again after a break.
 
-        The session ends with it: only `finish` may follow. ``messages`` is called for each attempt: so many need not be in memory at once.
+        The session ends with it: only `finish` may follow. ``messages`` is called for each attempt: so many need not be
+        in memory at once.
         """
 
         async def all_of_it(session: Session) -> M:
