@@ -5,13 +5,13 @@ Each is random, opens one connection, and is worth nothing after `TICKET_SECONDS
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import trio
 
 from protocol import limits
+from transporter.clock import Clock, SystemClock
 
 # Outstanding tickets, of all peers together: some 300 bytes each.
 TICKETS_AT_MOST = 4096
@@ -28,13 +28,14 @@ class _Issued:
 class TicketOffice:
     """Issues tickets and takes them back, once each."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
         self._issued: dict[bytes, _Issued] = {}
 
     def issue(self, take: Taker) -> bytes:
         """Return a new ticket. ``take`` is called with the connection that shows it, and owns it from then on."""
         self._sweep()
-        ticket = secrets.token_bytes(limits.TICKET)
+        ticket = self._clock.random_bytes(limits.TICKET)
         self._issued[ticket] = _Issued(take, trio.current_time() + limits.TICKET_SECONDS)
         return ticket
 
