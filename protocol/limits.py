@@ -24,6 +24,9 @@ TAG = 16
 # u16 on the wire. A header is fields, not content: content goes into payloads.
 MAX_HEADER = 0xFFFF
 
+# On a line where one connection carries 200 kB/s this is a third of a second: so long a slow one may hold up a chunk.
+PIECE = 64 * KIB
+
 # The longest chunk of the workloads is 4 MiB; 64 KiB beside it hold any header, seal overhead and tag.
 # A frame is one allocation, made before its tag is checked: this is what an attacker on the line can make us allocate.
 MAX_CHUNK_PAYLOAD = 4 * MIB + 32 * KIB

@@ -111,6 +111,7 @@ class Start(Message):
 
     ``point``: the restore point wanted (recovery) or empty. ``resume``: the point id of the run that goes on, or empty.
     ``acceleration``: chunks are shared with the initiator's other accelerated jobs; backups of zone none alone.
+    ``pieces``: the line is long, so the provider, too, is to send chunks in pieces.
     """
 
     KIND: ClassVar[int] = 10
@@ -123,6 +124,7 @@ class Start(Message):
     resume: Bytes16OrEmpty = b""
     kind: Word = ""
     acceleration: Bool = False
+    pieces: Bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -464,6 +466,23 @@ class Chunk(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Piece(Message):
+    """A part of a stored chunk (the payload): bytes from ``index`` × `limits.PIECE` on, of ``length`` in all.
+
+    The pieces of a chunk go over any data channels of the session, in any order, each once.
+    """
+
+    KIND: ClassVar[int] = 105
+    PAYLOAD: ClassVar[int] = limits.PIECE
+    id: Bytes32
+    codec: U8
+    plain_length: U32
+    length: U32
+    index: U16
+    flags: U8 = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Rekey(Message):
     """The last frame of an epoch: what follows is sealed under the next one, which has this commitment."""
 
@@ -486,4 +505,4 @@ CONTROL_MESSAGES: Final[tuple[type[Message], ...]] = (
     Needs, PutSlot, SlotStored, Commit, CommitPlain, Committed, ListPoints, Points, GetPoint, PointHead, Stop, Stopped,
     Refused, StatusRequest, StatusReply, Progress, Limit, Park, Parked, Reach, Tickets, Incoming,
 )  # fmt: skip
-DATA_MESSAGES: Final[tuple[type[Message], ...]] = (KeyB, KeyBProof, Chunk, Rekey, Fin)
+DATA_MESSAGES: Final[tuple[type[Message], ...]] = (KeyB, KeyBProof, Chunk, Rekey, Fin, Piece)

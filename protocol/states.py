@@ -180,7 +180,7 @@ DATA: Final[dict[str, dict[str, str]]] = {
     "WAITING_FOR_PROOF": {},
     "WAITING_FOR_KEY_B": {},
     "PROOF": {"KeyBProof": "OPEN"},
-    "OPEN": {"Chunk": "OPEN", "Rekey": "OPEN", "Fin": "FINISHED"},
+    "OPEN": {"Chunk": "OPEN", "Piece": "OPEN", "Rekey": "OPEN", "Fin": "FINISHED"},
     "FINISHED": {},
 }
 

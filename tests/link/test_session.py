@@ -41,6 +41,7 @@ class FakeLink:
     """A control link whose other end is the test."""
 
     bytes_sent = bytes_received = 0
+    peer_name = "offsite"
 
     def __init__(self):
         self.sent = []

@@ -37,7 +37,7 @@ class DataLink:
         self._may_read = 0
         self.closed = trio.Event()
 
-    async def send(self, message: Message, payload: bytes = b"") -> None:
+    async def send(self, message: Message, payload: bytes | memoryview = b"") -> None:
         """Send one small message."""
         await self._send_all(self._channel.seal(message, payload))
 

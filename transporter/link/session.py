@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import trio
@@ -16,6 +16,7 @@ import trio
 from pipeline.chunk import Chunk
 from pipeline.run import open_tasks
 from protocol.control import Received
+from protocol.data import HEADROOM
 from protocol.messages import Chunk as ChunkHeader
 from protocol.messages import (
     Fin,
@@ -39,6 +40,7 @@ from transporter.clock import Clock
 from transporter.errors import CannotConnect, RefusedByPeer, TransporterError
 from transporter.link.broken import LinkBroken, NoAnswer
 from transporter.link.channels import ChannelOpener, EarlyCarriers, stripe
+from transporter.link.chunk_pieces import IncomingChunks, PieceQueue
 from transporter.link.control_link import ControlLink, refusal_to_error
 from transporter.link.data_link import DataLink, chunk_header
 from transporter.link.dial import Peer, dial_control
@@ -103,6 +105,10 @@ class Session:
         self._refusal: TransporterError | None = None
         self._open_directions = 0
         self._fin_came = trio.lowlevel.ParkingLot()
+        # On a long line chunks go in pieces, so that a slow channel holds up little.
+        self.in_pieces = False
+        self._pieces = PieceQueue(self._next_stored)
+        self._incoming = IncomingChunks(link.peer_name)
         # Within it channels are added; none may be once the session closes.
         self.growing = trio.CancelScope()
         # Channels with this number and above rest; None: none does.
@@ -302,8 +308,15 @@ class Session:
         while True:
             while self._in_use is not None and number >= self._in_use:
                 await self._rested.park()
+            if self.in_pieces:
+                await channel.send(*await self._pieces.next())
+                continue
             chunk = await self._handlers.next_chunk()
             await channel.send_chunk(chunk_header(chunk), chunk.data)
+
+    async def _next_stored(self) -> tuple[ChunkHeader, memoryview]:
+        chunk = await self._handlers.next_chunk()
+        return chunk_header(chunk), memoryview(chunk.data)[HEADROOM:]
 
     async def receive_chunks(self, channel: DataLink) -> None:
         """Hand on what arrives on one channel until its FIN."""
@@ -313,9 +326,9 @@ class Session:
                 self._open_directions -= 1
                 self._fin_came.unpark_all()
                 return
-            if not isinstance(event.message, ChunkHeader):
-                raise RefusedByPeer("an unexpected message on a data channel", "update the transporter there")
-            await self._handlers.on_chunk(event.message, event.payload)
+            whole = self._incoming.take(event)
+            if whole is not None:
+                await self._handlers.on_chunk(*whole)
 
 
 async def _wait_until_ready(link: ControlLink, flow: Flow) -> None:
@@ -375,9 +388,11 @@ async def open_session(
         count = streams
         if most > streams and seconds and seconds >= SHORT_LINE_SECONDS:
             count = max(streams, min(most, first_streams(seconds)))
+        long_line = bool(seconds and seconds >= SHORT_LINE_SECONDS)
         early = await stack.enter_async_context(_early_carriers(peer, identity, count))
-        started = await _start(link, start)
+        started = await _start(link, replace(start, pieces=long_line))
         session = Session(link, started, handlers)
+        session.in_pieces = long_line
         try:
             async with open_tasks() as nursery:
                 opener = ChannelOpener(session, nursery, peer, identity, started.key_a, clock)

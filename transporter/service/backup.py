@@ -11,7 +11,6 @@ from pipeline.run import open_tasks
 from protocol.control import Received
 from protocol.limits import MAX_KEY_IDS, MAX_SLOTS
 from protocol.messages import (
-    Chunk,
     Commit,
     CommitPlain,
     Committed,
@@ -28,6 +27,7 @@ from protocol.messages import (
     Stored,
 )
 from transporter.errors import RefusedByPeer
+from transporter.link.chunk_pieces import IncomingChunks
 from transporter.link.data_link import DataLink
 from transporter.repository import PackWriter
 from transporter.service.committing import CommitRequest, commit_in_thread
@@ -52,6 +52,7 @@ class BackupService:
         self._store = session.repository.store
         self._needs = NeededChunks(self._store.scratch)
         self._open = OpenChannels()
+        self._incoming = IncomingChunks(session.peer.name)
         self._slots: list[tuple[bytes, bytes]] = []
         self._chunks = ChunkWriter(writer, sealing.to_record, self._acknowledge, session.provider.writes)
 
@@ -82,9 +83,9 @@ class BackupService:
                 await channel.finish()
                 self._open.finished()
                 return
-            if not isinstance(event.message, Chunk):
-                raise RefusedByPeer("an unexpected message on a data channel", "update the transporter")
-            await self._chunks.put(event.message, event.payload)
+            whole = self._incoming.take(event)
+            if whole is not None:
+                await self._chunks.put(*whole)
 
     async def _acknowledge(self, ids: bytes) -> None:
         await self._session.link.send(Stored(chunks=ids))

@@ -8,8 +8,10 @@ import trio
 
 from pipeline.run import open_tasks
 from protocol.control import Received
+from protocol.data import HEADROOM
 from protocol.messages import Chunk, Fin, Get, Missing, Stop, Stopped
 from transporter.errors import RefusedByPeer
+from transporter.link.chunk_pieces import PieceQueue
 from transporter.link.data_link import DataLink
 from transporter.points.assemble import OpenedPoint
 from transporter.repository import ChunkRecord
@@ -45,6 +47,7 @@ class RecoveryService:
         self._store = session.repository.store
         self._key_ids = key_ids
         self._open = OpenChannels()
+        self._pieces = PieceQueue(self._next_stored)
         self._chunks = ChunkReader(self._read, to_wire, self._missing, session.provider.lookups)
 
     async def run(self, channels: trio.MemoryReceiveChannel[DataLink]) -> None:
@@ -63,8 +66,15 @@ class RecoveryService:
 
     async def _send(self, channel: DataLink) -> None:
         while True:
+            if self._session.start.pieces:
+                await channel.send(*await self._pieces.next())
+                continue
             item = await self._chunks.next_chunk()
             await channel.send_chunk(item.header, item.memory)
+
+    async def _next_stored(self) -> tuple[Chunk, memoryview]:
+        item = await self._chunks.next_chunk()
+        return item.header, memoryview(item.memory)[HEADROOM:]
 
     async def _receive(self, channel: DataLink) -> None:
         event = await channel.receive()
