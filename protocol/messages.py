@@ -111,7 +111,8 @@ class Start(Message):
 
     ``point``: the restore point wanted (recovery) or empty. ``resume``: the point id of the run that goes on, or empty.
     ``acceleration``: chunks are shared with the initiator's other accelerated jobs; backups of zone none alone.
-    ``pieces``: the line is long, so the provider, too, is to send chunks in pieces.
+    ``pieces``: the line is long, so the provider, too, is to send chunks in pieces. ``head``: Started is to bring the
+    head of the parent along (a backup of zone source needs its keys).
     """
 
     KIND: ClassVar[int] = 10
@@ -125,6 +126,7 @@ class Start(Message):
     kind: Word = ""
     acceleration: Bool = False
     pieces: Bool = False
+    head: Bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +135,12 @@ class Started(Message):
 
     ``chunk_id_key`` is empty in zone source, ``parent`` (a point id, with the hash of its object) where there is none.
     ``domain_empty``: the provider holds no chunk of this domain, so asking for any is idle.
-    ``repository_id`` and ``tenant`` are the place that the point's keys are bound to.
+    ``repository_id`` and ``tenant`` are the place that the point's keys are bound to. ``slots`` and the payload: those
+    of the parent, and its head, where they were asked for; without them the initiator asks by GetPoint.
     """
 
     KIND: ClassVar[int] = 11
+    PAYLOAD: ClassVar[int] = limits.MAX_HEAD
     session: Bytes16
     key_a: Bytes32 = field(repr=False)
     domain: Bytes16
@@ -147,6 +151,7 @@ class Started(Message):
     tenant: Name = ""
     parent_hash: Bytes32OrEmpty = b""
     domain_empty: Bool = False
+    slots: Annotated[list[bytes], ListOf(Sized(0, limits.MAX_SLOT), limits.MAX_SLOTS)] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

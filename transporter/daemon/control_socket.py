@@ -95,6 +95,7 @@ async def _run(
                 outcome = await execute_in_daemon(home, request, bus, status, steering, parking)
             # It ends the forwarder once it has sent everything: no event may come after the outcome.
             events.close()
-        await trio.to_thread.run_sync(give_back_memory)
         await send_message(stream, {"outcome": msgspec.to_builtins(outcome)})
+        # Not before: whoever ran the command would wait for it.
+        await trio.to_thread.run_sync(give_back_memory)
         nursery.cancel_scope.cancel()

@@ -147,6 +147,7 @@ class BackupRun:
             resume=self.run_id,
             kind="",
             acceleration=self.job.network_acceleration,
+            head=Zone(self.job.encrypt) is Zone.SOURCE,
         )
         most = self.context.config.limits.max_streams
         streams = min(STREAMS, most)

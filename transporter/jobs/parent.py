@@ -61,8 +61,7 @@ async def find_parent(
 async def _open_parent(
     context: JobContext, name: str, job: JobConfig, link: ResilientLink, started: Started
 ) -> OpenedPoint | None:
-    question = GetPoint(repository=job.repository, job=name, point=started.parent)
-    answer, head = await link.request(question, b"", PointHead)
+    slots, head = await _head_of(name, job, link, started.parent)
     place = Place(
         tenant=started.tenant,
         job=name,
@@ -72,9 +71,18 @@ async def _open_parent(
         zone=job.encrypt,
     )
     try:
-        opened = open_point(bytes(head), answer.slots, lambda _head: place, find_in(context.keys.find_by_salt))
+        opened = open_point(head, slots, lambda _head: place, find_in(context.keys.find_by_salt))
     except (NoKey, CorruptedPoint, DamagedData, RefusedByPeer) as error:
         # RefusedByPeer: a point of another zone, from before the job was changed.
         context.bus.publish(Note(text=f"the newest point cannot be built upon: {error.what}", job=name))
         return None
     return opened
+
+
+async def _head_of(name: str, job: JobConfig, link: ResilientLink, point: bytes) -> tuple[list[bytes], bytes]:
+    """Return the slots and the head of a point; the session's beginning may have brought them."""
+    brought = await link.parent_head(point)
+    if brought is not None:
+        return brought
+    answer, head = await link.request(GetPoint(repository=job.repository, job=name, point=point), b"", PointHead)
+    return answer.slots, bytes(head)

@@ -127,6 +127,13 @@ class ResilientLink:
         """Return what the provider said when the current session began."""
         return (await self._current()).started
 
+    async def parent_head(self, point: bytes) -> tuple[list[bytes], bytes] | None:
+        """Return the slots and the head of the parent, if the current session brought them along."""
+        session = await self._current()
+        if session.started.parent != point or not session.parent_head:
+            return None
+        return session.started.slots, session.parent_head
+
     async def have(self, ids: list[bytes]) -> list[bytes | None]:
         """Which of these chunks does the peer hold? For each: the key id of its stored form, or None."""
         return await self._persist(lambda session: session.have(ids))

@@ -105,6 +105,8 @@ class Session:
         self._refusal: TransporterError | None = None
         self._open_directions = 0
         self._fin_came = trio.lowlevel.ParkingLot()
+        # Of the point that `started` names as the parent, where it was asked for.
+        self.parent_head = b""
         # On a long line chunks go in pieces, so that a slow channel holds up little.
         self.in_pieces = False
         self._pieces = PieceQueue(self._next_stored)
@@ -341,7 +343,7 @@ async def _wait_until_ready(link: ControlLink, flow: Flow) -> None:
         raise RefusedByPeer("the peer did not get ready", "update the transporter there")
 
 
-async def _start(link: ControlLink, start: Start) -> Started:
+async def _start(link: ControlLink, start: Start) -> tuple[Started, bytes]:
     """Ask for the session. Raises what the peer refuses, and LinkBroken."""
     with trio.move_on_after(ANSWER_SECONDS) as deadline:
         await link.send(start)
@@ -352,7 +354,7 @@ async def _start(link: ControlLink, start: Start) -> Started:
         raise refusal_to_error(received.message.code, received.message.what, received.message.remedy)
     if not isinstance(received.message, Started):
         raise RefusedByPeer("the peer did not start the session", "update the transporter there")
-    return received.message
+    return received.message, bytes(received.payload)
 
 
 @asynccontextmanager
@@ -390,8 +392,9 @@ async def open_session(
             count = max(streams, min(most, first_streams(seconds)))
         long_line = bool(seconds and seconds >= SHORT_LINE_SECONDS)
         early = await stack.enter_async_context(_early_carriers(peer, identity, count))
-        started = await _start(link, replace(start, pieces=long_line))
+        started, head = await _start(link, replace(start, pieces=long_line))
         session = Session(link, started, handlers)
+        session.parent_head = head
         session.in_pieces = long_line
         try:
             async with open_tasks() as nursery:

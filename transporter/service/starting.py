@@ -65,10 +65,10 @@ async def serve_session(provider: Provider, link: ControlLink, peer: Peer, start
         session.ended.set()
 
 
-async def _work(session: ServiceSession, started: Started, serve: Serve) -> None:
+async def _work(session: ServiceSession, started: Started, serve: Serve, head: bytes = b"") -> None:
     send, receive = trio.open_memory_channel[DataLink](MAX_CHANNELS)
     session.channels = send
-    await session.link.send(started)
+    await session.link.send(started, head)
     async with open_tasks() as nursery:
         nursery.start_soon(keep_pace, session.flow, session.link)
         await serve(receive)
@@ -88,6 +88,7 @@ async def _backup(session: ServiceSession) -> None:
     domain_empty = not await provider.lookups.run(store.knows_domain, session.domain)
     writer = await provider.writes.run(store.writer, session.domain, session.tenant)
     service = BackupService(session, sealing, writer)
+    head, slots = await provider.lookups.run(_head_along, session, parent)
     started = Started(
         session=session.session_id,
         key_a=session.key_a or b"",
@@ -98,11 +99,21 @@ async def _backup(session: ServiceSession) -> None:
         repository_id=store.repository_id,
         tenant=session.tenant,
         domain_empty=domain_empty,
+        slots=slots,
     )
     try:
-        await _work(session, started, service.run)
+        await _work(session, started, service.run, head)
     finally:
         await service.close()
+
+
+def _head_along(session: ServiceSession, parent: PointRef | None) -> tuple[bytes, list[bytes]]:
+    """Return the parent's head and slots, where they were asked for: it saves the initiator a round trip."""
+    if parent is None or not session.start.head:
+        return b"", []
+    store = session.repository.store
+    head = store.read_head(session.tenant, session.start.job, parent.point_id)
+    return head, list(store.slots(parent.point_id).values())
 
 
 def _newest_sound(session: ServiceSession) -> PointRef | None:

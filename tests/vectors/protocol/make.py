@@ -48,6 +48,7 @@ from protocol.messages import (
     Paired,
     Park,
     Parked,
+    Piece,
     Ping,
     PointHead,
     Points,
@@ -205,6 +206,9 @@ MESSAGES: list[tuple[Message, bytes]] = [
     (Chunk(ID2, 0, 0, 1), b""),
     (Rekey(1, ID2), b""),
     (Fin(12, 3456), b""),
+    (Piece(ID1, 2, 1 << 20, 100_000, 1), b"stored"),
+    (Start("backup", "job", "main", "source", resume=POINT, pieces=True, head=True), b""),
+    (Started(SESSION, KEY_A, b"\x44" * 16, parent=POINT, slots=[b"slot"]), b"head"),
 ]
 
 
