@@ -101,7 +101,7 @@ def snapshot(world):
 
 
 HOME = {
-    *("config.toml", "identity.key", "identity.crt", "master.key", "cache", "repositories", "locks"),
+    *("config.toml", "identity.key", "identity.crt", "master.key", "cache", "repositories", "locks", "run"),
     *(f"{name}.db{suffix}" for name in ("keys", "catalog") for suffix in ("", "-wal", "-shm")),
 }
 BESIDE = ("office", "neighbour", "offsite")

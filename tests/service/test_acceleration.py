@@ -183,11 +183,13 @@ async def test_an_older_provider_that_does_not_know_it_is_noticed(world, monkeyp
 
 @pytest.mark.parametrize("job", ["docs", "target", "none"])
 async def test_a_provider_that_lays_a_job_into_the_shared_domain_is_refused(world, monkeypatch, job):
-    monkeypatch.setattr(
-        ServiceSession,
-        "__post_init__",
-        lambda session: setattr(session, "domain", shared_domain_of(session.tenant)),
-    )
+    really = ServiceSession.__post_init__
+
+    def in_the_shared_domain(session):
+        really(session)
+        session.domain = shared_domain_of(session.tenant)
+
+    monkeypatch.setattr(ServiceSession, "__post_init__", in_the_shared_domain)
     with pytest.raises(RefusedByPeer, match="not the job's own"):
         await world.source.backup(job)
 

@@ -9,6 +9,7 @@ from world import contents, open_world, quiet_handlers, start_of
 from protocol.data import DataChannel
 from transporter.errors import CannotConnect, IdentityRefused, TamperingDetected
 from transporter.events import Note, SecurityEvent
+from transporter.jobs.backup import STREAMS
 from transporter.link import data_path, session
 from transporter.link.address import Address
 from transporter.link.data_path import FAILURES_AFTER_SUCCESS, REMEMBERED_SECONDS, DirectPaths
@@ -115,7 +116,7 @@ async def test_auto_takes_websockets_where_nothing_else_passes_and_says_so_once(
     monkeypatch.setattr(session, "OPENING_SECONDS", 2.0)
     between = await filtered(how)
     finished = await round_trip(world)
-    assert between.seen["data"] == 1, "tried once; afterwards it is known"
+    assert between.seen["data"] == STREAMS, "tried once; afterwards it is known"
     (note,) = notes(world)
     assert "direct data channels to offsite do not get through" in note
     assert finished.redials == 0
@@ -167,7 +168,7 @@ async def test_tampering_is_never_taken_for_a_filter(world, filtered):
     between = await filtered("alter")
     with pytest.raises(TamperingDetected):
         await world.source.backup()
-    assert between.seen == {"tls": 1, "data": 1}, "no second attempt, by whatever way"
+    assert between.seen == {"tls": 1, "data": STREAMS}, "no second attempt, by whatever way"
     assert notes(world) == []
 
 
@@ -176,7 +177,7 @@ async def test_a_channel_that_was_answered_and_then_stalls_is_a_broken_line(worl
     between = await filtered("stall")
     with pytest.raises(CannotConnect, match="did not open in time"):
         await world.source.backup()
-    assert between.seen == {"tls": 1, "data": 1}
+    assert between.seen == {"tls": 1, "data": STREAMS}
     assert notes(world) == []
 
 
@@ -195,15 +196,15 @@ async def test_a_dead_line_is_never_taken_for_a_filter(world, paths):
 
     dialled = []
 
-    async def cut(peer, _identity):
-        dialled.append(peer.data)
+    async def cut(early):
+        dialled.append(early._peer.data)
         for live in list(world.provider.sessions.values()):
             await trio.aclose_forcefully(live.link._tls)
         raise session.LinkBroken("cut")
 
     said = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session, "dial_carrier", cut)
+        patch.setattr("transporter.link.channels.EarlyCarriers.take", cut)
         with pytest.raises(session.LinkBroken) as caught:
             async with connect(world, peer, said):
                 pytest.fail("there is no data channel")
