@@ -122,7 +122,7 @@ class Attack:
     def __init__(self, session, send):
         self.session, self._send = session, send
         self.started = session.started
-        self.link = session._link
+        self.link = session.link
 
     async def chunk(self, stored, chunk_id=ID, codec=0, plain_length=None, metadata=False):
         """Send a stored chunk as it is."""
