@@ -11,6 +11,8 @@ STAMP  := $(VENV)/.installed
 BENCH  := $(VENV)/.installed-bench
 CODE   := protocol pipeline transporter loadtest tests
 DATA   ?=
+# Most tests wait more than they work. Empty: all in one process.
+PROCESSES ?= -n 3 --dist worksteal
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 
 .PHONY: help venv demo demo-reverse test test-tools lint format types imports unit bench bench-wan fuzz
@@ -58,7 +60,7 @@ format: $(STAMP)
 	$(BIN)/ruff format $(CODE)
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest -q $(PYTEST)
+	$(BIN)/python -m pytest -q $(PROCESSES) $(PYTEST)
 
 bench: $(BENCH)
 	$(BIN)/python -m loadtest $(BENCH_ARGS)
