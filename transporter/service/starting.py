@@ -17,6 +17,7 @@ from transporter.link.data_link import DataLink
 from transporter.link.pacing import keep_pace
 from transporter.points.run_keys import begin_run
 from transporter.repository import PLAIN_KEY, PointRef
+from transporter.service import answers
 from transporter.service.backup import BackupService
 from transporter.service.opening import domain_of_point, open_here, usable_rings
 from transporter.service.provider import Provider
@@ -111,9 +112,7 @@ def _head_along(session: ServiceSession, parent: PointRef | None) -> tuple[bytes
     """Return the parent's head and slots, where they were asked for: it saves the initiator a round trip."""
     if parent is None or not session.start.head:
         return b"", []
-    store = session.repository.store
-    head = store.read_head(session.tenant, session.start.job, parent.point_id)
-    return head, list(store.slots(parent.point_id).values())
+    return answers.load_point(session.repository.store, session.tenant, session.start.job, parent.point_id)
 
 
 def _newest_sound(session: ServiceSession) -> PointRef | None:
