@@ -1,6 +1,7 @@
 # Everything here sets itself up: the first target needs Python >= 3.11 with venv, make and git, nothing else.
 #
 #   make demo [DATA=path]   two daemons, an encrypted offsite copy of real data, a change, a restore, a comparison
+#   make demo-reverse       the same between two sites that accept no connection, through a proxy host
 #   make test               everything CI runs
 
 PYTHON ?= python3
@@ -10,9 +11,12 @@ STAMP  := $(VENV)/.installed
 BENCH  := $(VENV)/.installed-bench
 CODE   := protocol pipeline transporter loadtest tests
 DATA   ?=
+# Most tests wait more than they work. Empty: all in one process.
+PROCESSES ?= -n 3 --dist worksteal
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 
-.PHONY: help venv demo test lint format types imports unit bench fuzz campaign-kill campaign-bitflip clean
+.PHONY: help venv demo demo-reverse test test-tools lint format types imports unit bench bench-wan fuzz
+.PHONY: campaign-kill campaign-bitflip campaign-cuts clean
 .DEFAULT_GOAL := help
 
 help:
@@ -36,7 +40,14 @@ $(BENCH): $(STAMP)
 demo: $(STAMP)
 	@$(BIN)/python tests/endtoend/demo.py $(if $(DATA),--data '$(DATA)')
 
+demo-reverse: $(STAMP)
+	@$(BIN)/python tests/endtoend/demo_reverse.py $(if $(DATA),--data '$(DATA)')
+
 test: lint unit
+
+# Proxies and front ends that some tests start; installed where that can be done, else those tests are skipped.
+test-tools:
+	@sh .ci/test-tools
 
 lint: $(STAMP)
 	$(BIN)/ruff check $(CODE)
@@ -49,10 +60,13 @@ format: $(STAMP)
 	$(BIN)/ruff format $(CODE)
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest -q $(PYTEST)
+	$(BIN)/python -m pytest -q $(PROCESSES) $(PYTEST)
 
 bench: $(BENCH)
 	$(BIN)/python -m loadtest $(BENCH_ARGS)
+
+bench-wan: $(BENCH)
+	$(BIN)/python -m loadtest wan $(BENCH_WAN_ARGS)
 
 fuzz: $(STAMP)
 	$(BIN)/python tests/fuzz/fuzz_protocol.py --count $(or $(FUZZ_COUNT),1000000)
@@ -62,6 +76,9 @@ campaign-kill: $(STAMP)
 
 campaign-bitflip: $(STAMP)
 	$(BIN)/python tests/crash/campaign_bitflip.py $(BITFLIP_ARGS)
+
+campaign-cuts: $(STAMP)
+	$(BIN)/python tests/crash/campaign_cuts.py $(CUTS_ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

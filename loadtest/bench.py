@@ -9,13 +9,14 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from . import corpus, figures, machine, report
 from .measure import BenchError, Sample
 from .peers.base import IMAGE_FIRST, RESTORES, TREE_FIRST, TREE_RESTORE, WORKS, Peer
 from .peers.registry import CONTENDERS, ON_REQUEST, missing_programs
+from .site import LOOPBACK, Site
 from .ssh import SshServer, ssh_server
 
 QUICK_RUNS = 1
@@ -49,10 +50,12 @@ def named(name: str, text: str) -> bool:
     return name == text or (name.startswith(text) and all(peer.name != name for peer in ON_REQUEST))
 
 
-def choose(options: Options) -> tuple[list[type[Peer]], dict[str, list[str]]]:
+def choose(
+    options: Options, contenders: Sequence[type[Peer]] = CONTENDERS, on_request: Sequence[type[Peer]] = ON_REQUEST
+) -> tuple[list[type[Peer]], dict[str, list[str]]]:
     """Return the contenders that run, and those that cannot with what they miss."""
-    everyone = [*CONTENDERS, *ON_REQUEST]
-    wanted = list(CONTENDERS)
+    everyone = [*contenders, *on_request]
+    wanted = list(contenders)
     if options.only:
         wanted = [peer for peer in everyone if any(named(peer.name, text) for text in options.only)]
     if not wanted:
@@ -145,10 +148,12 @@ def one_round(
     ssh: SshServer | None,
     quiet: QuietTime,
     failures: list[str],
+    site: Site = LOOPBACK,
+    before: Callable[[], object] = bool,
 ) -> Iterator[Sample]:
     """Do every work once with every contender. Between two measurements the file systems are flushed.
 
-    A work that fails is noted in `failures` and left out; the others go on.
+    A work that fails is noted in `failures` and left out; the others go on. `before` is called right before each.
     """
     with contextlib.ExitStack() as stack:
         stack.callback(quiet.removed)
@@ -157,13 +162,14 @@ def one_round(
         for peer in peers:
             place = folder / f"{len(ready)}"
             place.mkdir(parents=True)
-            ready.append(stack.enter_context(peer(place, corpora, ssh)))
+            ready.append(stack.enter_context(peer(place, corpora, ssh, site)))
         for work in options.works:
             if work in (TREE_FIRST, TREE_RESTORE):
                 quiet.wait()
             for contender in turns(ready, work, number):
                 warm_up(contender, work, corpora)
                 os.sync()
+                before()
                 try:
                     sample = contender.do(work).sample(contender.name, work, number)
                     say(report.sample_line(sample))

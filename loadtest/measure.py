@@ -49,6 +49,7 @@ class Sample:
     stored: int | None = None  # bytes on the target's disk that this work added
     sent: int | None = None  # bytes on the wire, where the contender tells
     flush: float = 0.0  # how many of the seconds are the bench's own flush at the end
+    job_seconds: float | None = None  # what the contender itself says it took, without starting up
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

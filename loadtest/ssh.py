@@ -1,4 +1,4 @@
-"""An sshd of our own on a high loopback port, with throwaway keys, that measures what it runs."""
+"""An sshd of our own on a high port, with throwaway keys, that measures what it runs."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .measure import BenchError, Usage, background, cpu_seconds, process_tree, read_log, wrapped
+from .site import LOOPBACK, Site
 
 HOST = "bench-target"  # the alias in the client's configuration
 _PRIVILEGE_SEPARATION = Path("/run/sshd")  # sshd as root refuses to start without it
@@ -96,7 +97,7 @@ def sshd_path() -> str | None:
     return shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 
 
-def _write_configuration(folder: Path, port: int, cipher: str | None) -> tuple[Path, Path, Path]:
+def _write_configuration(folder: Path, address: str, port: int, cipher: str | None) -> tuple[Path, Path, Path]:
     user = getpass.getuser()
     for name in ("host_key", "user_key"):
         subprocess.run(
@@ -106,7 +107,7 @@ def _write_configuration(folder: Path, port: int, cipher: str | None) -> tuple[P
     usage_log = folder / "usage"
     sftp = next((path for path in _SFTP_SERVERS if os.path.exists(path)), "internal-sftp")
     server = {
-        "ListenAddress": "127.0.0.1",
+        "ListenAddress": address,
         "Port": str(port),
         "HostKey": str(folder / "host_key"),
         "AuthorizedKeysFile": str(folder / "authorized_keys"),
@@ -123,7 +124,7 @@ def _write_configuration(folder: Path, port: int, cipher: str | None) -> tuple[P
         "ForceCommand": shlex.join(wrapped(usage_log, [])),
     }
     client = {
-        "HostName": "127.0.0.1",
+        "HostName": address,
         "Port": str(port),
         "User": user,
         "IdentityFile": str(folder / "user_key"),
@@ -142,18 +143,18 @@ def _write_configuration(folder: Path, port: int, cipher: str | None) -> tuple[P
 
 
 @contextlib.contextmanager
-def ssh_server(folder: Path, cipher: str | None = None) -> Iterator[SshServer]:
-    """Run an sshd in `folder` while the context lasts. `cipher` None means OpenSSH's own choice."""
+def ssh_server(folder: Path, cipher: str | None = None, site: Site = LOOPBACK) -> Iterator[SshServer]:
+    """Run an sshd in `folder`, at the target, while the context lasts. `cipher` None means OpenSSH's own choice."""
     program = sshd_path()
     if program is None or shutil.which("ssh-keygen") is None:
         raise BenchError("openssh is not installed")
     folder.mkdir(mode=0o700)
     (folder / "home").mkdir()
     port = free_port()
-    server_config, client_config, usage_log = _write_configuration(folder, port, cipher)
-    command = [program, "-D", "-e", "-f", str(server_config)]
+    server_config, client_config, usage_log = _write_configuration(folder, site.target_address, port, cipher)
+    command = [*site.target, program, "-D", "-e", "-f", str(server_config)]
     with _privilege_separation(), background(command, folder / "log") as process:
         wait_for_line(folder / "log", b"Server listening on", process)
         server = SshServer(process.pid, client_config, usage_log)
-        subprocess.run([*server.client(), "true"], check=True, stdin=subprocess.DEVNULL)
+        subprocess.run(site.at_source([*server.client(), "true"]), check=True, stdin=subprocess.DEVNULL)
         yield server

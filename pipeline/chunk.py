@@ -8,6 +8,7 @@ from typing import Any
 
 CODEC_RAW = 0
 CODEC_LZ4 = 1
+CODEC_ZSTD = 2
 
 
 class Buffer:

@@ -28,7 +28,7 @@ from protocol.errors import LocalProtocolError, ProtocolError, RemoteProtocolErr
 from protocol.frame import Buffer, decode_data, encode
 from protocol.frame_reader import FrameReader
 from protocol.limits import REKEY, RekeyLimits
-from protocol.messages import Chunk, Fin, KeyB, KeyBProof, Message, Rekey
+from protocol.messages import Chunk, Fin, KeyB, KeyBProof, Message, Piece, Rekey
 from protocol.preface import ANSWER_LENGTH, PREFACE_LENGTH, PREFACE_MAGIC, Preface, parse_preface
 
 # Room in front of a chunk's stored bytes for the front of its frame's body (77 bytes at most).
@@ -326,7 +326,7 @@ class DataChannel:
         frames = cipher.frames
         message, payload = decode_data(cipher.open_in_place(frame))
         self._step(self.peer, type(message), RemoteProtocolError)
-        if isinstance(message, Chunk):
+        if isinstance(message, Chunk | Piece):
             cipher.payload_bytes += len(payload)
         elif isinstance(message, Rekey):
             cipher.accept_epoch(message.epoch, message.commitment)

@@ -24,6 +24,9 @@ TAG = 16
 # u16 on the wire. A header is fields, not content: content goes into payloads.
 MAX_HEADER = 0xFFFF
 
+# On a line where one connection carries 200 kB/s this is a third of a second: so long a slow one may hold up a chunk.
+PIECE = 64 * KIB
+
 # The longest chunk of the workloads is 4 MiB; 64 KiB beside it hold any header, seal overhead and tag.
 # A frame is one allocation, made before its tag is checked: this is what an attacker on the line can make us allocate.
 MAX_CHUNK_PAYLOAD = 4 * MIB + 32 * KIB
@@ -52,6 +55,7 @@ NONCE = 12
 COMMITMENT = 32
 MAC = 32
 SLOT_ID = 16
+TICKET = 32
 
 # 4096 ids are 128 KiB: at 100 ms of delay and 64 batches under way this asks for 2.6 million chunks a second.
 MAX_IDS = 4096
@@ -71,6 +75,8 @@ MAX_SLOTS = 16
 MAX_REPOSITORIES = 100
 
 MAX_CHANNELS = 32
+# A ticket is used at once: by a node that is told of it over a line with seconds of delay, at the worst.
+TICKET_SECONDS = 15
 MAX_PLAIN_LENGTH = 4 * MIB
 U8 = (1 << 8) - 1
 U16 = (1 << 16) - 1

@@ -15,6 +15,7 @@ from protocol.fields import (
     U8,
     U16,
     U32,
+    Between,
     Bool,
     Bytes16,
     Bytes16OrEmpty,
@@ -63,11 +64,19 @@ class Hello(Message):
 
 @dataclass(frozen=True, slots=True)
 class Pair(Message):
-    """Join by an invitation. ``proof``: 32 bytes that only a holder of the invitation can make for this TLS session."""
+    """Join by an invitation. ``proof``: 32 bytes that only a holder of the invitation can make for this TLS session.
+
+    ``reverse``: the inviting node shall dial this one, at ``address``, or through the proxy host whose pin is ``via``.
+    ``offer``: a repository of the joining node that the inviting one may use.
+    """
 
     KIND: ClassVar[int] = 2
     proof: Bytes32 = field(repr=False)
     name: Name
+    reverse: Bool = False
+    address: Name = ""
+    via: Bytes32OrEmpty = b""
+    offer: Name = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +110,9 @@ class Start(Message):
     """Begin a session. ``password`` names one of the provider's own passwords (zone target), else it is empty.
 
     ``point``: the restore point wanted (recovery) or empty. ``resume``: the point id of the run that goes on, or empty.
+    ``acceleration``: chunks are shared with the initiator's other accelerated jobs; backups of zone none alone.
+    ``pieces``: the line is long, so the provider, too, is to send chunks in pieces. ``head``: Started is to bring the
+    head of the parent along (a backup of zone source needs its keys).
     """
 
     KIND: ClassVar[int] = 10
@@ -112,6 +124,9 @@ class Start(Message):
     point: Bytes16OrEmpty = b""
     resume: Bytes16OrEmpty = b""
     kind: Word = ""
+    acceleration: Bool = False
+    pieces: Bool = False
+    head: Bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +135,12 @@ class Started(Message):
 
     ``chunk_id_key`` is empty in zone source, ``parent`` (a point id, with the hash of its object) where there is none.
     ``domain_empty``: the provider holds no chunk of this domain, so asking for any is idle.
-    ``repository_id`` and ``tenant`` are the place that the point's keys are bound to.
+    ``repository_id`` and ``tenant`` are the place that the point's keys are bound to. ``slots`` and the payload: those
+    of the parent, and its head, where they were asked for; without them the initiator asks by GetPoint.
     """
 
     KIND: ClassVar[int] = 11
+    PAYLOAD: ClassVar[int] = limits.MAX_HEAD
     session: Bytes16
     key_a: Bytes32 = field(repr=False)
     domain: Bytes16
@@ -134,6 +151,7 @@ class Started(Message):
     tenant: Name = ""
     parent_hash: Bytes32OrEmpty = b""
     domain_empty: Bool = False
+    slots: Annotated[list[bytes], ListOf(Sized(0, limits.MAX_SLOT), limits.MAX_SLOTS)] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +377,68 @@ class Progress(Message):
     total: CountOrNone = -1
 
 
+@dataclass(frozen=True, slots=True)
+class Limit(Message):
+    """Either side: send me no more than so many bytes a second in this session, all connections together; 0: no limit.
+
+    Replaces what the same side asked for before.
+    """
+
+    KIND: ClassVar[int] = 36
+    bytes_per_second: Count
+
+
+@dataclass(frozen=True, slots=True)
+class Park(Message):
+    """This connection stays: say Incoming on it when somebody wants to reach me.
+
+    ``instance``: random, of the process, so that two of one identity can be told apart.
+    """
+
+    KIND: ClassVar[int] = 40
+    instance: Bytes16
+
+
+@dataclass(frozen=True, slots=True)
+class Parked(Message):
+    """Answer to Park."""
+
+    KIND: ClassVar[int] = 41
+
+
+@dataclass(frozen=True, slots=True)
+class Reach(Message):
+    """To a proxy host: ``count`` connections to the node with the pin ``peer``, please."""
+
+    KIND: ClassVar[int] = 42
+    peer: Bytes32
+    count: Annotated[int, Between(1, limits.MAX_CHANNELS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Tickets(Message):
+    """Answer to Reach: each ticket opens one connection, once, within `TICKET_SECONDS`."""
+
+    KIND: ClassVar[int] = 43
+    PAYLOAD: ClassVar[int] = limits.MAX_CHANNELS * limits.TICKET
+    IN_PAYLOAD: ClassVar[str | None] = "tickets"
+    tickets: Annotated[bytes, Sized(limits.TICKET, limits.MAX_CHANNELS * limits.TICKET, step=limits.TICKET)]
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming(Message):
+    """To a node that parked: dial, show these tickets, and serve what then comes as if it had dialled you.
+
+    ``peer``: the pin of the node that wants to be served; nothing depends on it.
+    """
+
+    KIND: ClassVar[int] = 44
+    PAYLOAD: ClassVar[int] = limits.MAX_CHANNELS * limits.TICKET
+    IN_PAYLOAD: ClassVar[str | None] = "tickets"
+    peer: Bytes32
+    tickets: Annotated[bytes, Sized(limits.TICKET, limits.MAX_CHANNELS * limits.TICKET, step=limits.TICKET)]
+
+
 # --- data channels: 100 … 199 --------------------------------------------------------------------------------
 
 
@@ -391,6 +471,23 @@ class Chunk(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Piece(Message):
+    """A part of a stored chunk (the payload): bytes from ``index`` × `limits.PIECE` on, of ``length`` in all.
+
+    The pieces of a chunk go over any data channels of the session, in any order, each once.
+    """
+
+    KIND: ClassVar[int] = 105
+    PAYLOAD: ClassVar[int] = limits.PIECE
+    id: Bytes32
+    codec: U8
+    plain_length: U32
+    length: U32
+    index: U16
+    flags: U8 = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Rekey(Message):
     """The last frame of an epoch: what follows is sealed under the next one, which has this commitment."""
 
@@ -411,6 +508,6 @@ class Fin(Message):
 CONTROL_MESSAGES: Final[tuple[type[Message], ...]] = (
     Hello, Pair, Paired, Ping, Pong, Start, Started, Ready, Have, HaveReply, Stored, Get, Missing, Flush, Flushed,
     Needs, PutSlot, SlotStored, Commit, CommitPlain, Committed, ListPoints, Points, GetPoint, PointHead, Stop, Stopped,
-    Refused, StatusRequest, StatusReply, Progress,
+    Refused, StatusRequest, StatusReply, Progress, Limit, Park, Parked, Reach, Tickets, Incoming,
 )  # fmt: skip
-DATA_MESSAGES: Final[tuple[type[Message], ...]] = (KeyB, KeyBProof, Chunk, Rekey, Fin)
+DATA_MESSAGES: Final[tuple[type[Message], ...]] = (KeyB, KeyBProof, Chunk, Rekey, Fin, Piece)

@@ -6,8 +6,10 @@ The rules, in words:
   at a time: Pair, ListPoints, GetPoint, StatusRequest. Start opens a session; in a session requests overlap freely, and
   a reply without its request is the provider's fault. Refused ends the request, or the session it comes in. Stop ends a
   session; the provider still says what was under way and then Stopped. Ping and Pong fit everywhere after the Hellos.
+  Limit fits everywhere in a session, from both sides, and has no answer; after Stop the initiator sends none.
+* Park keeps a connection for the other side's use: from then on only the provider speaks (Incoming).
 * Both sides run the *same* machine: an event is who sends what. That works because wherever messages of both sides can
-  cross (BACKUP, RECOVERY, STOPPING, REFUSED) their order does not matter.
+  cross (OPENING_…, BACKUP, RECOVERY, STOPPING, REFUSED) their order does not matter.
 * Data channel. Each direction has its own state. On channel 0 the initiator's only frame under Key A is KeyB, then it
   waits for KeyBProof. FIN is the last frame of a direction.
 
@@ -44,7 +46,12 @@ CONTROL: Final[dict[str, dict[Event, str]]] = {
         (I, "StatusRequest"): "ASKING_STATUS",
         (I, "Start backup"): "STARTING_BACKUP",
         (I, "Start recovery"): "STARTING_RECOVERY",
+        (I, "Park"): "PARKING",
+        (I, "Reach"): "REACHING",
     },
+    "PARKING": {(P, "Parked"): "PARKED", (P, "Refused"): "IDLE"},
+    "PARKED": {(P, "Incoming"): "PARKED", (P, "Refused"): "REFUSED"},
+    "REACHING": {(P, "Tickets"): "IDLE", (P, "Refused"): "IDLE"},
     "PAIRING": {(P, "Paired"): "IDLE", (P, "Refused"): "IDLE"},
     "LISTING": {(P, "Points more"): "LISTING", (P, "Points"): "IDLE", (P, "Refused"): "IDLE"},
     "READING_POINT": {(P, "PointHead"): "IDLE", (P, "Refused"): "IDLE"},
@@ -55,8 +62,20 @@ CONTROL: Final[dict[str, dict[Event, str]]] = {
         (P, "Progress"): "STARTING_RECOVERY",
         (P, "Refused"): "IDLE",
     },
-    "OPENING_BACKUP": {(P, "Ready"): "BACKUP", (P, "Refused"): "REFUSED", (I, "Stop"): "STOPPING"},
-    "OPENING_RECOVERY": {(P, "Ready"): "RECOVERY", (P, "Refused"): "REFUSED", (I, "Stop"): "STOPPING"},
+    "OPENING_BACKUP": {
+        (P, "Ready"): "BACKUP",
+        (I, "Limit"): "OPENING_BACKUP",
+        (P, "Limit"): "OPENING_BACKUP",
+        (P, "Refused"): "REFUSED",
+        (I, "Stop"): "STOPPING",
+    },
+    "OPENING_RECOVERY": {
+        (P, "Ready"): "RECOVERY",
+        (I, "Limit"): "OPENING_RECOVERY",
+        (P, "Limit"): "OPENING_RECOVERY",
+        (P, "Refused"): "REFUSED",
+        (I, "Stop"): "STOPPING",
+    },
     "BACKUP": {
         (I, "Have"): "BACKUP",
         (P, "HaveReply"): "BACKUP",
@@ -77,6 +96,8 @@ CONTROL: Final[dict[str, dict[Event, str]]] = {
         (I, "CommitPlain"): "BACKUP",
         (P, "Committed"): "BACKUP",
         (P, "Progress"): "BACKUP",
+        (I, "Limit"): "BACKUP",
+        (P, "Limit"): "BACKUP",
         (I, "Stop"): "STOPPING",
         (P, "Refused"): "REFUSED",
     },
@@ -89,6 +110,8 @@ CONTROL: Final[dict[str, dict[Event, str]]] = {
         (P, "Points more"): "RECOVERY",
         (P, "Points"): "RECOVERY",
         (P, "Progress"): "RECOVERY",
+        (I, "Limit"): "RECOVERY",
+        (P, "Limit"): "RECOVERY",
         (I, "Stop"): "STOPPING",
         (P, "Refused"): "REFUSED",
     },
@@ -105,6 +128,7 @@ CONTROL: Final[dict[str, dict[Event, str]]] = {
         (P, "SlotStored"): "STOPPING",
         (P, "Committed"): "STOPPING",
         (P, "Progress"): "STOPPING",
+        (P, "Limit"): "STOPPING",
         (P, "Refused"): "REFUSED",
         (P, "Stopped"): "IDLE",
     },
@@ -119,6 +143,7 @@ CONTROL: Final[dict[str, dict[Event, str]]] = {
         (I, "PutSlot"): "REFUSED",
         (I, "Commit"): "REFUSED",
         (I, "CommitPlain"): "REFUSED",
+        (I, "Limit"): "REFUSED",
         (I, "Stop"): "REFUSED",
     },
     "CLOSED": {},
@@ -155,7 +180,7 @@ DATA: Final[dict[str, dict[str, str]]] = {
     "WAITING_FOR_PROOF": {},
     "WAITING_FOR_KEY_B": {},
     "PROOF": {"KeyBProof": "OPEN"},
-    "OPEN": {"Chunk": "OPEN", "Rekey": "OPEN", "Fin": "FINISHED"},
+    "OPEN": {"Chunk": "OPEN", "Piece": "OPEN", "Rekey": "OPEN", "Fin": "FINISHED"},
     "FINISHED": {},
 }
 

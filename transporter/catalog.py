@@ -19,7 +19,7 @@ from typing import Any
 from transporter.database_errors import transaction, translate, translated, use_write_ahead_log
 from transporter.errors import ConfigError, DiskFull, IdentityRefused, UnsupportedFormat
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _CATALOG = "the catalog"
 BUSY_TIMEOUT = 20.0
 """Seconds to wait for another process's transaction; ours last milliseconds, so this is only met by a stuck disk."""
@@ -30,7 +30,9 @@ CREATE TABLE peers (
     pin BLOB NOT NULL UNIQUE CHECK (length(pin) = 32),
     address TEXT NOT NULL,
     tenant TEXT NOT NULL,
-    added_ns INTEGER NOT NULL
+    added_ns INTEGER NOT NULL,
+    link TEXT NOT NULL DEFAULT '',
+    via TEXT NOT NULL DEFAULT ''
 ) STRICT;
 CREATE TABLE offers (
     peer TEXT NOT NULL REFERENCES peers(name) ON DELETE CASCADE,
@@ -72,12 +74,27 @@ CREATE TABLE last_points (
 ) STRICT, WITHOUT ROWID;
 """
 
+# From version 1: how the link to a peer comes about.
+_UPGRADE_TO_2 = (
+    "ALTER TABLE peers ADD COLUMN link TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE peers ADD COLUMN via TEXT NOT NULL DEFAULT ''",
+)
+
+# `Peer.link`: who dials. Empty: this node, each time it wants something (or nobody has to).
+PEER_DIALS = "peer-dials"
+"""The peer keeps a connection parked here, and comes when it is called."""
+WE_DIAL = "we-dial"
+"""This node keeps a connection parked there, so that the peer can call it."""
+PROXY_HOST = "proxy-host"
+"""The peer is a proxy host: this node keeps a connection parked there, and reaches others through it."""
+
 
 @dataclass(frozen=True)
 class Peer:
     """Another node. ``pin``: SHA-256 of its public key. ``address``: where we dial it, or empty.
 
     ``offers``: its repositories that we may use. ``rights``: ours that it may use, as the tenant ``tenant``.
+    ``link``: who dials (see `PEER_DIALS` and its neighbours). ``via``: the name of the proxy host that leads to it.
     """
 
     name: str
@@ -87,6 +104,8 @@ class Peer:
     offers: tuple[str, ...] = ()
     rights: tuple[str, ...] = ()
     added_ns: int = 0
+    link: str = ""
+    via: str = ""
 
 
 @dataclass(frozen=True)
@@ -166,6 +185,10 @@ class Catalog:
             if version == 0:
                 for statement in _SCHEMA.split(";\n"):
                     self._database.execute(statement)
+            elif version == 1:
+                for statement in _UPGRADE_TO_2:
+                    self._database.execute(statement)
+            if version != SCHEMA_VERSION:
                 self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def __enter__(self) -> Catalog:
@@ -203,13 +226,14 @@ class Catalog:
         return next((self._peer(row) for row in self._rows(f"{_PEER} WHERE pin = ?", pin)), None)
 
     def _peer(self, row: tuple[Any, ...]) -> Peer:
-        name, pin, address, tenant, added_ns = row
+        name, pin, address, tenant, added_ns, link, via = row
         offers = self._rows("SELECT repository FROM offers WHERE peer = ? ORDER BY repository", name)
         rights = self._rows("SELECT repository FROM rights WHERE peer = ? ORDER BY repository", name)
-        return Peer(name, pin, address, tenant, tuple(o for (o,) in offers), tuple(r for (r,) in rights), added_ns)
+        names = tuple(o for (o,) in offers), tuple(r for (r,) in rights)
+        return Peer(name, pin, address, tenant, *names, added_ns, link, via)
 
     def put_peer(self, peer: Peer) -> None:
-        """Add a peer, or bring one of the same public key up to date: offers and rights add up, an address stays known.
+        """Add a peer, or bring one of the same public key up to date: offers and rights add up, the rest stays known.
 
         Raises ``IdentityRefused`` when another public key has that name already.
         """
@@ -227,11 +251,13 @@ class Catalog:
                     f"use that name, or run `transporter peer remove {renamed[0]}` first",
                 )
             database.execute(
-                "INSERT INTO peers (name, pin, address, tenant, added_ns) VALUES (?, ?, ?, ?, ?)"
-                " ON CONFLICT (name) DO UPDATE SET"
-                " address = CASE excluded.address WHEN '' THEN address ELSE excluded.address END,"
-                " tenant = CASE excluded.tenant WHEN '' THEN tenant ELSE excluded.tenant END",
-                (peer.name, peer.pin, peer.address, peer.tenant, peer.added_ns),
+                "INSERT INTO peers (name, pin, address, tenant, added_ns, link, via) VALUES (?, ?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT (name) DO UPDATE SET "
+                + ", ".join(
+                    f"{column} = CASE excluded.{column} WHEN '' THEN {column} ELSE excluded.{column} END"
+                    for column in ("address", "tenant", "link", "via")
+                ),
+                (peer.name, peer.pin, peer.address, peer.tenant, peer.added_ns, peer.link, peer.via),
             )
             for table, repositories in (("offers", peer.offers), ("rights", peer.rights)):
                 rows = [(peer.name, repository) for repository in repositories]
@@ -342,4 +368,4 @@ class Catalog:
         return next((LastPoint(*(*row[:5], Path(row[5]), row[6])) for row in rows), None)
 
 
-_PEER = "SELECT name, pin, address, tenant, added_ns FROM peers"
+_PEER = "SELECT name, pin, address, tenant, added_ns, link, via FROM peers"

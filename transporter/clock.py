@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, tzinfo
 from typing import Protocol
 
 
@@ -13,6 +14,9 @@ class Clock(Protocol):
 
     def now_ns(self) -> int:
         """Return wall-clock time: nanoseconds since 1970-01-01 UTC."""
+
+    def local_time(self) -> datetime:
+        """Return what clocks on the wall show here, with the offset that holds now (so summer time counts)."""
 
     def monotonic(self) -> float:
         """Return seconds of a clock that never goes back."""
@@ -27,6 +31,10 @@ class SystemClock:
     def now_ns(self) -> int:
         """Return wall-clock time in nanoseconds."""
         return time.time_ns()
+
+    def local_time(self) -> datetime:
+        """Return the time of this machine's zone."""
+        return datetime.fromtimestamp(self.now_ns() / 1e9, UTC).astimezone()
 
     def monotonic(self) -> float:
         """Return monotonic seconds."""
@@ -43,11 +51,16 @@ class ManualClock:
 
     wall_ns: int = 1_700_000_000_000_000_000
     elapsed: float = 0.0
+    zone: tzinfo = UTC
     _drawn: int = field(default=0, repr=False)
 
     def now_ns(self) -> int:
         """Return the time that was set."""
         return self.wall_ns
+
+    def local_time(self) -> datetime:
+        """Return the time that was set, in ``zone``."""
+        return datetime.fromtimestamp(self.wall_ns / 1e9, self.zone)
 
     def monotonic(self) -> float:
         """Return the seconds that were set."""

@@ -2,8 +2,11 @@
 
     [node]               name, listen, address
     [repositories.NAME]  path, quota, encrypt_at_rest
-    [jobs.NAME]          to, encrypt, password, paths, as, exclude, stdin_name
+    [jobs.NAME]          to, encrypt, password, paths, as, exclude, stdin_name, compression, network_acceleration
     [limits]             redial_for, connect_timeout, max_streams
+    [link]               outbound_proxy, outbound_proxy_password_file, data
+    [proxy]              streams_per_node
+    [throttle.daemon]    "WINDOW" = "RATE", any number; also [throttle.peers.NAME] and [throttle.jobs.NAME]
 
 Unknown keys are refused, and every error names file, line, column and what to do. ``docs/handbook.md`` explains them.
 """
@@ -19,11 +22,15 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from transporter.errors import ConfigError
-from transporter.quantities import Duration, Size, parse_duration, parse_size
+from transporter.link_config import LinkConfig, link_problem
+from transporter.quantities import Duration, Size, parse_duration, parse_rate, parse_size
+from transporter.throttle.windows import REMEDY as WINDOW_REMEDY
+from transporter.throttle.windows import Rule, Schedule, parse_window
 from transporter.toml_position import find_key
 
 Zone = Literal["source", "target", "none"]
 Workload = Literal["tree", "image", "stream"]
+Compression = Literal["adaptive", "lz4", "zstd"]
 
 NAME = re.compile(r"[^\W_][\w.+@-]{0,63}\Z")
 """Names of nodes, repositories and jobs: letters and digits of any script, then also ``. _ + @ -``; at most 64 signs,
@@ -35,7 +42,10 @@ class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class NodeConfig(_Table, frozen=True, kw_only=True):
-    """This node. ``listen`` is ``host:port`` or empty; ``address`` is what invitations tell others to dial."""
+    """This node. ``listen`` is ``host:port`` or empty; ``address`` is what invitations tell others to dial.
+
+    ``address`` may be ``ws://`` or ``wss://`` where a front end that speaks HTTP stands before this node.
+    """
 
     name: str
     listen: str = ""
@@ -54,6 +64,7 @@ class JobConfig(_Table, frozen=True, kw_only=True):
     """What to copy, where to, and who may read it.
 
     ``password`` names a password: of this home for ``encrypt = "source"``, of the peer's home for ``"target"``.
+    ``network_acceleration``: share chunks with the other accelerated jobs of this node in that repository.
     """
 
     to: str
@@ -63,6 +74,8 @@ class JobConfig(_Table, frozen=True, kw_only=True):
     workload: Workload = msgspec.field(default="tree", name="as")
     exclude: list[str] = []
     stdin_name: str = "stdin"
+    compression: Compression = "adaptive"
+    network_acceleration: bool = False
 
     @property
     def peer(self) -> str:
@@ -80,7 +93,21 @@ class LimitsConfig(_Table, frozen=True, kw_only=True):
 
     redial_for: Duration = Duration(900)
     connect_timeout: Duration = Duration(15)
-    max_streams: int = 8
+    max_streams: int = 32
+
+
+class ProxyConfig(_Table, frozen=True, kw_only=True):
+    """This node as a proxy host (`serve --proxy`). ``streams_per_node``: connections of one node at a time."""
+
+    streams_per_node: int = 128
+
+
+class ThrottleConfig(_Table, frozen=True, kw_only=True):
+    """How fast this node may send and receive: all of it, with a peer, for a job. The strictest holds."""
+
+    daemon: Schedule = Schedule()
+    peers: dict[str, Schedule] = {}
+    jobs: dict[str, Schedule] = {}
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,6 +117,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     repositories: dict[str, RepositoryConfig] = {}
     jobs: dict[str, JobConfig] = {}
     limits: LimitsConfig = LimitsConfig()
+    link: LinkConfig = LinkConfig()
+    proxy: ProxyConfig = ProxyConfig()
+    throttle: ThrottleConfig = ThrottleConfig()
 
     def job(self, name: str) -> JobConfig:
         """Return a job; raise ``ConfigError`` that names the nearest one."""
@@ -126,7 +156,7 @@ def parse_config(text: str, path: Path) -> Config:
     return _Reader(text, path).config()
 
 
-_TableT = TypeVar("_TableT", bound=_Table)
+_TableT = TypeVar("_TableT", bound=msgspec.Struct)
 
 
 class _Reader:
@@ -144,7 +174,7 @@ class _Reader:
             raise ConfigError(f"{path}:{line}:{column}: not valid TOML: {reason}", "correct this line") from None
 
     def config(self) -> Config:
-        known = ("node", "repositories", "jobs", "limits")
+        known = ("node", "repositories", "jobs", "limits", "link", "proxy", "throttle")
         for key in self.data:
             if key not in known:
                 raise self.error((key,), f"unknown section [{key}]", _nearest(key, known) or _list("sections", known))
@@ -155,6 +185,9 @@ class _Reader:
             repositories=self.tables("repositories", RepositoryConfig),
             jobs=self.tables("jobs", JobConfig),
             limits=self.table(("limits",), LimitsConfig) if "limits" in self.data else LimitsConfig(),
+            link=self.table(("link",), LinkConfig) if "link" in self.data else LinkConfig(),
+            proxy=self.table(("proxy",), ProxyConfig) if "proxy" in self.data else ProxyConfig(),
+            throttle=self.throttle(),
         )
         self.check(config)
         return config
@@ -196,6 +229,48 @@ class _Reader:
             label = f"{field[1]} in {shown}" if field else shown
             raise self.error(where, f"{label}: {_plain(what)}", _choices(kind, field and field[1])) from None
 
+    def throttle(self) -> ThrottleConfig:
+        sections = self.section(("throttle",), self.data.get("throttle", {}))
+        known = ("daemon", "peers", "jobs")
+        for key in sections:
+            if key not in known:
+                what = f"unknown section [throttle.{key}]"
+                raise self.error(("throttle", key), what, _nearest(key, known) or _list("sections", known))
+        return ThrottleConfig(
+            daemon=self.schedule(("throttle", "daemon"), sections.get("daemon", {})),
+            peers=self.schedules(("throttle", "peers"), sections.get("peers", {})),
+            jobs=self.schedules(("throttle", "jobs"), sections.get("jobs", {})),
+        )
+
+    def schedules(self, key: tuple[str, ...], value: object) -> dict[str, Schedule]:
+        named = self.section(key, value)
+        for name, windows in named.items():
+            self.section((*key, name), windows)
+            self.name((*key, name), name)
+        return {name: self.schedule((*key, name), windows) for name, windows in named.items()}
+
+    def schedule(self, key: tuple[str, ...], value: object) -> Schedule:
+        rules = []
+        for window, rate in self.section(key, value).items():
+            where = (*key, window)
+            try:
+                when = parse_window(window)
+            except ValueError as error:
+                raise self.error(where, str(error), WINDOW_REMEDY) from None
+            if not isinstance(rate, str):
+                raise self.error(where, f"{window}: expected a rate in quotes, got {rate!r}", RATE_REMEDY)
+            try:
+                rules.append(Rule(window, when, parse_rate(rate)))
+            except ValueError as error:
+                raise self.error(where, f"{window}: {error}", RATE_REMEDY) from None
+        return Schedule(tuple(rules))
+
+    def section(self, key: tuple[str, ...], value: object) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            shown = f"[{'.'.join(key)}]"
+            raise self.error(key, f"{shown} is not a section", f"write {shown} on a line of its own, its keys below")
+        return value
+
     def name(self, key: tuple[str, ...], name: str) -> None:
         if not NAME.match(name):
             raise self.error(key, f"{name!r} is not a usable name", NAME_REMEDY)
@@ -204,13 +279,22 @@ class _Reader:
         self.name(("node", "name"), config.node.name)
         for field in ("listen", "address"):
             value = getattr(config.node, field)
-            if value and not is_address(value):
+            if value and not is_address(value, url=field == "address"):
                 raise self.error(("node", field), f"{field}: {value!r} is not an address", "write host:port")
         if not 1 <= config.limits.max_streams <= 32:
-            raise self.error(("limits", "max_streams"), "max_streams is outside 1…32", "8 is a good start")
+            raise self.error(("limits", "max_streams"), "max_streams is outside 1…32", "leave it out: 32")
+        problem = link_problem(config.link)
+        if problem:
+            raise self.error(("link", problem[0]), *problem[1:])
+        if not 1 <= config.proxy.streams_per_node <= 100_000:
+            raise self.error(("proxy", "streams_per_node"), "streams_per_node is outside 1…100000", "leave it out: 128")
         for name, repository in config.repositories.items():
             if repository.path and not repository.path.startswith("/"):
                 raise self.error(("repositories", name, "path"), "path is not absolute", "start it with /")
+        for name in config.throttle.jobs:
+            if name not in config.jobs:
+                remedy = _nearest(name, config.jobs) or "`transporter job list` shows the jobs"
+                raise self.error(("throttle", "jobs", name), f"there is no job {name!r} to limit", remedy)
         for name, job in config.jobs.items():
             problem = job_problem(job)
             if problem:
@@ -218,6 +302,7 @@ class _Reader:
                 raise self.error(("jobs", name, field), f"job {name!r}: {what}", remedy)
 
 
+RATE_REMEDY = "write bits (500kbit, 20Mbit, 1Gbit), bytes (2.5MB/s, 4MiB/s) or unlimited"
 NAME_REMEDY = "use 1 to 64 letters, digits and . _ + @ - , starting with a letter or digit"
 
 
@@ -231,6 +316,13 @@ def job_problem(job: JobConfig) -> tuple[str, str, str] | None:
     if job.encrypt != "none" and not job.password:
         owner = "this home" if job.encrypt == "source" else "the peer's home"
         return "encrypt", f"encrypt = {job.encrypt!r} needs a password", f"name a password of {owner} (--password NAME)"
+    if job.network_acceleration and job.encrypt != "none":
+        return (
+            "network_acceleration",
+            f"network acceleration does not go together with encrypt = {job.encrypt!r}: jobs would have to share the "
+            "key that names their chunks, and whoever sees the names would see which contents they have in common",
+            'leave network_acceleration out, or choose encrypt = "none"',
+        )
     if not job.paths:
         return "paths", "there is nothing to copy", "name at least one path"
     if job.workload == "stream":
@@ -245,10 +337,14 @@ def job_problem(job: JobConfig) -> tuple[str, str, str] | None:
     return None
 
 
-def is_address(text: str) -> bool:
-    """Tell whether a text is ``host:port`` (IPv6 hosts in brackets)."""
-    match = re.fullmatch(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):(\d{1,5})", text)
-    return bool(match) and int(match[2]) <= 65535 if match else False
+_PLAIN_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[^\s\[\]]+)?\]|[^\s:/\[\]]+):(\d{1,5})")
+_URL_ADDRESS = re.compile(r"wss?://(\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+)(?::(\d{1,5}))?(?:/[!-~]*)?")
+
+
+def is_address(text: str, *, url: bool = False) -> bool:
+    """Tell whether a text is ``host:port`` (IPv6 hosts in brackets); ``url``: ``ws://`` or ``wss://`` will do, too."""
+    match = _PLAIN_ADDRESS.fullmatch(text) or (_URL_ADDRESS.fullmatch(text) if url else None)
+    return match is not None and int(match[2] or 0) <= 65535
 
 
 def _quantity(kind: type[object], value: object) -> Size | Duration:
@@ -265,8 +361,14 @@ def _plain(what: str) -> str:
     return re.sub(r"`(\w+)`", lambda m: _JSON_TYPES.get(m[1], f"`{m[1]}`"), what).replace("Expected", "expected", 1)
 
 
-def _choices(kind: type[_Table], field: str | None) -> str:
-    choices = {"encrypt": '"source", "target" or "none"', "as": '"tree", "image" or "stream"'}
+def _choices(kind: type[msgspec.Struct], field: str | None) -> str:
+    choices = {
+        "encrypt": '"source", "target" or "none"',
+        "as": '"tree", "image" or "stream"',
+        "compression": '"adaptive", "lz4" or "zstd"',
+    }
+    if kind is LinkConfig:
+        choices = {"data": '"auto", "direct" or "websocket"', "congestion": '"bbr" or "system"'}
     return f"write {choices[field]}" if field in choices else "correct this value"
 
 

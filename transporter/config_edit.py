@@ -7,13 +7,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from transporter.config import JobConfig, RepositoryConfig, parse_config
 from transporter.errors import ConfigError
 from transporter.quantities import Duration, Size, exact_duration, exact_size
+from transporter.throttle.windows import ALWAYS
 
 if TYPE_CHECKING:
     from tomlkit import TOMLDocument
@@ -37,11 +38,22 @@ listen = {listen}
 # encrypt = "source"           # source, target or none
 # password = "office"          # a password of this home (source) or of the peer's (target)
 # paths = ["/srv/docs"]
+# compression = "adaptive"     # adaptive, lz4 or zstd
 
 # [limits]
 # redial_for = "15m"           # how long a job tries to get a lost link back
 # connect_timeout = "15s"
-# max_streams = 8              # data channels of one session, at most
+# max_streams = 32             # data channels of one session, at most
+
+# [link]
+# outbound_proxy = "socks5://user@proxy.example.org:1080"   # or http://…, or "none": not even those of the environment
+# outbound_proxy_password_file = "/etc/transporter/proxy-password"
+# data = "auto"                # direct data channels, or WebSockets where nothing else passes
+# congestion = "bbr"           # what data channels ask the kernel for on long lines; or "system"
+
+# [throttle.daemon]            # also [throttle.peers.NAME], [throttle.jobs.NAME]; the strictest holds
+# "Mon-Fri 08:00-18:00" = "20Mbit"
+# "always" = "100Mbit"         # the first window that holds counts; none: unlimited
 """
 
 
@@ -60,6 +72,51 @@ def put_job(path: Path, name: str, job: JobConfig) -> None:
 def put_repository(path: Path, name: str, repository: RepositoryConfig) -> None:
     """Define a repository, or replace its settings."""
     _put(path, "repositories", name, _settings(repository))
+
+
+def put_limit(path: Path, section: tuple[str, ...], window: str, rate: str) -> None:
+    """Set the rate of one window of ``("daemon",)``, ``("peers", NAME)`` or ``("jobs", NAME)``.
+
+    A new window stands before ``always``: the first that holds counts, and nothing behind that one ever would.
+    """
+
+    def change(document: TOMLDocument) -> None:
+        import tomlkit
+
+        table: Any = document.setdefault("throttle", tomlkit.table(is_super_table=True))
+        for name in section[:-1]:
+            table = table.setdefault(name, tomlkit.table(is_super_table=True))
+        table = table.setdefault(section[-1], tomlkit.table())
+        last = None if window in table else table.pop(ALWAYS, None)
+        table[window] = rate
+        if last is not None:
+            table[ALWAYS] = last
+
+    edit(path, change)
+
+
+def clear_limit(path: Path, section: tuple[str, ...], window: str | None) -> bool:
+    """Take away one window of a limit, or (None) all of them; tell whether there was anything to take away."""
+    found = False
+
+    def change(document: TOMLDocument) -> None:
+        nonlocal found
+        parents: list[tuple[Any, str]] = []
+        table: Any = document
+        for name in ("throttle", *section):
+            if name not in table:
+                return
+            parents.append((table, name))
+            table = table[name]
+        found = bool(table) if window is None else window in table
+        for name in list(table) if window is None else [window] * found:
+            del table[name]
+        for parent, name in reversed(parents):
+            if not parent[name]:
+                del parent[name]
+
+    edit(path, change)
+    return found
 
 
 def _put(path: Path, section: str, name: str, settings: dict[str, object]) -> None:

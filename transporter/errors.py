@@ -3,6 +3,7 @@
 TransporterError
 ├── JobFailed            exit 1   the job failed; nothing half-visible is left
 │   ├── JobBusy                   another run of the same job is under way
+│   ├── NotRunning                there is no run to pause, resume or cancel
 │   ├── DiskFull                  no room at one of the ends
 │   ├── MissingChunks             the repository lost chunks that the point names; the job reads all again
 │   └── LinkLost                  the link broke and could not be redialled in time
@@ -60,6 +61,12 @@ class JobBusy(JobFailed):
     code = "job-busy"
 
 
+class NotRunning(JobFailed):
+    """There is no run of the job to pause, resume or cancel."""
+
+    code = "not-running"
+
+
 class DiskFull(JobFailed):
     """No room left at one of the ends."""
 
@@ -99,6 +106,12 @@ class CannotConnect(TransporterError):
     exit_status = 4
 
 
+class PeerAway(CannotConnect):
+    """The peer dials, and is not dialled, and at the moment it has no connection open where it should."""
+
+    code = "peer-away"
+
+
 class RefusedByPeer(TransporterError):
     """The peer (or our pin of it) refuses."""
 
@@ -110,6 +123,12 @@ class IdentityRefused(RefusedByPeer):
     """A pin does not match, a peer is unknown, or an invitation is not valid."""
 
     code = "identity-refused"
+
+
+class DuplicateIdentity(IdentityRefused):
+    """Two daemons claim one identity, and both live: one of them is a copy, or the key was stolen."""
+
+    code = "duplicate-identity"
 
 
 class QuotaExceeded(RefusedByPeer):

@@ -142,6 +142,30 @@ class SecurityEvent(Event, frozen=True, kw_only=True):
     what: str
 
 
+class LimitInForce(Event, frozen=True, kw_only=True):
+    """From now on the job may ``send`` or ``receive`` (``direction``) so many bytes a second; 0: no limit any more.
+
+    ``by`` is whose limit is the strictest: daemon, peer, job, or ``asked`` where the other side asked for it.
+    """
+
+    job: str
+    direction: str
+    bytes_per_second: int
+    by: str = ""
+
+
+class JobPaused(Event, frozen=True, kw_only=True):
+    """The job moves no more chunks until it is resumed; its session stays."""
+
+    job: str
+
+
+class JobResumed(Event, frozen=True, kw_only=True):
+    """The job goes on."""
+
+    job: str
+
+
 class PointCommitted(Event, frozen=True, kw_only=True):
     """A restore point is durable and visible. ``point`` and ``parent`` in hex; ``parent`` is empty for a full one."""
 
@@ -156,7 +180,7 @@ class JobFinished(Event, frozen=True, kw_only=True):
 
     ``bytes_read``: plain bytes read at the source; ``bytes_new``: plain bytes of chunks sent; ``bytes_sent`` and
     ``bytes_received``: on the wire, both ways; ``bytes_written``: by a restore; ``bytes_total``: plain size of the
-    point.
+    point. ``chunks_raw`` … ``bytes_zstd``: chunks that a backup packed by each codec, and their bytes as stored.
     """
 
     job: str
@@ -175,6 +199,12 @@ class JobFinished(Event, frozen=True, kw_only=True):
     files_skipped: int = 0
     chunks: int = 0
     chunks_new: int = 0
+    chunks_raw: int = 0
+    chunks_lz4: int = 0
+    chunks_zstd: int = 0
+    bytes_raw: int = 0
+    bytes_lz4: int = 0
+    bytes_zstd: int = 0
     seconds: float = 0.0
     streams: int = 0
     redials: int = 0
@@ -212,6 +242,9 @@ AnyEvent = (
     | LinkLost
     | Redialling
     | SecurityEvent
+    | LimitInForce
+    | JobPaused
+    | JobResumed
     | PointCommitted
     | JobFinished
     | JobFailed

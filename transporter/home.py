@@ -9,10 +9,12 @@ home/                  mode 0700
   repositories/NAME/   repositories without a path of their own
   locks/               one file per running job, and of the daemon
   control.sock         where a running daemon takes jobs from the command line
+  run/                 one socket for each job that runs without the daemon, to pause it or cancel it
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -44,6 +46,11 @@ def safe_name(name: str) -> str:
     return f"%2E{encoded[1:]}" if encoded.startswith(".") else encoded
 
 
+def _digest(name: str) -> str:
+    """Return a short file name for any name: addresses of sockets hold hardly a hundred bytes."""
+    return hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+
+
 class Home:
     """Paths of everything in a home. Make one with ``Home.create`` (init) or ``Home.open`` (all else)."""
 
@@ -57,6 +64,7 @@ class Home:
         self.cache = self.path / "cache"
         self.repositories = self.path / "repositories"
         self.locks = self.path / "locks"
+        self.run = self.path / "run"
         self.control_socket = self.path / "control.sock"
 
     def __repr__(self) -> str:
@@ -103,7 +111,7 @@ class Home:
         return home
 
     def _make_folders(self) -> None:
-        for folder in (self.cache, self.repositories, self.locks):
+        for folder in (self.cache, self.repositories, self.locks, self.run):
             folder.mkdir(mode=0o700, exist_ok=True)
 
     def repository_path(self, name: str) -> Path:
@@ -123,17 +131,28 @@ class Home:
         """The file whose ``flock`` the daemon of this home holds."""
         return self.locks / "daemon.lock"
 
+    def run_socket(self, job: str) -> Path:
+        """Return where this process listens for what to do with its run of a job."""
+        return self.run / f"{_digest(job)}-{os.getpid()}.sock"
+
+    def run_sockets(self, job: str = "") -> list[Path]:
+        """Return where runs of a job (or of any) listen, in whatever process; some may have died."""
+        return sorted(self.run.glob(f"{_digest(job)}-*.sock" if job else "*.sock"))
+
     @contextmanager
-    def socket_address(self) -> Iterator[str]:
-        """Yield an address for ``bind``/``connect`` to the control socket, valid inside the ``with``.
+    def socket_address(self, path: Path | None = None) -> Iterator[str]:
+        """Yield an address for ``bind``/``connect`` to a socket of this home, by default the control socket.
+
+        Valid inside the ``with``.
 
         It is the path itself where that is short enough, else a way round through an open descriptor of the folder.
         """
-        if len(os.fsencode(self.control_socket)) <= SOCKET_PATH_MAX:
-            yield str(self.control_socket)
+        path = path or self.control_socket
+        if len(os.fsencode(path)) <= SOCKET_PATH_MAX:
+            yield str(path)
             return
-        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            yield f"/proc/self/fd/{folder}/{self.control_socket.name}"
+            yield f"/proc/self/fd/{folder}/{path.name}"
         finally:
             os.close(folder)

@@ -1,4 +1,4 @@
-"""Sizes and durations as people write and read them: ``2TiB``, ``14d``."""
+"""Sizes, durations and rates as people write and read them: ``2TiB``, ``14d``, ``20Mbit``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ _DECIMAL = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, 
 _BINARY = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "pib": 2**50}
 _SIZE_UNITS = _DECIMAL | _BINARY
 _TIME_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_BIT_RATES = {"bit": 1, "kbit": 10**3, "Mbit": 10**6, "Gbit": 10**9}
+_BYTE_RATES = {"kB/s": 10**3, "MB/s": 10**6, "GB/s": 10**9, "KiB/s": 2**10, "MiB/s": 2**20, "GiB/s": 2**30}
+UNLIMITED = "unlimited"
+# Less, and heartbeats and acknowledgements leave too little for anything else; the smallest slices are some 160 bytes.
+LEAST_RATE = 8_000
+# A petabit a second: more is a slip of the pen.
+MOST_RATE = 125 * 10**12
+_RATE = re.compile(r"\s*([0-9]+)(?:\.([0-9]+))?\s*([a-zA-Z]+(?:/s)?)\s*\Z")
 _NUMBER = re.compile(r"\s*([0-9]+)(?:\.([0-9]+))?\s*([a-zA-Z]*)\s*\Z")
 
 
@@ -17,6 +25,10 @@ class Size(int):
 
 class Duration(float):
     """A number of seconds, at least 0."""
+
+
+class Rate(int):
+    """A number of bytes a second; 0 means that there is no limit."""
 
 
 def parse_size(text: str) -> Size:
@@ -35,6 +47,37 @@ def parse_duration(text: str) -> Duration:
     if not match or match[3].lower() not in _TIME_UNITS:
         raise ValueError(f"{text!r} is not a duration; write for example 30s, 15m, 24h or 14d")
     return Duration(float(f"{match[1]}.{match[2] or 0}") * _TIME_UNITS[match[3].lower()])
+
+
+def parse_rate(text: str) -> Rate:
+    """Parse ``20Mbit`` (bits a second), ``2.5MB/s`` (bytes a second) or ``unlimited``.
+
+    Bits and bytes are told apart by their units alone, so these are taken as they are written: ``Mb`` could be either.
+    Raises ``ValueError`` with a sentence for people.
+    """
+    if text.strip() == UNLIMITED:
+        return Rate(0)
+    match = _RATE.match(text)
+    unit = match[3] if match else ""
+    bits = _BIT_RATES.get(unit.removesuffix("/s"))
+    if not match or (bits is None and unit not in _BYTE_RATES):
+        raise ValueError(f"{text!r} is not a rate; write for example 20Mbit, 2.5MB/s or unlimited")
+    part = match[2] or ""
+    per_second = bits if bits is not None else 8 * _BYTE_RATES[unit]
+    rate = int(match[1] + part) * per_second // (8 * 10 ** len(part))
+    if not LEAST_RATE <= rate <= MOST_RATE:
+        raise ValueError(f"{text!r} is outside 64kbit…1000000Gbit; for no limit write unlimited")
+    return Rate(rate)
+
+
+def show_limit(rate: int) -> str:
+    """Return a rate in bits a second, the unit of lines, with up to three digits after the point: ``20 Mbit/s``."""
+    if not rate:
+        return UNLIMITED
+    for unit, name in ((10**9, "Gbit/s"), (10**6, "Mbit/s"), (10**3, "kbit/s")):
+        if rate * 8 >= unit:
+            return f"{rate * 8 / unit:.3f}".rstrip("0").rstrip(".") + f" {name}"
+    return f"{rate * 8} bit/s"
 
 
 def exact_size(size: int) -> str:

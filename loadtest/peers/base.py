@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from ..corpus import Corpora
 from ..measure import Finished, Sample, Usage, disk_usage, run
+from ..site import LOOPBACK, Site
 from ..ssh import SshServer
 
 TREE_FIRST = "tree-first"
@@ -32,11 +33,12 @@ class Result:
     stored: int | None = None
     sent: int | None = None
     flush: float = 0.0
+    job_seconds: float | None = None
 
     def sample(self, peer: str, work: str, number: int) -> Sample:
         """Return the sample of this result."""
         ends = (self.source, self.target)
-        return Sample(peer, work, number, self.seconds, *ends, self.stored, self.sent, self.flush)
+        return Sample(peer, work, number, self.seconds, *ends, self.stored, self.sent, self.flush, self.job_seconds)
 
 
 class Peer(contextlib.AbstractContextManager["Peer"]):
@@ -52,11 +54,12 @@ class Peer(contextlib.AbstractContextManager["Peer"]):
     needs_ssh: ClassVar[bool] = True
     note: ClassVar[str] = ""  # one line for the report: how it was run
 
-    def __init__(self, folder: Path, corpora: Corpora, ssh: SshServer | None) -> None:
-        """Keep where to work (`folder` exists and is empty), what to copy, and the ssh server to use."""
+    def __init__(self, folder: Path, corpora: Corpora, ssh: SshServer | None, site: Site = LOOPBACK) -> None:
+        """Keep where to work (`folder` exists and is empty), what to copy, the ssh server, and where the ends are."""
         self.folder = folder
         self.corpora = corpora
         self._ssh = ssh
+        self.site = site
 
     def __exit__(self, *_: object) -> None:
         """Stop what was started; the bench removes the folder."""
@@ -100,7 +103,7 @@ class Peer(contextlib.AbstractContextManager["Peer"]):
         """Run a command that talks to the ssh server; `stored` is the folder on the target that grows by it."""
         before = disk_usage_of(stored)
         self.ssh.start_measuring()
-        done: Finished = run(command, environment=environment, settle=settle, folder=folder)
+        done: Finished = run(self.site.at_source(command), environment=environment, settle=settle, folder=folder)
         target = self.ssh.measured()
         grown = None if stored is None else disk_usage_of(stored) - before
         return Result(done.seconds, done.usage, target, grown, flush=done.flush)

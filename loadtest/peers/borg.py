@@ -23,7 +23,8 @@ class Borg(Peer):
         self._numbers = itertools.count(1)
         self._last = {"tree": "", "image": ""}
         for what in self._last:
-            run(["borg", "init", "--encryption", "repokey-blake2", self._url(what)], environment=self._environment)
+            init = ["borg", "init", "--encryption", "repokey-blake2", self._url(what)]
+            run(self.site.at_source(init), environment=self._environment)
         return self
 
     @property

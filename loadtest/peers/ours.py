@@ -1,4 +1,4 @@
-"""This pair, through its public command line only: two homes, two daemons, one link on loopback."""
+"""This pair, through its public command line only: two homes, two daemons, one link."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 from ..corpus import Corpora
 from ..measure import BenchError, DaemonMeter, Finished, Usage, background, disk_usage, run
+from ..site import LOOPBACK, Site
 from ..ssh import SshServer, free_port, wait_for_line
 from .base import COPIES, Peer, Result
 
@@ -34,15 +35,16 @@ class Transporter(Peer):
     in_daemon: ClassVar[bool] = True
     needs_ssh: ClassVar[bool] = False
 
-    def __init__(self, folder: Path, corpora: Corpora, ssh: SshServer | None) -> None:
+    def __init__(self, folder: Path, corpora: Corpora, ssh: SshServer | None, site: Site = LOOPBACK) -> None:
         """Name the two homes."""
-        super().__init__(folder, corpora, ssh)
+        super().__init__(folder, corpora, ssh, site)
         self._homes = {"A": folder / "A", "B": folder / "B"}
         self._stack = contextlib.ExitStack()
         self._daemons: dict[str, int] = {}
 
     def _line(self, home: str, *arguments: str) -> list[str]:
-        return [*program(), "--home", str(self._homes[home]), *arguments]
+        prefix = self.site.source if home == "A" else self.site.target
+        return [*prefix, *program(), "--home", str(self._homes[home]), *arguments]
 
     def _call(self, home: str, *arguments: str) -> str:
         return run(self._line(home, *arguments)).output.strip()
@@ -55,14 +57,16 @@ class Transporter(Peer):
 
     def __enter__(self) -> Transporter:
         """Set up the pair as a person would, and start the daemons."""
-        ports = {home: free_port() for home in self._homes}
+        addresses = {"A": self.site.source_address, "B": self.site.target_address}
         password = self.folder / "password"
         password.write_text(secrets.token_urlsafe(16))
         password.chmod(0o600)
         try:
             for home, name in (("B", "offsite"), ("A", "office")):
-                self._call(home, "init", "--name", name, "--listen", f"127.0.0.1:{ports[home]}")
+                self._call(home, "init", "--name", name, "--listen", f"{addresses[home]}:{free_port()}")
             self._call("B", "repository", "add", "main", "--path", str(self._repository))
+            for home in self._homes:
+                self.configure(home)
             keeper = {"source": "A", "target": "B"}.get(self.mode)
             if keeper:
                 self._call(keeper, "password", "add", PASSWORD, "--from-file", str(password))
@@ -79,6 +83,9 @@ class Transporter(Peer):
         """End both daemons."""
         self._stack.close()
 
+    def configure(self, home: str) -> None:
+        """Change the configuration of a new home, where a bench wants another one than a person gets."""
+
     @property
     def _repository(self) -> Path:
         return self.folder / "repository"
@@ -88,8 +95,9 @@ class Transporter(Peer):
             meters = {home: stack.enter_context(DaemonMeter(pid)) for home, pid in self._daemons.items()}
             done = run(self._line("A", "--json", *arguments), settle=settle)
         source = self._source_usage(done, meters.get("A"))
-        sent = job_finished(done.output).get("bytes_sent")
-        return Result(done.seconds, source, meters["B"].usage, None, sent, done.flush)
+        finished = job_finished(done.output)
+        seconds, sent = finished.get("seconds"), finished.get("bytes_sent")
+        return Result(done.seconds, source, meters["B"].usage, None, sent, done.flush, seconds)
 
     def _source_usage(self, done: Finished, daemon: DaemonMeter | None) -> Usage:
         """CPU of the command and of the daemon; memory of the one that does the work."""

@@ -14,6 +14,7 @@ class Rsync(Peer):
     """rsync -aHAX; the target's file system is flushed once at the end, inside the measured time."""
 
     name: ClassVar[str] = "rsync"
+    options: ClassVar[str] = "-aHAX"
     needs: ClassVar[tuple[str, ...]] = ("rsync", "ssh")
     note: ClassVar[str] = "-aHAX over ssh, then one `sync -f` of the target"
 
@@ -22,7 +23,7 @@ class Rsync(Peer):
         return self
 
     def _sync(self, source: str, target: str, settle: Path, stored: Path | None) -> Result:
-        command = ["rsync", "-aHAX", "-e", self.ssh.shell(), source, target]
+        command = ["rsync", self.options, "-e", self.ssh.shell(), source, target]
         return self.over_ssh(command, settle=settle, stored=stored)
 
     def copy(self, what: str, source: Path) -> Result:
@@ -35,6 +36,14 @@ class Rsync(Peer):
     def restore(self, what: str, output: Path) -> Result:
         """Mirror the copy back."""
         return self._sync(f"{HOST}:{self.folder}/copy-{what}/", f"{output}/", output, None)
+
+
+class RsyncZ(Rsync):
+    """rsync that compresses: what one types where the line is slow."""
+
+    name: ClassVar[str] = "rsync -z"
+    options: ClassVar[str] = "-aHAXz"
+    note: ClassVar[str] = "-aHAXz over ssh, then one `sync -f` of the target"
 
 
 class TarLz4(Peer):

@@ -22,7 +22,7 @@ class Restic(Peer):
     def __enter__(self) -> Restic:
         """Make one repository for each corpus."""
         for what in ("tree", "image"):
-            run(self._command(what, "init"), environment=self._environment)
+            run(self.site.at_source(self._command(what, "init")), environment=self._environment)
         return self
 
     @property

@@ -55,14 +55,16 @@ class Middle:
         await trio.serve_listeners(self._take, listeners)
 
     async def _take(self, client: trio.SocketStream) -> None:
-        first = await client.receive_some(READ)
+        async with await trio.open_tcp_stream(self.target.host, self.target.port) as server:
+            await self.join(client, server)
+
+    async def join(self, client: trio.SocketStream, server: trio.SocketStream, first: bytes = b"") -> None:
+        """Pass on between two connections until one of them ends; ``first`` was read from the client already."""
+        first = first or await client.receive_some(READ)
         kind = "control" if first[:1] == TLS_FIRST_BYTE else "data"
         number = self.counts[kind]
         self.counts[kind] += 1
-        async with (
-            await trio.open_tcp_stream(self.target.host, self.target.port) as server,
-            trio.open_nursery() as ways,
-        ):
+        async with trio.open_nursery() as ways:
             up, down = Way(kind, number, True), Way(kind, number, False)
             ways.start_soon(self._pump, up, client, server, first, ways.cancel_scope)
             ways.start_soon(self._pump, down, server, client, b"", ways.cancel_scope)

@@ -6,11 +6,13 @@ restored or committed.
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import trio
 from evil_middle import ACTS, Middle, cut, flip, once_at, once_on_any
 from world import contents, small_tree
 
+from protocol.data import PREFACE_LENGTH
 from transporter.errors import (
     CannotConnect,
     IdentityRefused,
@@ -20,7 +22,7 @@ from transporter.errors import (
     TransporterError,
 )
 from transporter.events import LinkLost as LinkLostEvent
-from transporter.events import SecurityEvent
+from transporter.events import Note, SecurityEvent
 from transporter.link.dial import Peer, dial_control
 from transporter.link.tls import TlsStream
 from transporter.service.backup import BackupService
@@ -93,8 +95,11 @@ async def test_altered_bytes_towards_the_target_end_the_backup(fast_clock, world
         assert not world.source.seen(LinkLostEvent), "a tampered link is never redialled silently"
         assert committed(world) == 0
     else:
-        # A byte that is missing where nothing follows is waited for, and the line then called broken.
-        assert isinstance(result, TransporterError) or (act == "drop" and world.source.seen(LinkLostEvent)), result
+        # A byte that is missing where nothing follows is waited for, and the line then called broken. A preface that
+        # names nothing known gets no answer, as on a line that lets no data channel through: others are taken then.
+        others = at < PREFACE_LENGTH and any("WebSocket" in note.text for note in world.source.seen(Note))
+        redialled = act == "drop" and world.source.seen(LinkLostEvent)
+        assert isinstance(result, TransporterError) or redialled or others, result
 
 
 @pytest.mark.parametrize("act", ACTS)
@@ -318,6 +323,9 @@ async def test_an_old_session_behind_a_new_preface_is_tampering(fast_clock, worl
 
 async def test_two_sessions_spliced_into_each_other_are_tampering(fast_clock, world, middle):
     """A relay between two tenants: one's data channels are led to the other's session."""
+    # Else it would go on over WebSockets, whose session cannot be read, and so not be exchanged.
+    link = msgspec.structs.replace(world.source.config.link, data="direct")
+    world.source.config = msgspec.structs.replace(world.source.config, link=link)
     own = Middle(world.address)
     await world.nursery.start(own.run)
     prefaces = []

@@ -60,9 +60,9 @@ from transporter.keys.session_key import MetaKey, SessionKey
 from transporter.link.broken import LinkBroken
 from transporter.link.dial import dial_carrier
 from transporter.points.assemble import Place, PointFacts, assemble_sealed, encode_facts
+from transporter.points.domain import domain_of
 from transporter.points.run_keys import RunKeys
 from transporter.repository.point_head import decode_head, encode_head
-from transporter.service.provider import domain_of
 
 ID = b"i" * 32
 # Seconds that an answer may take before a test gives up.
@@ -101,7 +101,7 @@ def snapshot(world):
 
 
 HOME = {
-    *("config.toml", "identity.key", "identity.crt", "master.key", "cache", "repositories", "locks"),
+    *("config.toml", "identity.key", "identity.crt", "master.key", "cache", "repositories", "locks", "run"),
     *(f"{name}.db{suffix}" for name in ("keys", "catalog") for suffix in ("", "-wal", "-shm")),
 }
 BESIDE = ("office", "neighbour", "offsite")
@@ -122,7 +122,7 @@ class Attack:
     def __init__(self, session, send):
         self.session, self._send = session, send
         self.started = session.started
-        self.link = session._link
+        self.link = session.link
 
     async def chunk(self, stored, chunk_id=ID, codec=0, plain_length=None, metadata=False):
         """Send a stored chunk as it is."""
@@ -615,7 +615,7 @@ class Opening:
         self.carriers = []
 
     async def dial(self):
-        carrier = await dial_carrier(self.world.address)
+        carrier = await dial_carrier(self.world.source.offsite, self.world.source.identity)
         self.carriers.append(carrier)
         return carrier
 

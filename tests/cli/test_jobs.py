@@ -97,6 +97,8 @@ def test_a_job_does_not_change_its_zone_by_a_slip(docs, hand_over):
         (("--to", "offsite/main", "--encrypt", "none", "--password", "office", "/"), 2, "nothing is encrypted"),
         ((*WHERE, "/does/not/exist"), 2, "does not exist"),
         ((*WHERE, "--as", "image", "/", "/tmp"), 2, "exactly one image"),
+        ((*WHERE, "--compression", "gzip", "/"), 2, "not one of the choices"),
+        ((*WHERE, "--network-acceleration", "/"), 2, "does not go together with encrypt = 'source'"),
     ],
 )
 def test_a_job_that_cannot_work_is_not_defined(paired, hand_over, arguments, status, words):
@@ -120,6 +122,20 @@ def test_a_backup_has_excludes_and_no_includes(docs, hand_over):
     assert done.status == 3
     assert "include" in done.err
     assert hand_over.requests == []
+
+
+def test_compression_and_acceleration_are_settings_of_the_job(paired, hand_over):
+    plain = ("--to", "offsite/main", "--encrypt", "none")
+    assert paired("backup", "--job", "a", *plain, "--compression", "zstd", "--network-acceleration", "/").status == 0
+    assert 'compression = "zstd"' in paired.config()
+    assert "network_acceleration = true" in paired.config()
+    assert paired("backup", "--job", "a", "--network-acceleration").status == 0
+    assert paired("backup", "--job", "b", *plain, "/").status == 0
+    done = paired("backup", "--job", "b", "--network-acceleration")
+    assert done.status == 2
+    assert "--network-acceleration is off, not on" in done.err
+    done = paired("backup", "--job", "b", "--compression", "lz4")
+    assert "--compression is adaptive, not lz4" in done.err
 
 
 def test_stdin_is_a_stream(paired, hand_over):

@@ -161,4 +161,4 @@ def test_all_commands_are_there():
         *("init", "serve", "invite", "join", "backup", "run", "restore", "verify", "points", "scrub", "status"),
         "check-config",
     }
-    assert groups == {"repository", "password", "peer", "job"}
+    assert groups == {"repository", "password", "peer", "job", "throttle"}

@@ -184,6 +184,25 @@ def test_check_config_finds_what_does_not_exist(paired, tmp_path):
     assert "'good'" not in findings
 
 
+@pytest.mark.parametrize("where", ["in the URL", "in a file"])
+def test_check_config_warns_of_a_proxys_password_that_others_can_read(node, tmp_path, where):
+    file = tmp_path / "proxy-password"
+    config = node.path / "config.toml"
+    user = "ann:s3cr3t" if where == "in the URL" else "ann"
+    node.add_to_config(f'\n[link]\noutbound_proxy = "socks5://{user}@proxy:1080"\n')
+    if where == "in a file":
+        node.add_to_config(f'outbound_proxy_password_file = "{file}"\n')
+        assert "cannot read the password of the proxy" in node.json("check-config").out
+        file.write_text("s3cr3t\n")
+    readable = config if where == "in the URL" else file
+    for mode, warned in ((0o600, False), (0o644, True)):
+        readable.chmod(mode)
+        done = node("check-config")
+        assert done.status == 0
+        assert ("other users can read" in done.err) is warned
+        assert "s3cr3t" not in done.out + done.err
+
+
 def test_an_unknown_key_shows_line_and_column(node):
     node.add_to_config("\n[jobs.x]\ncolour = 1\n")
     done = node("check-config")

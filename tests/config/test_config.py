@@ -61,6 +61,8 @@ def test_a_good_file_is_read():
         ('name = "office"', "name = office", "3:8", "not valid TOML"),
         ('"5m"', '"5m', "18:17", "not valid TOML"),
         ("[node]", "[[node]]", "2:3", "is not a section"),
+        ('encrypt = "source"', 'compression = "gzip"\nencrypt = "source"', "11:1", "compression in [jobs.docs]"),
+        ('encrypt = "source"', 'encrypt = "source"\nnetwork_acceleration = true', "12:1", "names their chunks"),
         ("[repositories.main]", "[repositories]\nmain = 3", "7:1", "is not a section"),
     ],
 )
@@ -108,6 +110,10 @@ def test_an_unknown_job_or_repository_suggests_the_nearest():
         ({"stdin_name": "../x"}, "stdin_name"),
         ({"to": "/x"}, "to"),
         ({"to": "a/b/c"}, "to"),
+        ({"network_acceleration": True}, "network_acceleration"),
+        ({"network_acceleration": True, "encrypt": "target"}, "network_acceleration"),
+        ({"network_acceleration": True, "encrypt": "none", "password": ""}, None),
+        ({"compression": "lz4"}, None),
     ],
 )
 def test_what_cannot_work_is_found_before_the_run(changes, field):
@@ -124,3 +130,61 @@ def test_addresses(text):
 @pytest.mark.parametrize("text", ["host", ":1", "host:", "host:65536", "::1:80", "a b:1", "host:1\n"])
 def test_no_addresses(text):
     assert not is_address(text)
+
+
+THROTTLE = """\
+[node]
+name = "office"
+[jobs.docs]
+to = "offsite/main"
+encrypt = "none"
+paths = ["/a"]
+[throttle.daemon]
+"Mon-Fri 08:00-18:00" = "20Mbit"
+"always" = "100Mbit"
+[throttle.peers.offsite]
+"Sat,Sun 00:00-24:00" = "unlimited"
+[throttle.jobs.docs]
+"22:00-06:00" = "5MB/s"
+"""
+
+
+def test_limits_of_bandwidth():
+    throttle = parse_config(THROTTLE, PATH).throttle
+    assert [(rule.text, rule.rate) for rule in throttle.daemon.rules] == [
+        ("Mon-Fri 08:00-18:00", 2_500_000),
+        ("always", 12_500_000),
+    ]
+    assert {name: schedule.rules[0].rate for name, schedule in throttle.peers.items()} == {"offsite": 0}
+    assert {name: schedule.rules[0].rate for name, schedule in throttle.jobs.items()} == {"docs": 5_000_000}
+    assert parse_config(GOOD, PATH).throttle.daemon.rules == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "place", "words"),
+    [
+        ('"20Mbit"', '"20Mb"', "8:1", "Mon-Fri 08:00-18:00: '20Mb' is not a rate"),
+        ('"20Mbit"', "20", "8:1", "expected a rate in quotes, got 20"),
+        ('"20Mbit"', '"1kbit"', "8:1", "is outside 64kbit"),
+        ('"always"', '"ever"', "9:1", "'ever' is not a window of time"),
+        ("Sat,Sun", "Sat,Son", "11:1", "'Son' is not a day"),
+        ("22:00-06:00", "22:00-22:00", "13:1", "the window is empty"),
+        (
+            "[throttle.jobs.docs]",
+            "[throttle.jobs.dosc]",
+            "12:16",
+            "there is no job 'dosc' to limit (did you mean 'docs'?",
+        ),
+        ("[throttle.daemon]", "[throttle.demon]", "7:11", "unknown section [throttle.demon] (did you mean 'daemon'?"),
+        ("[throttle.peers.offsite]", '[throttle.peers."/"]', "10:17", "is not a usable name"),
+        ("[throttle.peers.offsite]", "[throttle.peers]", "11:1", "is not a section"),
+        ("[throttle.daemon]", "[throtle.daemon]", "7:2", "unknown section [throtle] (did you mean 'throttle'?"),
+    ],
+)
+def test_an_error_in_a_limit_names_line_column_and_remedy(old, new, place, words):
+    assert THROTTLE.count(old) >= 1
+    with pytest.raises(ConfigError) as caught:
+        parse_config(THROTTLE.replace(old, new, 1), PATH)
+    assert str(caught.value).startswith(f"{PATH}:{place}: "), str(caught.value)
+    assert words in str(caught.value)
+    assert caught.value.remedy

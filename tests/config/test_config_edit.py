@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from transporter.config import JobConfig, RepositoryConfig, load_config
-from transporter.config_edit import edit, put_job, put_repository, write_skeleton
+from transporter.config_edit import clear_limit, edit, put_job, put_limit, put_repository, write_skeleton
 from transporter.errors import ConfigError
 from transporter.quantities import Size
 
@@ -81,3 +81,60 @@ def test_editors_at_once_lose_nothing(path):
         thread.join()
     assert len(load_config(path).jobs) == 15
     assert [entry.name for entry in path.parent.iterdir()] == ["config.toml"]
+
+
+# --- limits -----------------------------------------------------------------------------------------------------
+
+
+def limits(path):
+    throttle = load_config(path).throttle
+    named = [("daemon", throttle.daemon), *throttle.peers.items(), *throttle.jobs.items()]
+    return {name: [(rule.text, rule.rate) for rule in schedule.rules] for name, schedule in named if schedule.rules}
+
+
+def test_limits_are_set_and_cleared(path):
+    before = path.read_text()
+    put_job(path, "docs", job())
+    with_job = path.read_text()
+    put_limit(path, ("daemon",), "always", "100Mbit")
+    put_limit(path, ("jobs", "docs"), "22:00-06:00", "5MB/s")
+    put_limit(path, ("peers", "with.dot"), "always", "unlimited")
+    put_limit(path, ("daemon",), "always", "50Mbit")
+    assert limits(path) == {
+        "daemon": [("always", 6_250_000)],
+        "with.dot": [("always", 0)],
+        "docs": [("22:00-06:00", 5_000_000)],
+    }
+    assert clear_limit(path, ("daemon",), None)
+    assert clear_limit(path, ("peers", "with.dot"), "always")
+    assert not clear_limit(path, ("peers", "with.dot"), "always")
+    assert not clear_limit(path, ("jobs", "docs"), "always")
+    assert limits(path) == {"docs": [("22:00-06:00", 5_000_000)]}
+    assert clear_limit(path, ("jobs", "docs"), None)
+    assert limits(path) == {}
+    assert path.read_text().rstrip() == with_job.rstrip()
+    assert path.read_text().startswith(before.rstrip())
+
+
+def test_a_new_window_stands_before_always_and_comments_stay(path):
+    text = path.read_text()
+    path.write_text(
+        text + '\n[throttle.daemon]\n# working hours\n"Mon-Fri 08:00-18:00" = "20Mbit"  # agreed\n"always" = "1Gbit"\n'
+    )
+    put_limit(path, ("daemon",), "Sat,Sun 00:00-24:00", "unlimited")
+    put_limit(path, ("daemon",), "Mon-Fri 08:00-18:00", "30Mbit")
+    windows = [("Mon-Fri 08:00-18:00", 3_750_000), ("Sat,Sun 00:00-24:00", 0), ("always", 125_000_000)]
+    assert limits(path) == {"daemon": windows}
+    assert "# working hours\n" in path.read_text() and "# agreed" in path.read_text()
+
+
+def test_a_limit_that_would_not_be_valid_is_not_written(path):
+    before = path.read_text()
+    for section, window, rate in (
+        (("jobs", "none"), "always", "1Mbit"),
+        (("daemon",), "never", "1Mbit"),
+        (("daemon",), "always", "1"),
+    ):
+        with pytest.raises(ConfigError):
+            put_limit(path, section, window, rate)
+    assert path.read_text() == before

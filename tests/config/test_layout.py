@@ -61,6 +61,7 @@ NOT_FROM_THE_CLOCK = {
     "protocol/data.py": "the salt, which tests give themselves",
     "transporter/keys/private_file.py": "names of temporary files",
     "transporter/link/resilient.py": "jitter of redialling",
+    "transporter/daemon/keeper.py": "likewise",
     "transporter/workloads/stream.py": "a stream has no time of its own",
     "transporter/workloads/scan_clock.py": "compared with times that the file system wrote: the kernel's clock",
 }

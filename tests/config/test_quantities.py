@@ -5,11 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transporter.quantities import (
+    LEAST_RATE,
+    MOST_RATE,
     exact_duration,
     exact_size,
     parse_duration,
+    parse_rate,
     parse_size,
     show_duration,
+    show_limit,
     show_rate,
     show_size,
 )
@@ -71,3 +75,61 @@ def test_durations_and_rates_for_people():
     assert shown == ["0.4 s", "10 s", "12 s", "1:00", "1:01", "1:00:00", "2:03:07"]
     assert show_rate(10**9, 2) == "500 MB/s"
     assert show_rate(1, 0) == "–"
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("20Mbit", 2_500_000),
+        ("20 Mbit/s", 2_500_000),
+        ("1.5Gbit", 187_500_000),
+        ("500kbit", 62_500),
+        ("64kbit", 8_000),
+        ("100000bit", 12_500),
+        ("2.5MB/s", 2_500_000),
+        ("4MiB/s", 4 << 20),
+        ("100kB/s", 100_000),
+        ("1GiB/s", 1 << 30),
+        ("unlimited", 0),
+        (" unlimited ", 0),
+    ],
+)
+def test_limits(text, rate):
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "20", "Mbit", "20Mb", "20MB", "20mbit", "20MBit", "20Mbps", "-1Mbit", "1e3kbit", "20Mbit/", "2MB/S", "0"],
+)
+def test_no_limits(text):
+    with pytest.raises(ValueError, match="is not a rate"):
+        parse_rate(text)
+
+
+@pytest.mark.parametrize("text", ["0bit", "0Mbit", "63kbit", "7kB/s", "2000000Gbit", "9" * 400 + "Mbit"])
+def test_limits_that_nobody_means(text):
+    with pytest.raises(ValueError, match="is outside 64kbit…1000000Gbit"):
+        parse_rate(text)
+
+
+@given(st.text(max_size=12))
+def test_any_text_is_a_limit_or_an_error(text):
+    try:
+        rate = parse_rate(text)
+    except ValueError as error:
+        assert repr(text) in str(error)
+    else:
+        assert rate == 0 or LEAST_RATE <= rate <= MOST_RATE
+
+
+@given(st.integers(LEAST_RATE, MOST_RATE))
+def test_a_limit_in_bytes_is_read_as_it_is(rate):
+    assert parse_rate(f"{rate * 8}bit") == rate
+    # What is shown is rounded to three digits after the point of its unit.
+    assert parse_rate(show_limit(rate)) == pytest.approx(rate, rel=0.001)
+
+
+def test_limits_for_people():
+    shown = [show_limit(rate) for rate in (0, 8_000, 2_500_000, 187_500_000, 62_500, 3 << 20)]
+    assert shown == ["unlimited", "64 kbit/s", "20 Mbit/s", "1.5 Gbit/s", "500 kbit/s", "25.166 Mbit/s"]

@@ -77,9 +77,9 @@ def job(monkeypatch):
     original = execute._execute
 
     def set_work(work):
-        async def run(home, request, bus, status, clock):
+        async def run(home, request, bus, status, clock, steering, parking):
             if isinstance(request, StatusRequest):
-                return await original(home, request, bus, status, clock)
+                return await original(home, request, bus, status, clock, steering, parking)
             return await work(bus)
 
         monkeypatch.setattr(execute, "_execute", run)

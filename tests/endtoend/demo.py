@@ -63,11 +63,12 @@ class Node:
             raise Failed(f"`transporter {arguments[0]}` did not tell how it went")
         return finished[0]
 
-    def serve(self) -> None:
+    def serve(self, *options: str) -> None:
         """Start the daemon; return when it is ready."""
-        print(f"  {self.name}$ transporter serve &", flush=True)
+        print(f"  {self.name}$ transporter {' '.join(('serve', *options))} &", flush=True)
         with self.log.open("wb") as log:
-            self.daemon = subprocess.Popen(self.command("--log-format", "json", "serve"), stdout=log, stderr=log)
+            command = self.command("--log-format", "json", "serve", *options)
+            self.daemon = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + READY_SECONDS
         while b"ready" not in self.log.read_bytes():
             if self.daemon.poll() is not None or time.monotonic() > deadline:

@@ -18,9 +18,9 @@ from transporter.link.address import parse_address
 from transporter.link.dial import Peer, dial_control
 from transporter.link.identity import load_identity
 from transporter.points.assemble import Place, find_in, open_point
+from transporter.points.domain import domain_of
 from transporter.repository import Repository
 from transporter.repository.point_head import decode_head
-from transporter.service.provider import domain_of
 
 MARKERS = 1000
 

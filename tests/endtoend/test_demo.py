@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 DEMO = Path(__file__).with_name("demo.py")
+REVERSED = Path(__file__).with_name("demo_reverse.py")
 
 
 @pytest.fixture
@@ -36,11 +37,27 @@ def test_the_demo_shows_what_it_promises(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 
-def test_the_demo_needs_data(tmp_path):
-    command = [sys.executable, str(DEMO), "--data", str(tmp_path / "nothing")]
+def test_the_reversed_demo_shows_what_it_promises(tmp_path):
+    """Office, offsite and relay; neither office nor offsite listens; backup, restore, compare."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "code.py").write_text("print('hello')\n" * 5000)
+    (data / "big").write_bytes(os.urandom(3_000_000))
+    command = [sys.executable, str(REVERSED), "--data", str(data), "--work", str(tmp_path)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "neither office nor offsite listens on any port" in done.stdout
+    assert "The copy is complete and identical" in done.stdout
+    assert done.stderr == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
+@pytest.mark.parametrize("demo", [DEMO, REVERSED], ids=["demo", "reversed"])
+def test_the_demo_needs_data(tmp_path, demo):
+    command = [sys.executable, str(demo), "--data", str(tmp_path / "nothing")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "make demo DATA=" in done.stderr
+    assert "make demo" in done.stderr and "DATA=" in done.stderr
 
 
 CHANGES = {

@@ -151,12 +151,13 @@ def test_a_home_of_a_future_version_is_left_alone(new_pair):
     pair = new_pair(serve=False)
     for name in ("catalog.db", "keys.db"):
         with sqlite3.connect(pair.source.home / name) as database:
+            (version,) = database.execute("PRAGMA user_version").fetchone()
             database.execute("PRAGMA user_version = 99")
         database.close()
         done = pair.source("points", "--from", "offsite/main")
         failed(done, 7, "unsupported-format", "newer version")
         with sqlite3.connect(pair.source.home / name) as database:
-            database.execute("PRAGMA user_version = 1")
+            database.execute(f"PRAGMA user_version = {version}")
         database.close()
 
 

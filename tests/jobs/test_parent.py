@@ -63,6 +63,9 @@ class Target:
         self.change = change
         self.asked = []
 
+    async def parent_head(self, _point):
+        return None
+
     async def request(self, message, payload, reply):
         assert (payload, reply) == (b"", PointHead)
         self.asked.append(message)

@@ -25,6 +25,40 @@ def test_addresses_as_people_write_them(text, host, port):
 
 
 @pytest.mark.parametrize(
+    ("text", "address", "shown"),
+    [
+        ("ws://host", Address("host", 80, "ws"), "ws://host:80"),
+        ("wss://host", Address("host", 443, "wss"), "wss://host:443"),
+        ("wss://host:8443/a/b?c", Address("host", 8443, "wss", "/a/b?c"), "wss://host:8443/a/b?c"),
+        ("ws://[::1]:8080/x", Address("::1", 8080, "ws", "/x"), "ws://[::1]:8080/x"),
+    ],
+)
+def test_addresses_behind_a_front_end(text, address, shown):
+    assert parse_address(text) == address
+    assert str(address) == shown
+    assert parse_address(shown) == address
+    assert address.authority in shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ws://",
+        "ws:///x",
+        "ws://::1/x",
+        "ws://host:x/",
+        "ws://host/a b",
+        "http://host/",
+        "wss://host:99999",
+        "ws://h/\x7f",
+    ],
+)
+def test_what_leads_to_no_front_end_is_refused(text):
+    with pytest.raises(UsageError, match="not an address"):
+        parse_address(text)
+
+
+@pytest.mark.parametrize(
     "text",
     ["", ":6180", "host:", "host:port", "host:65536", "host:-1", "host:6 1", "[::1", "[::1]6180", "[::1]:x", "[]:1"],
 )

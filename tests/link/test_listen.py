@@ -1,4 +1,4 @@
-"""One port, three kinds of first byte; nobody stays half-open for long, and only so many at once."""
+"""One port, four kinds of first byte; nobody stays half-open for long, and only so many at once."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import trio
 import trio.testing
 
 from protocol.data import PREFACE_LENGTH, PREFACE_MAGIC, DataChannel
-from transporter.errors import ConfigError
+from transporter.errors import CannotConnect, ConfigError
 from transporter.link.address import Address
 from transporter.link.listen import FIRST_BYTES_SECONDS, HalfOpen, bound_address, dispatch, open_listeners
+from transporter.link.websocket_stream import DATA_PATH, TUNNEL_PATH, open_websocket
 
 PREFACE = DataChannel.initiate(3, b"s" * 16, b"k" * 32, b"b" * 32, b"x" * 24).data_to_send()
 
@@ -21,6 +22,7 @@ class Door:
         self.half_open = HalfOpen(limit)
         self.control, self.data = [], []
         self.stay = trio.Event()
+        self.dialled = []
 
     async def take(self, stream):
         await dispatch(stream, self.half_open, self._control, self._data)
@@ -49,10 +51,14 @@ async def door(nursery):
     nursery.start_soon(serve)
     yield made
     made.serving.cancel()
+    for stream in made.dialled:
+        await trio.aclose_forcefully(stream)
 
 
 async def dial(door):
-    return await trio.open_tcp_stream(door.address.host, door.address.port)
+    stream = await trio.open_tcp_stream(door.address.host, door.address.port)
+    door.dialled.append(stream)
+    return stream
 
 
 async def closed(stream):
@@ -152,3 +158,63 @@ async def test_an_address_that_is_taken_or_not_ours(door):
         await open_listeners(door.address)
     with pytest.raises(ConfigError, match="cannot listen"):
         await open_listeners(Address("203.0.113.1", 1))
+
+
+# --- inside an outer WebSocket --------------------------------------------------------------------------------
+
+
+async def tunnel(door):
+    return await open_websocket(await dial(door), "host:1", TUNNEL_PATH)
+
+
+async def test_inside_an_outer_websocket_the_first_byte_decides_again(door):
+    stream = await tunnel(door)
+    await stream.send_all(b"\x16hello")
+    door.stay.set()
+    with pytest.raises(trio.BrokenResourceError):
+        await stream.receive_some()
+    assert door.control == [b"\x16hello"]
+    for cut in (1, 50, PREFACE_LENGTH):
+        stream = await tunnel(door)
+        await stream.send_all(PREFACE[:cut])
+        await stream.send_all(PREFACE[cut:] + b"more")
+        with pytest.raises(trio.BrokenResourceError):
+            assert await stream.receive_some()
+        preface, rest = door.data.pop()
+        assert (preface.channel, preface.session) == (3, b"s" * 16)
+        assert rest == b"more"
+
+
+@pytest.mark.parametrize("path", [DATA_PATH, "/transporter/v1", "/"])
+async def test_another_path_is_told_nothing(door, path):
+    with trio.fail_after(5), pytest.raises(CannotConnect, match=r"no transporter|broke"):
+        await open_websocket(await dial(door), "host:1", path)
+    assert door.half_open.count == 0
+
+
+@pytest.mark.parametrize("first", [b"GET " + TUNNEL_PATH.encode(), b"SSH-2.0", PREFACE_MAGIC + b"\x02" + bytes(100)])
+async def test_anything_else_inside_is_closed_and_no_websocket_is_unpacked_twice(door, first):
+    stream = await tunnel(door)
+    await stream.send_all(first)
+    with trio.fail_after(5), pytest.raises(trio.BrokenResourceError):
+        assert await stream.receive_some()
+    assert (door.control, door.data, door.half_open.count) == ([], [], 0)
+
+
+async def test_outer_and_inner_first_bytes_have_one_deadline_and_one_place(mock_clock, door):
+    stream = await dial(door)
+    await stream.send_all(b"GET ")
+    while door.half_open.count != 1:
+        await trio.testing.wait_all_tasks_blocked(0.001)
+    mock_clock.jump(FIRST_BYTES_SECONDS - 1)
+    await stream.send_all(f"{TUNNEL_PATH} HTTP/1.1\r\nhost: x\r\n".encode())
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert door.half_open.count == 1
+    mock_clock.jump(1.1)
+    await closed(stream)
+    inner = await tunnel(door)
+    assert door.half_open.count == 1, "the WebSocket stands, and nobody knows yet what for"
+    mock_clock.jump(FIRST_BYTES_SECONDS + 0.1)
+    with pytest.raises(trio.BrokenResourceError):
+        await inner.receive_some()
+    assert (door.control, door.data, door.half_open.count) == ([], [], 0)

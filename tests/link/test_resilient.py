@@ -22,6 +22,7 @@ from transporter.errors import (
 )
 from transporter.link import resilient
 from transporter.link.broken import LinkBroken, NoAnswer
+from transporter.link.gate import Gate
 from transporter.link.resilient import ResilientLink
 
 STARTED = Started(session=bytes(16), key_a=bytes(32), domain=bytes(16))
@@ -56,7 +57,7 @@ class FakeSession:
         self.asked += ids
         return [self.peer.durable.get(each) for each in ids]
 
-    async def request(self, message, payload, reply):
+    async def request(self, message, payload, reply, *, last=False):
         await self.peer.answers(message)
         return reply(point=bytes(16), slots=[]) if reply is PointHead else reply(point=bytes(16), hash=bytes(32)), b""
 
@@ -524,3 +525,94 @@ async def test_finishing_closes_the_session_in_order(link, peer):
         await link.started()
         link.finish()
     assert peer.now.closed
+
+
+# --- paused -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gate():
+    return Gate()
+
+
+@pytest.fixture
+def gated(peer, notes, gate):
+    return ResilientLink(peer.connect, redial_for=100.0, notify=lambda what, why: notes.append((what, why)), gate=gate)
+
+
+async def test_nothing_is_sent_or_asked_for_while_the_gate_is_shut(gated, gate, peer, autojump_clock):
+    async with running(gated):
+        assert gate.close()
+        assert not gate.close(), "it was shut already"
+        await gated.put(chunk(1))
+        await gated.ask_for(chunk(2).chunk_id)
+        await trio.sleep(60)
+        assert (peer.received, peer.requests) == ([], [])
+        assert gate.open()
+        await trio.sleep(0.1)
+        assert (peer.received, peer.requests) == ([chunk(1).chunk_id], [[chunk(2).chunk_id]])
+        assert not gate.open()
+
+
+async def test_a_pause_of_days_is_no_stall_but_the_time_after_it_counts(gated, gate, peer, notes, autojump_clock):
+    async with running(gated):
+        await gated.put(chunk(1))
+        await trio.sleep(resilient.STALL_SECONDS / 2)
+        gate.close()
+        await trio.sleep(200_000)
+        assert len(peer.sessions) == 1
+        gate.open()
+        await trio.sleep(resilient.STALL_SECONDS - 2 * resilient.WATCH_SECONDS)
+        assert len(peer.sessions) == 1
+        await trio.sleep(4 * resilient.WATCH_SECONDS)
+        assert len(peer.sessions) == 2
+    assert "neither acknowledges" in notes[1][1]
+
+
+async def test_a_link_that_is_lost_during_a_pause_comes_back_and_sends_nothing_before_the_end_of_it(
+    gated, gate, peer, autojump_clock
+):
+    async with running(gated):
+        gate.close()
+        await gated.put(chunk(1))
+        await gated.ask_for(chunk(2).chunk_id)
+        await trio.sleep(5)
+        peer.now.cut()
+        await come_back(peer, 2)
+        await trio.sleep(5)
+        assert peer.now.asked == [chunk(1).chunk_id], "what the peer has after all is asked as ever"
+        assert (peer.received, peer.requests) == ([], [])
+        gate.open()
+        await trio.sleep(0.1)
+        assert (peer.received, peer.requests) == ([chunk(1).chunk_id], [[chunk(2).chunk_id]])
+
+
+async def test_a_chunk_that_takes_long_is_no_stall_while_its_bytes_move(link, peer, notes, autojump_clock):
+    """Under a limit, or on a bad line: one chunk of 4 MiB at 64 kbit/s takes nine minutes, two of them eighteen."""
+    async with running(link):
+        await link.put(chunk(1))
+        for _ in range(60):
+            await trio.sleep(resilient.STALL_SECONDS / 10)
+            peer.now.bytes_sent += resilient.ALIVE_BYTES // 8
+        assert len(peer.sessions) == 1
+        # Heartbeats alone are less than that.
+        for _ in range(11):
+            await trio.sleep(resilient.STALL_SECONDS / 10)
+            peer.now.bytes_sent += resilient.ALIVE_BYTES // 100
+        assert len(peer.sessions) >= 2
+    assert "neither acknowledges" in notes[1][1]
+
+
+async def test_a_question_that_hardly_gets_out_is_not_asked_for_ever(link, peer, notes, autojump_clock):
+    """A peer that asks for a byte a second is like one that does not read."""
+
+    async def never(_message):
+        await trio.sleep_forever()
+
+    peer.answers = never
+    async with running(link) as nursery:
+        nursery.start_soon(link.request, GetPoint(repository="main", job="docs", point=bytes(16)), b"", PointHead)
+        await trio.sleep(resilient.STALL_SECONDS - resilient.WATCH_SECONDS)
+        assert len(peer.sessions) == 1
+        await trio.sleep(3 * resilient.WATCH_SECONDS)
+        assert len(peer.sessions) == 2

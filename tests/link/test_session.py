@@ -13,9 +13,11 @@ from protocol.messages import (
     Flushed,
     Have,
     HaveReply,
+    Limit,
     Missing,
     PointHead,
     Progress,
+    Ready,
     Refused,
     SlotStored,
     Started,
@@ -39,6 +41,7 @@ class FakeLink:
     """A control link whose other end is the test."""
 
     bytes_sent = bytes_received = 0
+    peer_name = "offsite"
 
     def __init__(self):
         self.sent = []
@@ -181,6 +184,22 @@ async def test_what_needs_no_answer_reaches_the_job(session, link, heard, nurser
     await trio.testing.wait_all_tasks_blocked()
     assert heard.stored == [ids(2)[1]]
     assert heard.missing == [(ids(3)[2], "damaged")]
+
+
+async def test_the_peer_may_ask_for_less_at_any_time(session, link, heard, nursery):
+    nursery.start_soon(session.read_control)
+    flow = session._handlers.flow
+    for rate in (50_000, 25_000, 0):
+        link.say(Limit(bytes_per_second=rate))
+        await trio.testing.wait_all_tasks_blocked()
+        assert flow.sending.limited is bool(rate)
+    assert not session._over
+
+
+async def test_a_limit_before_ready_is_taken_in(session, link):
+    link.say(Limit(bytes_per_second=50_000), Limit(bytes_per_second=25_000), Ready())
+    await module._wait_until_ready(link, session._handlers.flow)
+    assert session._handlers.flow.sending.limited
 
 
 async def test_a_refusal_is_the_error_that_it_names(session, link):

@@ -21,17 +21,22 @@ from protocol.messages import (
     Have,
     HaveReply,
     Hello,
+    Incoming,
+    Limit,
     ListPoints,
     Missing,
     Needs,
     Pair,
     Paired,
+    Park,
+    Parked,
     Ping,
     PointHead,
     Points,
     Pong,
     Progress,
     PutSlot,
+    Reach,
     Ready,
     Refused,
     SlotStored,
@@ -42,6 +47,7 @@ from protocol.messages import (
     Stop,
     Stopped,
     Stored,
+    Tickets,
 )
 
 ID, POINT = bytes(32), bytes(16)
@@ -58,6 +64,8 @@ SAMPLES = {
     "Points": Points(False), "Points more": Points(True), "GetPoint": GetPoint("r", "j", POINT),
     "PointHead": PointHead(POINT, []), "Stop": Stop(), "Stopped": Stopped(), "Refused": Refused("quota-exceeded", "no"),
     "StatusRequest": StatusRequest(), "StatusReply": StatusReply(), "Progress": Progress("writing", 1),
+    "Limit": Limit(2_500_000), "Park": Park(POINT), "Parked": Parked(), "Reach": Reach(ID, 1), "Tickets": Tickets(ID),
+    "Incoming": Incoming(ID, ID),
 }  # fmt: skip
 EVENTS = [(side, name) for side in sorted(SIDES) for name in SAMPLES]
 

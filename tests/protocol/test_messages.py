@@ -41,8 +41,9 @@ KINDS = {
     10: "Start", 11: "Started", 12: "Ready", 13: "Have", 14: "HaveReply", 15: "Stored", 16: "Get", 17: "Missing",
     18: "Flush", 19: "Flushed", 20: "Needs", 21: "PutSlot", 22: "SlotStored", 23: "Commit", 24: "CommitPlain",
     25: "Committed", 26: "ListPoints", 27: "Points", 28: "GetPoint", 29: "PointHead", 30: "Stop", 31: "Stopped",
-    32: "Refused", 33: "StatusRequest", 34: "StatusReply", 35: "Progress",
-    100: "KeyB", 101: "KeyBProof", 102: "Chunk", 103: "Rekey", 104: "Fin",
+    32: "Refused", 33: "StatusRequest", 34: "StatusReply", 35: "Progress", 36: "Limit",
+    40: "Park", 41: "Parked", 42: "Reach", 43: "Tickets", 44: "Incoming",
+    100: "KeyB", 101: "KeyBProof", 102: "Chunk", 103: "Rekey", 104: "Fin", 105: "Piece",
 }  # fmt: skip
 
 

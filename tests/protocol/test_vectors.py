@@ -157,4 +157,7 @@ def test_fields_that_came_later_have_defaults():
                 for field in dataclasses.fields(getattr(messages, case["message"]))
                 if field.name not in case["fields"]
             ]
-            assert all(field.default is not dataclasses.MISSING for field in later), "a later field needs a default"
+            missing = dataclasses.MISSING
+            assert all(f.default is not missing or f.default_factory is not missing for f in later), (
+                "a later field needs a default"
+            )

@@ -13,9 +13,9 @@ from transporter.jobs.commit import _trim_keys
 from transporter.jobs.needs import Needs
 from transporter.keys.chunk_id import ChunkIdKey
 from transporter.keys.session_key import MetaKey, SessionKey
+from transporter.points.domain import domain_of
 from transporter.points.run_keys import RunKeys
 from transporter.repository import ChunkRecord
-from transporter.service.provider import domain_of
 
 CHUNKS = 2 * MAX_KEY_IDS + 90
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from msgspec import structs
 
 from protocol.messages import Start
 from transporter.catalog import Catalog
@@ -122,6 +123,10 @@ class Node:
         """Verify a point."""
         return await run_verify(self.context, replace(VerifyOrder(job, point, 1.0, "", b"", ""), **how))
 
+    def links(self, **how: Any) -> None:
+        """Change its [link]."""
+        self.config = structs.replace(self.config, link=structs.replace(self.config.link, **how))
+
     def dials(self, address: Address) -> None:
         """Have it find its peer somewhere else."""
         known = self.catalog.peer("offsite")
@@ -218,7 +223,9 @@ REPOSITORIES = '[repositories.main]\n[repositories.rest]\nencrypt_at_rest = "vau
 
 
 @asynccontextmanager
-async def open_world(*, quota: int | None = None, clock: Clock | None = None) -> AsyncIterator[World]:
+async def open_world(
+    *, quota: int | None = None, clock: Clock | None = None, host: str = "127.0.0.1"
+) -> AsyncIterator[World]:
     """Set everything up, serve, and take it down again."""
     clock = clock or SystemClock()
     with in_memory() as folder, ExitStack() as stack:
@@ -232,7 +239,7 @@ async def open_world(*, quota: int | None = None, clock: Clock | None = None) ->
         front = Front(provider, target.bus)
         sources = [make_source(folder, name, clock, stack) for name in ("office", "neighbour")]
         async with trio.open_nursery() as nursery:
-            listeners = await open_listeners(Address("127.0.0.1", 0))
+            listeners = await open_listeners(Address(host, 0))
             address = bound_address(listeners)
             for node in sources:
                 pin, name = node.identity.pin, node.config.node.name

@@ -37,6 +37,13 @@ def backup(
     workload: Annotated[str, typer.Option("--as", metavar="tree|image|stream", help="What the path is.")] = "",
     exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Not these. Repeatable.")] = None,
     stdin_name: Annotated[str, typer.Option(metavar="NAME", help="What the data from stdin is called.")] = "",
+    compression: Annotated[
+        str, typer.Option(metavar="adaptive|lz4|zstd", help="Default: adaptive, as the line wants it.")
+    ] = "",
+    network_acceleration: Annotated[
+        bool,
+        typer.Option("--network-acceleration", help="Share chunks with other such jobs. Only with --encrypt none."),
+    ] = False,
 ) -> int:
     """Copy paths to a repository at another node.
 
@@ -52,6 +59,8 @@ def backup(
         "workload": workload,
         "exclude": exclude or [],
         "stdin_name": stdin_name,
+        "compression": compression,
+        "network_acceleration": network_acceleration,
     }
     given = {name: value for name, value in given.items() if value}
     if job in config.jobs:
@@ -84,6 +93,8 @@ def _must_agree(name: str, job: JobConfig, given: dict[str, object]) -> None:
 
 
 def _show(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return " ".join(str(one) for one in value) if isinstance(value, list) else str(value or "not set")
 
 
@@ -108,8 +119,9 @@ def _define(home: Home, config: Config, name: str, given: dict[str, object]) -> 
         job = msgspec.convert(settings, JobConfig)
     except msgspec.ValidationError:
         raise UsageError(
-            f"--encrypt {settings['encrypt']} or --as {settings.get('as', 'tree')}: not one of the choices",
-            "encrypt: source, target, none; as: tree, image, stream",
+            f"--encrypt {settings['encrypt']}, --as {settings.get('as', 'tree')} or"
+            f" --compression {settings.get('compression', 'adaptive')}: not one of the choices",
+            "encrypt: source, target, none; as: tree, image, stream; compression: adaptive, lz4, zstd",
         ) from None
     problem = job_problem(job)
     if problem:

@@ -26,6 +26,8 @@ def check_config(context: typer.Context) -> int:
     terminal = Terminal.of(context)
     home, config = terminal.home_and_config()
     findings = list(_findings(home, config))
+    for warning in _readable_passwords(home, config):
+        terminal.warn(warning)
     for finding in findings:
         terminal.result(finding, finding=finding)
     if findings:
@@ -40,6 +42,20 @@ def check_config(context: typer.Context) -> int:
     return 0
 
 
+def _readable_passwords(home: Home, config: Config) -> Iterator[str]:
+    """Warn of a proxy's password that others on this machine can read."""
+    from transporter.outbound_proxy import parse_proxy
+
+    if config.link.outbound_proxy in {"", "none"}:
+        return
+    places = {"outbound_proxy_password_file in [link]": config.link.outbound_proxy_password_file}
+    if parse_proxy(config.link.outbound_proxy).password:
+        places["outbound_proxy in [link]"] = str(home.config_path)
+    for key, path in places.items():
+        if path and os.path.exists(path) and os.stat(path).st_mode & 0o077:
+            yield f"{key}: other users can read the proxy's password in {path} (chmod 600 {path})"
+
+
 def _findings(home: Home, config: Config) -> Iterator[str]:
     from transporter.catalog import Catalog
     from transporter.clock import SystemClock
@@ -47,6 +63,7 @@ def _findings(home: Home, config: Config) -> Iterator[str]:
     from transporter.link.identity import load_identity
 
     load_identity(home.path, config.node.name, SystemClock())
+    yield from _proxy_findings(config)
     with KeyDatabase(home.keys_db) as keys:
         passwords = {info.name for info in keys.list()}
     with Catalog(home.catalog_db) as catalog:
@@ -68,3 +85,13 @@ def _findings(home: Home, config: Config) -> Iterator[str]:
         for path in job.paths:
             if path != "-" and not os.path.lexists(path):
                 yield f"job {name!r}: {path} does not exist"
+
+
+def _proxy_findings(config: Config) -> Iterator[str]:
+    from transporter.link.outbound import configured_proxy
+
+    if config.link.outbound_proxy not in {"", "none"}:
+        try:
+            configured_proxy(config.link)
+        except ConfigError as error:
+            yield error.what

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from transporter.cli.terminal import Terminal
-from transporter.errors import ConfigError
+from transporter.config import Config
+from transporter.errors import ConfigError, UsageError
 
 
 def register(app: typer.Typer) -> None:
@@ -17,24 +18,45 @@ def register(app: typer.Typer) -> None:
 
 def invite(
     context: typer.Context,
-    repository: Annotated[str, typer.Option(help="The repository of this home that the other node may use.")],
+    repository: Annotated[str, typer.Option(help="The repository of this home that the other node may use.")] = "",
+    proxy: Annotated[bool, typer.Option("--proxy", help="Let the other node use this one as its proxy host.")] = False,
+    via: Annotated[
+        str, typer.Option(metavar="PROXY_HOST", help="The other node reaches this one through that proxy host.")
+    ] = "",
+    reverse: Annotated[
+        bool,
+        typer.Option("--reverse", help="Ask for a repository of the other node, which then dials this one, always."),
+    ] = False,
 ) -> int:
     """Print an invitation for one node.
 
     It holds address, pin and a secret that works once.
     """
+    from transporter.link.pairing import Kind
     from transporter.link.pairing import invite as make_invitation
 
     terminal = Terminal.of(context)
     home, config = terminal.home_and_config()
-    config.repository(repository)
+    if sum((bool(repository), proxy, reverse)) != 1:
+        raise UsageError("what is the other node invited to?", "give one of --repository NAME, --proxy, --reverse")
+    if via and proxy:
+        raise UsageError("a proxy host is not reached through another one", "leave --via out")
+    kind: Kind = "proxy" if proxy else "source" if reverse else "repository"
+    if kind == "repository":
+        config.repository(repository)
+    if not via:
+        _check_address(config)
+    invitation = make_invitation(home, repository, kind=kind, via=via)
+    terminal.result(invitation, invitation=invitation, repository=repository)
+    more = " --repository NAME" if kind == "source" else ""
+    terminal.hint(f"hand this line over on a way you trust; the other side types: transporter join INVITATION{more}")
+    return 0
+
+
+def _check_address(config: Config) -> None:
     listen = config.node.listen
     if not config.node.address and listen.startswith(("0.0.0.0:", "[::]:")):
         raise ConfigError(
             f"this node listens on every address ({listen}); an invitation needs one that the other side can dial",
             'set address = "HOST:6180" in [node] of config.toml',
         )
-    invitation = make_invitation(home, repository)
-    terminal.result(invitation, invitation=invitation, repository=repository)
-    terminal.hint("hand this line over on a way you trust; the other side types: transporter join INVITATION")
-    return 0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated, Literal
 
 import typer
 
 from transporter.catalog import Run
 from transporter.cli.terminal import Terminal
+
+JobName = Annotated[str, typer.Argument(help="A job, whoever started it.")]
 
 app = typer.Typer(name="job", help="The jobs of this home.", no_args_is_help=True)
 
@@ -44,6 +47,34 @@ def list_jobs(context: typer.Context) -> int:
         terminal.table(["job", "to", "encrypt", "paths", "last run"], rows)
     elif not config.jobs:
         terminal.hint("there are no jobs yet: `transporter backup` defines them")
+    return 0
+
+
+@app.command()
+def pause(context: typer.Context, job: JobName) -> int:
+    """Pause what runs of a job: no more of it is sent or asked for, its session stays."""
+    return _steer(context, job, "pause", "paused")
+
+
+@app.command()
+def resume(context: typer.Context, job: JobName) -> int:
+    """Let a job that was paused go on."""
+    return _steer(context, job, "resume", "resumed")
+
+
+@app.command()
+def cancel(context: typer.Context, job: JobName) -> int:
+    """End what runs of a job, as Ctrl-C does: nothing half-visible stays, and the next run uses what was sent."""
+    return _steer(context, job, "cancel", "cancelled")
+
+
+def _steer(context: typer.Context, job: str, action: Literal["pause", "resume", "cancel"], done: str) -> int:
+    from transporter.daemon.requests import SteerRequest
+    from transporter.daemon.steer_client import steer_job
+
+    terminal = Terminal.of(context)
+    operations = steer_job(terminal.home(), SteerRequest(job=job, action=action))
+    terminal.result(f"{done}: {', '.join(operations)} of {job}", job=job, action=action, operations=operations)
     return 0
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from transporter.cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from transporter.catalog import Peer
 
 app = typer.Typer(name="peer", help="The nodes this one is paired with.", no_args_is_help=True)
 
@@ -31,6 +34,8 @@ def list_peers(context: typer.Context) -> int:
                     "offers": list(peer.offers),
                     "rights": list(peer.rights),
                     "tenant": peer.tenant,
+                    "link": peer.link,
+                    "via": peer.via,
                 }
             )
         return 0
@@ -41,9 +46,9 @@ def list_peers(context: typer.Context) -> int:
     rows = [
         [
             peer.name,
-            peer.address or "dials us",
+            way_to(peer),
             ", ".join(peer.offers) or "–",
-            ", ".join(peer.rights) or "–",
+            ", ".join(map(_right, peer.rights)) or "–",
             fingerprint_text(peer.pin)[:26] + "…",
         ]
         for peer in peers
@@ -53,6 +58,22 @@ def list_peers(context: typer.Context) -> int:
     else:
         terminal.hint("there are no peers yet: see `transporter invite` and `transporter join`")
     return 0
+
+
+def way_to(peer: Peer) -> str:
+    """Return how the link to a peer comes about, for people."""
+    from transporter.catalog import PEER_DIALS, PROXY_HOST
+
+    through = f" through {peer.via}" if peer.via else ""
+    if peer.link == PEER_DIALS:
+        return f"dials us{through}"
+    if peer.link == PROXY_HOST:
+        return f"{peer.address} (proxy host)"
+    return f"{peer.address}{through}".strip() or "dials us"
+
+
+def _right(name: str) -> str:
+    return "this proxy host" if name.startswith("@") else name
 
 
 @app.command("remove")

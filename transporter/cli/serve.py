@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Annotated
 
 import typer
 
@@ -14,7 +15,12 @@ def register(app: typer.Typer) -> None:
     app.command()(serve)
 
 
-def serve(context: typer.Context) -> int:
+def serve(
+    context: typer.Context,
+    proxy: Annotated[
+        bool, typer.Option("--proxy", help="Serve as a proxy host, too: join nodes that both only dial out.")
+    ] = False,
+) -> int:
     """Run the daemon of this home until it is told to stop."""
     import trio
 
@@ -31,7 +37,7 @@ def serve(context: typer.Context) -> int:
         notify_service_manager("READY=1")
 
     async def run() -> None:
-        await run_daemon(home, ready=ready)
+        await run_daemon(home, ready=ready, proxy=proxy)
 
     trio.run(run)
     return 0

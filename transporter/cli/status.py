@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from transporter.cli.job import show_run, show_time
 from transporter.cli.job_runner import run_request
+from transporter.cli.peer import way_to
 from transporter.cli.terminal import Terminal
-from transporter.quantities import show_rate, show_size
+from transporter.quantities import show_limit, show_rate, show_size
+
+if TYPE_CHECKING:
+    from transporter.config import Config
 
 
 def register(app: typer.Typer) -> None:
@@ -21,10 +25,13 @@ def status(context: typer.Context) -> int:
     """Show jobs, sessions, links and live throughput."""
     from transporter.catalog import Catalog
     from transporter.daemon.requests import StatusRequest
+    from transporter.daemon.steer_client import runs_of_their_own
 
     terminal = Terminal.of(context)
     home, config = terminal.home_and_config()
     live = run_request(terminal, home, StatusRequest()).result
+    live = {**live, "running": [*live.get("running", []), *runs_of_their_own(home)]}
+    live.setdefault("limits", limits_now(config))
     with Catalog(home.catalog_db) as catalog:
         last = {name: next(iter(catalog.runs(name, limit=1)), None) for name in config.jobs}
         peers = catalog.peers()
@@ -45,14 +52,36 @@ def status(context: typer.Context) -> int:
     terminal.result(f"node {config.node.name} in {home.path}: daemon {daemon}{where}")
     for line in _live_lines("running", live.get("running", [])) + _live_lines("session", live.get("sessions", [])):
         terminal.result(f"  {line}")
-    under_way = {row.get("job") for row in live.get("running", [])}
+    for row in live["limits"]:
+        on = f"{row['on']} {row['name']}".strip()
+        terminal.result(f"  limit on {on}: {show_limit(row['bytes_per_second'])}")
+    for row in live.get("links", []):
+        parked = row["state"] == "parked"
+        state = "connection parked there" if parked else f"not connected: {row['trouble'] or 'dialling'}"
+        terminal.result(f"  link to {row['peer']}: {state}")
+    for row in live.get("parked", []):
+        terminal.result(f"  parked here: {row['peer']}")
+    under_way = {row.get("job"): "paused" if row.get("paused") else "running" for row in live.get("running", [])}
     for name, run in last.items():
-        terminal.result(f"  job {name}: {'running' if name in under_way else show_run(run)}")
+        terminal.result(f"  job {name}: {under_way.get(name) or show_run(run)}")
     for peer in peers:
-        terminal.result(f"  peer {peer.name}: {peer.address or 'dials us'}")
+        terminal.result(f"  peer {peer.name}: {way_to(peer)}")
     for name in config.repositories:
         terminal.result(f"  repository {name}")
     return 0
+
+
+def limits_now(config: Config) -> list[dict[str, Any]]:
+    """Return the limits of a configuration that hold at this moment, as a daemon tells them."""
+    from transporter.clock import SystemClock
+    from transporter.throttle.limits import schedules
+
+    now = SystemClock().local_time()
+    return [
+        {"on": on, "name": name, "bytes_per_second": int(rate)}
+        for (on, name), schedule in schedules(config.throttle)
+        if (rate := schedule.rate(now))
+    ]
 
 
 def _live_lines(kind: str, rows: list[dict[str, Any]]) -> list[str]:
@@ -63,5 +92,7 @@ def _live_lines(kind: str, rows: list[dict[str, Any]]) -> list[str]:
         moved, seconds = row.get("bytes", 0), row.get("seconds", 0.0)
         if moved:
             words.append(f"{show_size(moved)} ({show_rate(moved, seconds)})")
+        if row.get("paused"):
+            words.append("paused")
         lines.append(f"{kind}: {' '.join(words)}")
     return lines

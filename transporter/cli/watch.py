@@ -11,7 +11,7 @@ from transporter import events
 from transporter.cli.summary import summary
 from transporter.cli.terminal import Terminal
 from transporter.events import EventBus
-from transporter.quantities import show_duration, show_rate, show_size
+from transporter.quantities import show_duration, show_limit, show_rate, show_size
 
 JSON_INTERVAL = 0.5
 """Seconds between two progress objects: enough for a graph, little enough for a log."""
@@ -87,6 +87,12 @@ class Words:
                 say.warn(f"the link to {event.peer} was lost: {event.reason}")
             case events.Redialling():
                 say.hint(f"dialling {event.peer} again in {show_duration(event.delay)} (attempt {event.attempt})")
+            case events.LimitInForce():
+                say.hint(limit_words(event))
+            case events.JobPaused():
+                say.hint(f"job {event.job} is paused; go on with: transporter job resume {event.job}")
+            case events.JobResumed():
+                say.hint(f"job {event.job} goes on")
             case events.SecurityEvent():
                 say.warn(f"SECURITY: {event.peer}: {event.what}")
             case events.JobFailed():
@@ -99,6 +105,15 @@ class Words:
                     say.result(event.point)
             case _:
                 pass
+
+
+def limit_words(event: events.LimitInForce) -> str:
+    """Return a change of limits as a sentence."""
+    doing = {"send": "sending", "receive": "receiving"}.get(event.direction, event.direction)
+    if not event.bytes_per_second:
+        return f"{doing} is not limited any more"
+    whose = "the other side asks for it" if event.by == "asked" else f"limit on the {event.by}"
+    return f"{doing} at most {show_limit(event.bytes_per_second)} ({whose})"
 
 
 class ProgressLines:

@@ -9,8 +9,6 @@ Closing the connection stops the job. The socket has mode 0600 in a folder of mo
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -19,46 +17,47 @@ import structlog
 import trio
 
 from pipeline.run import open_tasks
-from transporter.daemon.client import LENGTH_BYTES
 from transporter.daemon.execute import StatusSource, execute_in_daemon
-from transporter.daemon.requests import JobOutcome, JobRequest, request_from_bytes
+from transporter.daemon.framing import receive_request, send_message, unix_listener
+from transporter.daemon.requests import JobOutcome, JobRequest
 from transporter.daemon.tuning import give_back_memory
 from transporter.daemon.waiting_events import WaitingEvents
 from transporter.errors import Interrupted
 from transporter.events import EventBus, event_to_dict
 from transporter.home import Home
+from transporter.link.routes import Parking
 
-REQUEST_AT_MOST = 1 << 20
 log = structlog.get_logger()
 
 
-async def serve_control_socket(home: Home, status: StatusSource, on_job: Callable[[JobRequest, EventBus], Any]) -> None:
-    """Serve until cancelled. ``on_job`` returns a context manager that is held while a job runs."""
-    with home.socket_address() as address:
-        home.control_socket.unlink(missing_ok=True)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        sock.bind(address)
-    os.chmod(home.control_socket, 0o600)
-    # Without a pause since its name appeared: a command that finds the name and nobody behind it runs the job itself.
-    sock.listen(16)
-    try:
+async def serve_control_socket(
+    home: Home,
+    status: StatusSource,
+    on_job: Callable[[JobRequest, EventBus], Any],
+    parking: Parking | None = None,
+) -> None:
+    """Serve until cancelled. ``on_job`` returns a context manager of the run's steering, held while it runs.
 
-        async def take(stream: trio.SocketStream) -> None:
-            await _serve_one(home, stream, status, on_job)
+    ``parking``: by which jobs reach peers that dial this node.
+    """
 
-        await trio.serve_listeners(take, [trio.SocketListener(trio.socket.from_stdlib_socket(sock))])
-    finally:
-        home.control_socket.unlink(missing_ok=True)
+    async def take(stream: trio.SocketStream) -> None:
+        await _serve_one(home, stream, status, on_job, parking)
+
+    with unix_listener(home, home.control_socket) as listener:
+        await trio.serve_listeners(take, [listener])
 
 
 async def _serve_one(
-    home: Home, stream: trio.SocketStream, status: StatusSource, on_job: Callable[[JobRequest, EventBus], Any]
+    home: Home,
+    stream: trio.SocketStream,
+    status: StatusSource,
+    on_job: Callable[[JobRequest, EventBus], Any],
+    parking: Parking | None,
 ) -> None:
     try:
         async with stream:
-            with trio.fail_after(10):
-                request = request_from_bytes(await _receive(stream, REQUEST_AT_MOST))
-            await _run(home, request, stream, status, on_job)
+            await _run(home, await receive_request(stream), stream, status, on_job, parking)
     except (OSError, ValueError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
         return
     except Exception:
@@ -72,6 +71,7 @@ async def _run(
     stream: trio.SocketStream,
     status: StatusSource,
     on_job: Callable[[JobRequest, EventBus], Any],
+    parking: Parking | None,
 ) -> None:
     bus = EventBus()
     events = WaitingEvents()
@@ -86,37 +86,16 @@ async def _run(
 
         async def forward_events() -> None:
             async for event in events:
-                await _send(stream, {"event": event_to_dict(event)})
+                await send_message(stream, {"event": event_to_dict(event)})
 
         nursery.start_soon(until_gone)
         async with open_tasks() as forwarding:
             forwarding.start_soon(forward_events)
-            with on_job(request, bus):
-                outcome = await execute_in_daemon(home, request, bus, status)
+            with on_job(request, bus) as steering:
+                outcome = await execute_in_daemon(home, request, bus, status, steering, parking)
             # It ends the forwarder once it has sent everything: no event may come after the outcome.
             events.close()
+        await send_message(stream, {"outcome": msgspec.to_builtins(outcome)})
+        # Not before: whoever ran the command would wait for it.
         await trio.to_thread.run_sync(give_back_memory)
-        await _send(stream, {"outcome": msgspec.to_builtins(outcome)})
         nursery.cancel_scope.cancel()
-
-
-async def _receive(stream: trio.SocketStream, most: int) -> bytes:
-    length = int.from_bytes(await _exactly(stream, LENGTH_BYTES), "big")
-    if length > most:
-        raise ValueError("too long")
-    return await _exactly(stream, length)
-
-
-async def _exactly(stream: trio.SocketStream, count: int) -> bytes:
-    data = bytearray()
-    while len(data) < count:
-        more = await stream.receive_some(count - len(data))
-        if not more:
-            raise ValueError("cut short")
-        data += more
-    return bytes(data)
-
-
-async def _send(stream: trio.SocketStream, message: dict[str, Any]) -> None:
-    data = msgspec.msgpack.encode(message)
-    await stream.send_all(len(data).to_bytes(LENGTH_BYTES, "big") + data)

@@ -19,9 +19,13 @@ from transporter.daemon.requests import (
     PointsRequest,
     RestoreRequest,
     StatusRequest,
+    SteerRequest,
     VerifyRequest,
+    operation_of,
 )
+from transporter.daemon.steering import Steering, serve_steering
 from transporter.errors import (
+    ConfigError,
     DiskFull,
     FinishedWithGaps,
     Interrupted,
@@ -38,27 +42,43 @@ from transporter.jobs.points import Where, list_points, where_of
 from transporter.jobs.restore import RestoreOrder, run_restore
 from transporter.jobs.verify import VerifyOrder, run_verify
 from transporter.keys.database import KeyDatabase
+from transporter.link.carrier import use_congestion_control
 from transporter.link.identity import load_identity
+from transporter.link.routes import Parking
+from transporter.throttle.watch import watch_limits
 
 StatusSource = Callable[[], dict[str, Any]]
 log = structlog.get_logger()
 
 
 async def execute(
-    home: Home, request: JobRequest, bus: EventBus, status: StatusSource, clock: Clock | None = None
+    home: Home,
+    request: JobRequest,
+    bus: EventBus,
+    status: StatusSource,
+    clock: Clock | None = None,
+    steering: Steering | None = None,
+    parking: Parking | None = None,
 ) -> JobOutcome:
     """Run ``request`` to its end. Errors become a JobFailed event and an exit status; only cancellation is raised."""
     clock = clock or SystemClock()
     try:
-        return await _execute(home, request, bus, status, clock)
+        return await _execute(home, request, bus, status, clock, steering or Steering(), parking)
     except (TransporterError, OSError) as error:
         return _end(request, bus, _known(error))
 
 
-async def execute_in_daemon(home: Home, request: JobRequest, bus: EventBus, status: StatusSource) -> JobOutcome:
+async def execute_in_daemon(
+    home: Home,
+    request: JobRequest,
+    bus: EventBus,
+    status: StatusSource,
+    steering: Steering | None = None,
+    parking: Parking | None = None,
+) -> JobOutcome:
     """Run ``request`` as `execute` does. A bug, too, ends its job and not the daemon; the log has the trace."""
     try:
-        return await execute(home, request, bus, status)
+        return await execute(home, request, bus, status, steering=steering, parking=parking)
     except Exception as error:
         log.exception("a job met an internal error", job=getattr(request, "job", ""))
         return _end(request, bus, _known(error))
@@ -90,12 +110,27 @@ def _failed(request: JobRequest, error: TransporterError) -> JobFailedEvent:
     )
 
 
-async def _execute(home: Home, request: JobRequest, bus: EventBus, status: StatusSource, clock: Clock) -> JobOutcome:
+async def _execute(
+    home: Home,
+    request: JobRequest,
+    bus: EventBus,
+    status: StatusSource,
+    clock: Clock,
+    steering: Steering,
+    parking: Parking | None,
+) -> JobOutcome:
     if isinstance(request, StatusRequest):
         return JobOutcome(exit_status=0, result=status())
+    if isinstance(request, SteerRequest):
+        return steering.steer(request)
     config = load_config(home.config_path)
+    use_congestion_control(config.link.congestion)
+    steering.throttle.apply(config.throttle, clock.local_time())
     with Catalog(home.catalog_db) as catalog, KeyDatabase(home.keys_db, clock=clock) as keys:
-        context = JobContext(home, config, load_identity(home.path, config.node.name, clock), catalog, keys, clock, bus)
+        identity = load_identity(home.path, config.node.name, clock)
+        context = JobContext(
+            home, config, identity, catalog, keys, clock, bus, parking, throttle=steering.throttle, gate=steering.gate
+        )
         if isinstance(request, PointsRequest):
             rows, exit_status = await _points(context, request)
             return JobOutcome(exit_status=exit_status, result={"points": rows})
@@ -186,6 +221,9 @@ async def execute_here(home: Home, request: JobRequest, bus: EventBus) -> JobOut
     """Run a request in a process of its own; SIGINT and SIGTERM stop it in order."""
     import signal
 
+    def warn(error: ConfigError) -> None:
+        bus.publish(Note(text=f"limits stay as they were: {error}", job=getattr(request, "job", "")))
+
     interrupted = False
     outcome = JobOutcome(exit_status=Interrupted.exit_status)
     async with trio.open_nursery() as nursery:
@@ -199,7 +237,13 @@ async def execute_here(home: Home, request: JobRequest, bus: EventBus) -> JobOut
                     return
 
         nursery.start_soon(watch_signals)
-        outcome = await execute(home, request, bus, not_running)
+        steering = Steering()
+        job = getattr(request, "job", "")
+        if isinstance(request, BackupRequest | RestoreRequest | VerifyRequest):
+            nursery.start_soon(serve_steering, home, request, steering, bus, operation_of(request))
+            nursery.start_soon(watch_limits, steering.throttle, home.config_path, SystemClock(), warn)
+        with steering.cancellable(job, bus):
+            outcome = await execute(home, request, bus, not_running, steering=steering)
         nursery.cancel_scope.cancel()
     if interrupted and outcome.exit_status == Interrupted.exit_status:
         bus.publish(_failed(request, Interrupted("interrupted", "run it again: what was sent already is used")))

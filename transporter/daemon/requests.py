@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -73,7 +73,19 @@ class StatusRequest(_Request, frozen=True, kw_only=True):
     """Ask for what is going on: the result has ``daemon``, ``running`` (jobs), ``sessions``, ``peers``."""
 
 
-JobRequest = BackupRequest | RestoreRequest | VerifyRequest | PointsRequest | StatusRequest
+class SteerRequest(_Request, frozen=True, kw_only=True):
+    """Pause, resume or cancel the runs of a job. The result has ``operations``: what was under way."""
+
+    job: str
+    action: Literal["pause", "resume", "cancel"]
+
+
+JobRequest = BackupRequest | RestoreRequest | VerifyRequest | PointsRequest | StatusRequest | SteerRequest
+
+
+def operation_of(request: JobRequest) -> str:
+    """Return what a request does, as people call it: ``backup``, ``restore``, ``verify``."""
+    return type(request).__name__.removesuffix("Request").lower()
 
 
 class JobOutcome(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from transporter.daemon.requests import JobRequest, StatusRequest
+from transporter.daemon.keeper import Keeper
+from transporter.daemon.requests import JobOutcome, JobRequest, StatusRequest, SteerRequest, operation_of
+from transporter.daemon.steering import Steering, steered
+from transporter.errors import NotRunning
 from transporter.events import Event, EventBus, Progress, RestoreProgress, VerifyProgress
 from transporter.service.provider import Provider
 
@@ -17,24 +20,28 @@ class _Job:
     job: str
     operation: str
     began: float
+    steering: Steering
+    bus: EventBus
     moved: int = 0
 
 
 class RunningJobs:
     """Jobs under way in this daemon, and sessions that peers have open with it."""
 
-    def __init__(self, provider: Provider) -> None:
+    def __init__(self, provider: Provider, keeper: Keeper | None = None) -> None:
         self._provider = provider
+        self._keeper = keeper
         self._jobs: list[_Job] = []
 
     @contextmanager
-    def job(self, request: JobRequest, bus: EventBus) -> Iterator[None]:
-        """Note that a job runs, for as long as the context lasts."""
-        if isinstance(request, StatusRequest):
-            yield
+    def job(self, request: JobRequest, bus: EventBus) -> Iterator[Steering]:
+        """Note that a job runs, for as long as the context lasts; it can be paused and cancelled meanwhile."""
+        steering = Steering(self._provider.throttle, steer=self.steer)
+        if isinstance(request, StatusRequest | SteerRequest):
+            yield steering
             return
-        operation = type(request).__name__.removesuffix("Request").lower()
-        entry = _Job(getattr(request, "job", ""), operation, self._provider.clock.monotonic())
+        operation = operation_of(request)
+        entry = _Job(getattr(request, "job", ""), operation, self._provider.clock.monotonic(), steering, bus)
 
         def watch(event: Event) -> None:
             if isinstance(event, Progress):
@@ -47,9 +54,21 @@ class RunningJobs:
         bus.subscribe(watch)
         self._jobs.append(entry)
         try:
-            yield
+            with steering.cancellable(entry.job, bus):
+                yield steering
         finally:
             self._jobs.remove(entry)
+
+    def steer(self, request: SteerRequest) -> JobOutcome:
+        """Pause, resume or cancel every run of a job. Raises NotRunning where there is none."""
+        runs = [entry for entry in self._jobs if entry.job == request.job]
+        if not runs:
+            raise NotRunning(
+                f"no run of job {request.job!r} is under way in the daemon", "`transporter status` shows what runs"
+            )
+        for entry in runs:
+            entry.steering.act(request, entry.bus)
+        return steered(request, [entry.operation for entry in runs])
 
     def status(self) -> dict[str, Any]:
         """Return what is going on: jobs with bytes moved and seconds, sessions with their peers."""
@@ -57,8 +76,17 @@ class RunningJobs:
         return {
             "daemon": True,
             "running": [
-                {"job": job.job, "operation": job.operation, "bytes": job.moved, "seconds": round(now - job.began, 3)}
+                {
+                    "job": job.job,
+                    "operation": job.operation,
+                    "bytes": job.moved,
+                    "seconds": round(now - job.began, 3),
+                    "paused": job.steering.gate.shut,
+                }
                 for job in self._jobs
             ],
+            "limits": self._provider.throttle.public(),
             "sessions": [session.public() for session in self._provider.sessions.values()],
+            "links": self._keeper.rows() if self._keeper is not None else [],
+            "parked": self._provider.parked.rows(),
         }

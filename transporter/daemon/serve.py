@@ -17,6 +17,7 @@ from transporter.catalog import Catalog
 from transporter.clock import Clock, SystemClock
 from transporter.config import Config, load_config
 from transporter.daemon.control_socket import serve_control_socket
+from transporter.daemon.keeper import Keeper
 from transporter.daemon.listener import Front
 from transporter.daemon.running import RunningJobs
 from transporter.daemon.tuning import tune_process
@@ -25,16 +26,22 @@ from transporter.events import EventBus
 from transporter.home import Home
 from transporter.keys.database import KeyDatabase
 from transporter.link.address import parse_address
+from transporter.link.carrier import use_congestion_control
 from transporter.link.identity import load_identity
 from transporter.link.listen import bound_address, open_listeners
+from transporter.link.routes import Parking
 from transporter.repository import Repository
 from transporter.service.provider import OpenRepository, Provider
+from transporter.service.relay import Relay
+from transporter.throttle.watch import watch_limits
 
 log = structlog.get_logger()
 
 
-async def serve(home: Home, *, ready: Callable[[str], None], clock: Clock | None = None) -> None:
+async def serve(home: Home, *, ready: Callable[[str], None], proxy: bool = False, clock: Clock | None = None) -> None:
     """Run the daemon of ``home`` until SIGINT or SIGTERM. ``ready`` is told where it listens ("" where it does not).
+
+    ``proxy``: it serves as a proxy host, too.
 
     Raises ConfigError (address taken, no identity, a repository that was made for another ``encrypt_at_rest``),
     JobBusy (another daemon of this home, or of a repository), and if not one of its repositories can be opened what
@@ -43,9 +50,14 @@ async def serve(home: Home, *, ready: Callable[[str], None], clock: Clock | None
     clock = clock or SystemClock()
     tune_process()
     config = load_config(home.config_path)
+    use_congestion_control(config.link.congestion)
     with _daemon_lock(home), Catalog(home.catalog_db) as catalog, KeyDatabase(home.keys_db, clock=clock) as keys:
         identity = load_identity(home.path, config.node.name, clock)
         provider = Provider(home, config, identity, catalog, keys, clock)
+        if proxy:
+            if not config.node.listen:
+                raise ConfigError("a proxy host must listen", 'set listen = "HOST:6180" in [node] of config.toml')
+            provider.relay = Relay(provider.parked, provider.tickets, config.proxy.streams_per_node, provider.throttle)
         try:
             open_repositories(provider)
             await _serve(home, config, provider, ready)
@@ -111,8 +123,10 @@ def _daemon_lock(home: Home) -> Iterator[None]:
 
 async def _serve(home: Home, config: Config, provider: Provider, ready: Callable[[str], None]) -> None:
     bus = EventBus()
-    running = RunningJobs(provider)
     front = Front(provider, bus)
+    keeper = Keeper(provider, bus, front.take)
+    running = RunningJobs(provider, keeper)
+    parking = Parking(provider.parked, provider.tickets)
     async with open_tasks() as nursery:
         nursery.start_soon(_until_signal, nursery.cancel_scope)
         where = ""
@@ -120,10 +134,17 @@ async def _serve(home: Home, config: Config, provider: Provider, ready: Callable
             listeners = await open_listeners(parse_address(config.node.listen))
             where = str(bound_address(listeners))
             nursery.start_soon(trio.serve_listeners, front.take, listeners)
-            nursery.start_soon(front.tidier.run)
-        nursery.start_soon(serve_control_socket, home, running.status, running.job)
+        nursery.start_soon(front.tidier.run)
+        nursery.start_soon(keeper.run)
+        provider.throttle.apply(config.throttle, provider.clock.local_time())
+        nursery.start_soon(watch_limits, provider.throttle, home.config_path, provider.clock, _limits_stay)
+        nursery.start_soon(serve_control_socket, home, running.status, running.job, parking)
         await _until_socket(home)
         ready(where)
+
+
+def _limits_stay(error: ConfigError) -> None:
+    log.warning("limits stay as they were", code=error.code, what=error.what, remedy=error.remedy)
 
 
 async def _until_socket(home: Home) -> None:

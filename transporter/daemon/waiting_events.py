@@ -6,10 +6,11 @@ from collections import deque
 
 import trio
 
-from transporter.events import PROGRESS_EVENTS, DamageFound, Event, FileNote, FileSkipped, Note
+from transporter.events import PROGRESS_EVENTS, DamageFound, Event, FileNote, FileSkipped, LimitInForce, Note
 
-# Progress is worth nothing behind so many other events: the next one says more.
+# Progress is worth nothing behind so many other events: the next one says more. So does the next limit.
 PROGRESS_AT_MOST = 64
+_REPLACED = (*PROGRESS_EVENTS, LimitInForce)
 # Events of which a job may have one for each file or chunk; each takes some 500 bytes here, so 50 MB in all.
 MANY_AT_MOST = 100_000
 _MANY = (FileNote, FileSkipped, DamageFound)
@@ -26,7 +27,7 @@ class WaitingEvents:
 
     def put(self, event: Event) -> None:
         """Queue an event. Too much progress is dropped; of too many notes on files it is told how many are left out."""
-        if isinstance(event, PROGRESS_EVENTS) and len(self._waiting) >= PROGRESS_AT_MOST:
+        if isinstance(event, _REPLACED) and len(self._waiting) >= PROGRESS_AT_MOST:
             return
         if isinstance(event, _MANY) and len(self._waiting) >= MANY_AT_MOST:
             self._left_out += 1

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 
 import trio
 from blake3 import blake3
+from msgspec import structs
 
 from pipeline.channel import ByteChannel
 from pipeline.chunk import Chunk
 from pipeline.chunker import CONTENT_SIZES
 from pipeline.run import open_tasks
 from pipeline.trust_zone import Zone, backup_source
-from pipeline.workers import Lane, ordered_window, processors
+from pipeline.workers import ordered_window
 from protocol.messages import Start, Started
 from transporter.config import JobConfig
 from transporter.errors import JobFailed, MissingChunks
@@ -36,14 +37,16 @@ from transporter.events import (
     display_path,
 )
 from transporter.jobs.commit import Commit, commit_point
+from transporter.jobs.compression import Compression
 from transporter.jobs.context import JobContext, job_lock
+from transporter.jobs.given import check_domain
 from transporter.jobs.needs import Needs
 from transporter.jobs.packing import compose_packing
 from transporter.jobs.parent import Parent, find_parent
 from transporter.jobs.read_messages import Open
 from transporter.jobs.reading import Reading, open_reading
+from transporter.link.data_path import open_data_session
 from transporter.link.resilient import ResilientLink
-from transporter.link.session import open_session
 from transporter.points.run_keys import RunKeys, begin_run
 
 POINT_ID_LENGTH = 16
@@ -81,6 +84,8 @@ class BackupRun:
     # Unchanged files are read, too.
     reread: bool = False
     counters: Counters = field(default_factory=Counters)
+    # Chunks of the parent's manifest: if one is not there after all, the commit says so, and all is read again.
+    surely_there: frozenset[bytes] = frozenset()
 
     @property
     def label(self) -> str:
@@ -108,12 +113,16 @@ class BackupRun:
             ):
                 nursery.start_soon(link.run)
                 started = await link.started()
+                check_domain(started, self.name, acceleration=self.job.network_acceleration)
                 parent = await find_parent(self.context, self.name, self.job, link, started, reread=self.reread)
+                self.surely_there = parent.manifest
                 keys = await trio.to_thread.run_sync(self._keys, parent)
                 if keys is not None:
                     link.usable = keys.opens
                 await reading.open(self._what_to_read(parent, self._chunk_id_key(keys, started)))
-                await self._copy(link, reading, keys)
+                pack = compose_packing(backup_source(Zone(self.job.encrypt)), keys)
+                compression = Compression(link, pack, self.job.compression, self.context.clock)
+                await self._copy(link, reading, keys, compression)
                 kind = "incremental" if parent.point else "full"
                 commit = Commit(self.context, self.name, self.job, self.run_id, kind, started, parent, keys)
                 await commit_point(commit, link, reading, needs, self.counters.files_skipped)
@@ -121,7 +130,8 @@ class BackupRun:
         self.context.bus.publish(
             PointCommitted(job=self.name, point=self.run_id.hex(), kind=kind, parent=parent.point.hex())
         )
-        return self._finished(link, reading, kind, self.context.clock.monotonic() - began)
+        seconds = self.context.clock.monotonic() - began
+        return structs.replace(self._finished(link, reading, kind, seconds), **compression.facts())
 
     # --- parts ------------------------------------------------------------------------------------------------
 
@@ -136,8 +146,11 @@ class BackupRun:
             point=b"",
             resume=self.run_id,
             kind="",
+            acceleration=self.job.network_acceleration,
+            head=Zone(self.job.encrypt) is Zone.SOURCE,
         )
-        streams = min(STREAMS, self.context.config.limits.max_streams)
+        most = self.context.config.limits.max_streams
+        streams = min(STREAMS, most)
 
         def notify(what: str, reason: str) -> None:
             if what == "lost":
@@ -145,12 +158,16 @@ class BackupRun:
                 self.context.bus.publish(LinkLost(peer=peer.name, reason=reason))
                 self.context.bus.publish(Redialling(peer=peer.name, attempt=self.counters.redials, delay=0.0))
             else:
-                self.context.bus.publish(LinkUp(peer=peer.name, address=str(peer.address), streams=streams))
+                self.context.bus.publish(LinkUp(peer=peer.name, address=peer.place, streams=streams))
 
         return ResilientLink(
-            lambda handlers: open_session(peer, self.context.identity, start, streams, handlers, self.context.clock),
+            lambda handlers: open_data_session(
+                peer, self.context.identity, start, streams, handlers, self.context.clock, self.context.say, most
+            ),
             redial_for=float(self.context.config.limits.redial_for),
             notify=notify,
+            flow=self.context.flow(peer.name, self.name),
+            gate=self.context.gate,
         )
 
     def _keys(self, parent: Parent) -> RunKeys | None:
@@ -180,23 +197,19 @@ class BackupRun:
             chunk_id_key=chunk_id_key,
         )
 
-    async def _copy(self, link: ResilientLink, reading: Reading, keys: RunKeys | None) -> None:
+    async def _copy(
+        self, link: ResilientLink, reading: Reading, keys: RunKeys | None, compression: Compression
+    ) -> None:
         cut: ByteChannel[list[Chunk]] = ByteChannel("cut", 4, 2 * CONTENT_SIZES.maximum, _size)
         unknown: ByteChannel[list[Chunk]] = ByteChannel("unknown", 4, 2 * CONTENT_SIZES.maximum, _size)
-        packing = Lane(processors())
-        pack = compose_packing(backup_source(Zone(self.job.encrypt)), keys)
 
         async def known(chunks: list[Chunk]) -> list[Chunk]:
             return await self._drop_known(link, _all_that_wait(chunks, cut), keys)
 
-        async def packed(chunks: list[Chunk]) -> list[Chunk]:
-            await packing.run(_pack_all, pack, chunks)
-            return chunks
-
         async def put(chunks: list[Chunk]) -> None:
             for chunk in chunks:
                 chunk.let_go()
-                await link.put(chunk)
+                await compression.put(chunk)
 
         async def hand_on(chunks: list[Chunk]) -> None:
             for group in _in_small_groups(chunks):
@@ -212,7 +225,7 @@ class BackupRun:
             async with open_tasks() as nursery:
                 nursery.start_soon(self._read_stage, reading, cut)
                 nursery.start_soon(known_stage)
-                nursery.start_soon(ordered_window, unknown, packed, put, processors())
+                nursery.start_soon(ordered_window, unknown, compression.pack_group, put, compression.width)
             await link.drained()
             watch.cancel_scope.cancel()
 
@@ -226,10 +239,14 @@ class BackupRun:
 
     async def _drop_known(self, link: ResilientLink, chunks: list[Chunk], keys: RunKeys | None) -> list[Chunk]:
         """Ask the target, and keep only what it lacks (or has under a key that nobody holds any more)."""
-        answers = await self._ask(link, [chunk.chunk_id for chunk in chunks])
         unknown = []
-        for chunk, key_id in zip(chunks, answers, strict=True):
+        doubtful = [chunk for chunk in chunks if chunk.chunk_id not in self.surely_there]
+        for chunk in chunks:
             self.counters.chunks += 1
+            if chunk.chunk_id in self.surely_there:
+                chunk.let_go()
+        answers = await self._ask(link, [chunk.chunk_id for chunk in doubtful]) if doubtful else []
+        for chunk, key_id in zip(doubtful, answers, strict=True):
             usable = key_id is not None and (keys is None or keys.opens(key_id))
             if usable or not link.claim(chunk.chunk_id):
                 chunk.let_go()
@@ -320,11 +337,6 @@ def _in_small_groups(chunks: list[Chunk]) -> Iterator[list[Chunk]]:
 
 def _size(chunks: list[Chunk]) -> int:
     return sum(chunk.plain_length for chunk in chunks)
-
-
-def _pack_all(pack: object, chunks: list[Chunk]) -> None:
-    for chunk in chunks:
-        pack(chunk)  # type: ignore[operator]  # a thread hop takes plain arguments
 
 
 def _identity(point: bytes, chunk_id_key: bytes) -> bytes:

@@ -6,18 +6,20 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from transporter.catalog import Catalog
 from transporter.clock import Clock
 from transporter.config import Config
 from transporter.errors import IdentityRefused, JobBusy
-from transporter.events import EventBus
+from transporter.events import EventBus, Note
 from transporter.home import Home
 from transporter.keys.database import KeyDatabase
-from transporter.link.address import parse_address
 from transporter.link.dial import Peer
+from transporter.link.gate import Gate
 from transporter.link.identity import Identity
+from transporter.link.routes import Parking, Routes
+from transporter.throttle.limits import Flow, Throttle
 
 
 @dataclass(frozen=True)
@@ -31,15 +33,29 @@ class JobContext:
     keys: KeyDatabase
     clock: Clock
     bus: EventBus
+    # None in a command's own process: nobody can have parked a connection there.
+    parking: Parking | None = None
+    throttle: Throttle = field(default_factory=Throttle)
+    gate: Gate = field(default_factory=Gate)
+
+    def flow(self, peer: str, job: str) -> Flow:
+        """Return what a run of ``job`` with ``peer`` may send and receive."""
+        return Flow(self.throttle, (("daemon", ""), ("peer", peer), ("job", job)), job, self.bus.publish)
 
     def peer(self, name: str) -> Peer:
-        """Return a paired node that can be dialled. Raises IdentityRefused."""
+        """Return a paired node that can be dialled, or that dials. Raises IdentityRefused, PeerAway, ConfigError."""
         row = self.catalog.peer(name)
-        if row is None or not row.address:
+        if row is None:
             raise IdentityRefused(
                 f"there is no peer {name!r} that this node could dial", "pair first: `invite` there, `join` here"
             )
-        return Peer(row.name, parse_address(row.address), row.pin, float(self.config.limits.connect_timeout))
+        seconds = float(self.config.limits.connect_timeout)
+        peer = Routes(self.catalog.peer, self.identity, self.config.link, seconds, self.parking).to(row)
+        return replace(peer, say=self.say)
+
+    def say(self, text: str) -> None:
+        """Publish something that a person should read."""
+        self.bus.publish(Note(text=text))
 
 
 @contextmanager

@@ -6,16 +6,25 @@ Composed once for each run; no function here asks in which zone it is.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from pipeline.chunk import Chunk
-from pipeline.compress import compress
+from pipeline.compress import compress, compress_zstd
 from pipeline.trust_zone import Stage
+from pipeline.zstd import ZstdCompressors
 from protocol.data import HEADROOM
 from transporter.keys.session_key import sealed_length
 from transporter.points.run_keys import RunKeys
 
 PLAIN_FORM = 0
 Place = Callable[[Chunk, bytes | bytearray | memoryview], bytearray]
+
+
+class Pack(Protocol):
+    """Turns a plain chunk into its stored form, in place."""
+
+    def __call__(self, chunk: Chunk, level: int = 0) -> None:
+        """Pack ``chunk`` by lz4 (level 0) or by zstd at a level. Any thread."""
 
 
 def place_plain(_chunk: Chunk, coded: bytes | bytearray | memoryview) -> bytearray:
@@ -38,7 +47,7 @@ def place_sealed(keys: RunKeys) -> Place:
     return place
 
 
-def compose_packing(stages: tuple[Stage, ...], keys: RunKeys | None) -> Callable[[Chunk], None]:
+def compose_packing(stages: tuple[Stage, ...], keys: RunKeys | None) -> Pack:
     """Return the function that turns a plain chunk into its stored form, in place; thread-safe.
 
     ``stages`` come from the trust zone; ``keys`` are needed when sealing is among them.
@@ -49,8 +58,10 @@ def compose_packing(stages: tuple[Stage, ...], keys: RunKeys | None) -> Callable
             raise ValueError("sealing needs the keys of the run")
         place = place_sealed(keys)
 
-    def pack(chunk: Chunk) -> None:
-        chunk.codec, coded = compress(chunk.data)
+    compressors = ZstdCompressors()
+
+    def pack(chunk: Chunk, level: int = 0) -> None:
+        chunk.codec, coded = compress_zstd(chunk.data, level, compressors) if level else compress(chunk.data)
         chunk.data = place(chunk, coded)
 
     return pack

@@ -12,7 +12,7 @@ from transporter.events import Note
 from transporter.jobs.context import JobContext
 from transporter.keys.key_ring import KeyRing
 from transporter.link.resilient import ResilientLink
-from transporter.points.assemble import Place, find_in, open_point
+from transporter.points.assemble import OpenedPoint, Place, find_in, open_point
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class Parent:
     point_hash: bytes = b""
     ring: KeyRing | None = field(default=None, repr=False)
     known_here: bool = False
+    # Chunks of its manifest, where this node opened it and relies on it: they need not be asked for.
+    manifest: frozenset[bytes] = frozenset()
 
 
 async def find_parent(
@@ -48,18 +50,18 @@ async def find_parent(
     known_here = ours and not reread
     if Zone(job.encrypt) is not Zone.SOURCE:
         return Parent(started.parent, point_hash, None, known_here)
-    ring = await _open_ring(context, name, job, link, started)
-    if ring is None:
+    opened = await _open_parent(context, name, job, link, started)
+    if opened is None:
         # Without its keys nothing of the parent can be used: a new beginning, in a domain of its own.
         return Parent(started.parent, point_hash)
-    return Parent(started.parent, point_hash, ring, known_here)
+    manifest = frozenset(chunk_id for chunk_id, _length in opened.head.manifest) if known_here else frozenset()
+    return Parent(started.parent, point_hash, opened.ring, known_here, manifest)
 
 
-async def _open_ring(
+async def _open_parent(
     context: JobContext, name: str, job: JobConfig, link: ResilientLink, started: Started
-) -> KeyRing | None:
-    question = GetPoint(repository=job.repository, job=name, point=started.parent)
-    answer, head = await link.request(question, b"", PointHead)
+) -> OpenedPoint | None:
+    slots, head = await _head_of(name, job, link, started.parent)
     place = Place(
         tenant=started.tenant,
         job=name,
@@ -69,9 +71,18 @@ async def _open_ring(
         zone=job.encrypt,
     )
     try:
-        opened = open_point(bytes(head), answer.slots, lambda _head: place, find_in(context.keys.find_by_salt))
+        opened = open_point(head, slots, lambda _head: place, find_in(context.keys.find_by_salt))
     except (NoKey, CorruptedPoint, DamagedData, RefusedByPeer) as error:
         # RefusedByPeer: a point of another zone, from before the job was changed.
         context.bus.publish(Note(text=f"the newest point cannot be built upon: {error.what}", job=name))
         return None
-    return opened.ring
+    return opened
+
+
+async def _head_of(name: str, job: JobConfig, link: ResilientLink, point: bytes) -> tuple[list[bytes], bytes]:
+    """Return the slots and the head of a point; the session's beginning may have brought them."""
+    brought = await link.parent_head(point)
+    if brought is not None:
+        return brought
+    answer, head = await link.request(GetPoint(repository=job.repository, job=name, point=point), b"", PointHead)
+    return answer.slots, bytes(head)

@@ -22,8 +22,8 @@ from transporter.keys.chunk_id import ChunkIdKey
 from transporter.keys.password import PasswordHash, hash_password
 from transporter.keys.session_key import ChunkOpener
 from transporter.keys.slot import SlotInfo
+from transporter.link.data_path import open_data_session
 from transporter.link.resilient import ResilientLink
-from transporter.link.session import open_session
 from transporter.points.assemble import OpenedPoint, Place, find_in, open_point
 from transporter.repository.point_head import PointHead as Head
 from transporter.repository.point_head import decode_head
@@ -127,7 +127,8 @@ async def open_recovery(context: JobContext, where: Where, row: PointRow, passwo
     """
     peer = context.peer(where.peer)
     start = Start(purpose="recovery", job=where.job, repository=where.repository, zone=row.zone, point=row.point)
-    streams = min(STREAMS, context.config.limits.max_streams)
+    most = context.config.limits.max_streams
+    streams = min(STREAMS, most)
     router = _Router()
     redials = [0]
 
@@ -137,13 +138,17 @@ async def open_recovery(context: JobContext, where: Where, row: PointRow, passwo
             context.bus.publish(LinkLost(peer=peer.name, reason=reason))
             context.bus.publish(Redialling(peer=peer.name, attempt=redials[0], delay=0.0))
         else:
-            context.bus.publish(LinkUp(peer=peer.name, address=str(peer.address), streams=streams))
+            context.bus.publish(LinkUp(peer=peer.name, address=peer.place, streams=streams))
 
     link = ResilientLink(
-        lambda handlers: open_session(peer, context.identity, start, streams, handlers, context.clock),
+        lambda handlers: open_data_session(
+            peer, context.identity, start, streams, handlers, context.clock, context.say, most
+        ),
         redial_for=float(context.config.limits.redial_for),
         notify=notify,
         on_chunk=router.on_chunk,
+        flow=context.flow(peer.name, where.job),
+        gate=context.gate,
     )
     link.on_missing = router.on_missing
     async with open_tasks() as nursery:
@@ -190,6 +195,8 @@ def _open(
         plain = decode_head(head)
         if (plain.point_id, plain.job, plain.zone) != (row.point, job, row.zone):
             raise DamagedData("this is not the restore point that was asked for", "run scrub at the target")
+        if plain.domain != started.domain:
+            raise DamagedData("the restore point is of another domain than its chunks", "run scrub at the target")
         return plain, ChunkOpener((), allow_plain=True), ChunkIdKey(started.chunk_id_key)
     place = Place(started.tenant, job, started.repository_id, row.point, started.domain, row.zone)
 

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import trio
 
+from transporter.link import long_line
+
 # Waking up for less costs more than it brings: some 40 microseconds of event loop for 64 KiB.
 LOW_WATER = 256 << 10
 
@@ -33,10 +35,14 @@ class Carrier(Protocol):
 class SocketCarrier:
     """A TCP connection, without the copies that a stream of ``bytes`` objects would cost."""
 
+    # What to ask the kernel for on a long line, for the whole process: a setting of the node (`[link] congestion`).
+    congestion = long_line.BBR
+
     def __init__(self, sock: trio.socket.SocketType) -> None:
         self._socket = sock
         self._low_water = 1
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        long_line.suit(sock, self.congestion)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send every byte of ``data``."""
@@ -78,3 +84,8 @@ class SocketCarrier:
         """Close the socket; tasks that wait on it are woken with an error."""
         self._socket.close()
         await trio.lowlevel.checkpoint()
+
+
+def use_congestion_control(name: str) -> None:
+    """Set what this process asks for on long lines from now on; ``system``: nothing."""
+    SocketCarrier.congestion = "" if name == "system" else name

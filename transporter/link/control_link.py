@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
+import math
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager, suppress
 
 import trio
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream, wrap_server_stream
@@ -17,6 +18,7 @@ from transporter import __version__
 from transporter.errors import CannotConnect, IdentityRefused, RefusedByPeer, TransporterError, error_of
 from transporter.link.broken import LinkBroken
 from transporter.link.tls import TlsStream
+from transporter.throttle.limits import NO_LIMIT, Flow
 
 PATH = "/transporter/v1"
 SUBPROTOCOL = "transporter.v1"
@@ -25,12 +27,14 @@ HEARTBEAT_SECONDS = 10.0
 SILENCE_SECONDS = 30.0
 HANDSHAKE_SECONDS = 10.0
 CLOSE_SECONDS = 2.0
+# A request of the handshake that took so long was on its way, and not only worked on.
+CERTAINLY_LONG_SECONDS = 0.02
 HASTY_CLOSE_SECONDS = 0.1
 # What can go wrong at a provider. Every other error is one of this end (its line, its configuration, its passwords, the
 # person who stops it): a peer that names one would choose what is tried again, asked for, and the exit status.
 PROVIDER_CODES = frozenset(
     {
-        *("refused", "identity-refused", "quota-exceeded", "tampering"),
+        *("refused", "identity-refused", "duplicate-identity", "quota-exceeded", "tampering"),
         *("job-failed", "job-busy", "disk-full", "missing-chunks", "point-exists"),
         # A name that the repository cannot hold; a point that is not there.
         *("usage", "no-such-point"),
@@ -45,6 +49,10 @@ _QUEUE = 2
 # What a peer may send before it is known, all in all: the WebSocket's request, and a Hello and a Pair of 4 KiB at most.
 # The WebSocket would gather a whole message of 16 MiB before anything could look at its length.
 UNKNOWN_BYTES = 16 << 10
+
+
+class SilentPeer(CannotConnect):
+    """The connection was made, and then nothing came: the peer hangs, or the line swallows long packets."""
 
 
 class ControlLink:
@@ -67,13 +75,28 @@ class ControlLink:
         self.peer_name = ""
         self.bytes_sent = 0
         self.bytes_received = 0
+        # A first guess of the line's round trip in seconds, from the handshake; 0: none.
+        self.guess = 0.0
+        # Nothing more is to be said by either side: closing need not wait for the other's goodbye.
+        self.all_said = False
         # The last error that the peer was told.
         self.told: Exception | None = None
+        self._pongs = 0
+        self._pong_came = trio.lowlevel.ParkingLot()
 
     def peer_is_known(self) -> None:
         """Note that the peer is paired: it is half-open no longer, and may send as much as the protocol allows."""
         self._tls.allowance = None
         self._when_known()
+
+    @contextmanager
+    def paced(self, flow: Flow) -> Iterator[None]:
+        """Count this connection as one of ``flow`` for as long as the context lasts."""
+        self._tls.flow = flow
+        try:
+            yield
+        finally:
+            self._tls.flow = NO_LIMIT
 
     async def send(self, message: Message, payload: bytes = b"") -> None:
         """Send one message. Raises LinkBroken."""
@@ -105,8 +128,36 @@ class ControlLink:
         for event in events:
             if isinstance(event.message, Ping):
                 await self.send(Pong(token=event.message.token))
-            elif not isinstance(event.message, Pong):
+            elif isinstance(event.message, Pong):
+                self._pongs += 1
+                self._pong_came.unpark_all()
+            else:
                 self._waiting.append(event)
+
+    def kernel_round_trip(self) -> float | None:
+        """Return the kernel's measurement of the round trip to the next hop in seconds, if there is one."""
+        return self._tls.round_trip()
+
+    async def alive(self, seconds: float) -> bool:
+        """Tell whether the peer answers a Ping within ``seconds``; somebody must be receiving meanwhile."""
+        before = self._pongs
+        with trio.move_on_after(seconds), suppress(LinkBroken, TransporterError):
+            await self.send(Ping(token=0))
+            while self._pongs == before:
+                await self._pong_came.park()
+        return self._pongs > before
+
+    async def round_trip(self, seconds: float) -> float | None:
+        """Return how long a Ping takes there and back (the shorter of two), None if none is answered in ``seconds``.
+
+        Somebody must be receiving meanwhile. Two, because either end may have been busy with something else.
+        """
+        took = []
+        for _ in range(2):
+            began = trio.current_time()
+            if await self.alive(seconds):
+                took.append(trio.current_time() - began)
+        return min(took, default=None)
 
     def _broken(self, error: Exception) -> Exception:
         if self._tls.refusal is not None:
@@ -127,16 +178,18 @@ class ControlLink:
             token += 1
             with trio.move_on_after(SILENCE_SECONDS) as scope:
                 await self.send(Ping(token=token))
-            if scope.cancelled_caught:
+            # Behind a long message that is paced, or on a slow line, a heartbeat waits its turn.
+            if scope.cancelled_caught and self._tls.sending_stands() >= SILENCE_SECONDS:
                 raise LinkBroken("the peer does not read")
 
     async def aclose(self) -> None:
         """Close in order, without waiting long for the peer; when cancelled, nobody reads its answer any more."""
         cancelled = trio.current_effective_deadline() <= trio.current_time()
         seconds = HASTY_CLOSE_SECONDS if cancelled else CLOSE_SECONDS
-        with trio.move_on_after(seconds) as scope:
-            scope.shield = True
-            await self._websocket.aclose()
+        if not self.all_said:
+            with trio.move_on_after(seconds) as scope:
+                scope.shield = True
+                await self._websocket.aclose()
         with trio.move_on_after(seconds) as scope:
             scope.shield = True
             await self._tls.aclose()
@@ -156,17 +209,21 @@ async def _websocket_tasks() -> AsyncIterator[trio.Nursery]:
 async def control_client(tls: TlsStream, host: str, name: str) -> AsyncIterator[ControlLink]:
     """Shake hands over ``tls`` as the initiating side and exchange Hellos."""
     async with _websocket_tasks() as nursery:
+        began = trio.current_time()
         with trio.move_on_after(HANDSHAKE_SECONDS) as deadline:
-            await tls.do_handshake()
+            await _handshake_or_silence(tls, began)
             nursery.start_soon(_raise_refusal, tls)
+            asked = trio.current_time()
             async with open_tasks() as watch:
                 watch.start_soon(_raise_break, tls)
                 websocket = await _open_websocket(nursery, tls, host)
                 watch.cancel_scope.cancel()
             link = ControlLink(websocket, ControlConnection.initiator(), tls)
+            took = trio.current_time() - asked
+            link.guess = took if took >= CERTAINLY_LONG_SECONDS else 0.0
             await _hello(link, name)
         if deadline.cancelled_caught:
-            raise CannotConnect(
+            raise SilentPeer(
                 f"the peer did not answer within {HANDSHAKE_SECONDS:.0f} s", "check the line and try again"
             )
         nursery.start_soon(link.beat)
@@ -177,19 +234,30 @@ async def control_client(tls: TlsStream, host: str, name: str) -> AsyncIterator[
             nursery.cancel_scope.cancel()
 
 
+async def _handshake_or_silence(tls: TlsStream, began: float) -> None:
+    """Shake hands. A peer that gave up only after a long silence was silent: it waits no longer than this end."""
+    try:
+        await tls.do_handshake()
+    except CannotConnect as error:
+        if trio.current_time() - began < HANDSHAKE_SECONDS / 2:
+            raise
+        raise SilentPeer(error.what, error.remedy) from error
+
+
 @asynccontextmanager
 async def control_server(
-    tls: TlsStream, name: str, half_open: AbstractContextManager[object]
+    tls: TlsStream, name: str, half_open: AbstractContextManager[object], until: float = math.inf
 ) -> AsyncIterator[ControlLink]:
-    """Shake hands over ``tls`` as the side that was dialled and exchange Hellos.
+    """Shake hands over ``tls`` as the side that was dialled and exchange Hellos, by ``until`` (10 s from now at most).
 
     ``half_open`` counts until ``peer_is_known`` is called (or the connection ends); until then little may be sent.
     """
     async with open_tasks() as nursery:
         with ExitStack() as unknown:
             unknown.enter_context(half_open)
-            tls.allowance = UNKNOWN_BYTES
-            with trio.move_on_after(HANDSHAKE_SECONDS) as deadline:
+            if tls.allowance is None:
+                tls.allowance = UNKNOWN_BYTES
+            with trio.move_on_at(min(until, trio.current_time() + HANDSHAKE_SECONDS)) as deadline:
                 await tls.do_handshake()
                 request = await wrap_server_stream(
                     nursery,
@@ -205,13 +273,36 @@ async def control_server(
                 link = ControlLink(websocket, ControlConnection.provider(), tls, unknown.close)
                 await _hello(link, name)
             if deadline.cancelled_caught:
-                raise CannotConnect("a peer did not finish its handshake in time", "nothing to do here")
+                raise too_slow()
             nursery.start_soon(link.beat)
             try:
                 yield link
             finally:
                 await link.aclose()
                 nursery.cancel_scope.cancel()
+
+
+def too_slow() -> CannotConnect:
+    """Return the error of a peer that did not finish its handshake."""
+    return CannotConnect("a peer did not finish its handshake in time", "nothing to do here")
+
+
+async def requested_path(tls: TlsStream) -> str:
+    """Shake hands over ``tls`` as the side that was dialled; return the path that the peer asks for ("" if none).
+
+    The request itself is put back, for whoever serves that path. The caller has the deadline.
+    """
+    tls.allowance = UNKNOWN_BYTES
+    await tls.do_handshake()
+    head = b""
+    try:
+        while b"\r\n" not in head and (more := await tls.receive_some()):
+            head += more
+    except trio.BrokenResourceError as error:
+        raise tls.refusal or error from error
+    tls.unread(head)
+    words = head.partition(b"\r\n")[0].split(b" ")
+    return words[1].decode("ascii", "replace") if len(words) == 3 else ""
 
 
 async def _open_websocket(nursery: trio.Nursery, tls: TlsStream, host: str) -> WebSocketConnection:

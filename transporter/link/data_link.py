@@ -12,6 +12,7 @@ from protocol.messages import KeyB, KeyBProof, Message
 from transporter.errors import RefusedByPeer, TamperingDetected
 from transporter.link.broken import LinkBroken
 from transporter.link.carrier import Carrier
+from transporter.throttle.limits import NO_LIMIT
 
 
 def chunk_header(chunk: Chunk) -> ChunkHeader:
@@ -30,9 +31,13 @@ class DataLink:
         self._peer = peer
         self.bytes_sent = 0
         self.bytes_received = 0
+        # Set by the session that the channel belongs to.
+        self.flow = NO_LIMIT
+        # Taken from the limits on what is received, and not used yet.
+        self._may_read = 0
         self.closed = trio.Event()
 
-    async def send(self, message: Message, payload: bytes = b"") -> None:
+    async def send(self, message: Message, payload: bytes | memoryview = b"") -> None:
         """Send one small message."""
         await self._send_all(self._channel.seal(message, payload))
 
@@ -67,16 +72,37 @@ class DataLink:
 
     async def _send_all(self, data: bytes | bytearray | memoryview) -> None:
         try:
-            await self._carrier.send_all(data)
+            if self.flow.sending.limited:
+                await self.flow.sending.send(self._send_slice, data)
+            else:
+                await self._carrier.send_all(data)
+                self.bytes_sent += len(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise LinkBroken(f"a data channel broke while sending: {error}") from error
+
+    async def _send_slice(self, data: bytes | bytearray | memoryview) -> None:
+        await self._carrier.send_all(data)
         self.bytes_sent += len(data)
+
+    async def _receive_slice(self, buffer: memoryview, missing: int) -> int:
+        """Receive a part of the current frame, no faster than the limits on what is received allow."""
+        if not self._may_read:
+            self._may_read = await self.flow.receiving.take(len(buffer))
+        buffer = buffer[: self._may_read]
+        count = await self._carrier.receive_into(buffer, min(missing, len(buffer)))
+        self._may_read -= count
+        self.flow.received += count
+        return count
 
     async def receive(self) -> Event:
         """Return the next event. Raises LinkBroken at a cut, TamperingDetected when bytes were altered."""
         try:
             while (event := self._channel.next_event()) is NEED_DATA:
-                count = await self._carrier.receive_into(self._channel.get_buffer(), self._channel.missing)
+                buffer, missing = self._channel.get_buffer(), self._channel.missing
+                if self.flow.receiving.limited:
+                    count = await self._receive_slice(buffer, missing)
+                else:
+                    count = await self._carrier.receive_into(buffer, missing)
                 if count == 0:
                     self._channel.eof()
                     raise LinkBroken("a data channel ended")

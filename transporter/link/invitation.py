@@ -1,6 +1,6 @@
 """An invitation: one line that holds all a node needs to pair. Whoever reads it before it is used can use it.
 
-transporter1:BASE64URL(JSON of name, address, pin, secret, repository, expires)
+transporter1:BASE64URL(JSON of name, address, pin, secret, repository, expires, kind, via, via_name)
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+from typing import Literal
 
 import msgspec
 
@@ -16,6 +17,7 @@ from transporter.errors import IdentityRefused, UsageError
 
 PREFIX = "transporter1:"
 SECRET_LENGTH = 32
+PIN_LENGTH = 32
 # Long enough to carry it over by hand, short enough that a forgotten one in a mailbox is worth nothing.
 DEFAULT_LIFETIME_SECONDS = 24 * 3600
 _MAX_TEXT = 4096
@@ -24,7 +26,11 @@ _SECRET_LABEL = b"transporter/v1 invitation\0"
 
 
 class InvitationText(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands in an invitation. ``pin``, ``secret``: 32 bytes; ``expires_ns``: by the inviting node's clock."""
+    """What stands in an invitation. ``pin``, ``secret``: 32 bytes; ``expires_ns``: by the inviting node's clock.
+
+    ``repository``: what it opens; empty in one that asks for a repository of the joining node (see ``kind``).
+    ``via``: the pin of the proxy host through which the inviting node is reached, ``via_name`` what it is called there.
+    """
 
     name: str
     address: str
@@ -32,6 +38,9 @@ class InvitationText(msgspec.Struct, frozen=True, kw_only=True):
     secret: bytes
     repository: str
     expires_ns: int
+    kind: Literal["repository", "proxy", "source"] = "repository"
+    via: bytes = b""
+    via_name: str = ""
 
     def __repr__(self) -> str:
         return f"InvitationText(name={self.name!r}, address={self.address!r}, repository={self.repository!r})"
@@ -54,7 +63,8 @@ def decode_invitation(text: str) -> InvitationText:
         invitation = msgspec.json.decode(raw, type=InvitationText)
     except (binascii.Error, msgspec.DecodeError, ValueError):
         raise UsageError("this invitation is incomplete or altered", remedy) from None
-    if len(invitation.pin) != hashlib.sha256().digest_size or len(invitation.secret) != SECRET_LENGTH:
+    lengths_fit = len(invitation.pin) == PIN_LENGTH and len(invitation.via) in (0, PIN_LENGTH)
+    if not lengths_fit or len(invitation.secret) != SECRET_LENGTH:
         raise UsageError("this invitation is incomplete or altered", remedy)
     return invitation
 

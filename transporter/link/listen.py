@@ -1,29 +1,41 @@
-"""One port, three kinds of first byte: TLS (control), the preface (data), anything else (closed).
+"""One port, and the first byte of a connection tells what it is.
 
-Nothing is spent on a peer before its first byte; half-open peers are few, small, and gone within 10 s.
+TLS: control. The preface: data. A ticket: a connection that was asked for. ``G``: an outer WebSocket, inside which the
+first byte decides again (no further WebSocket is unpacked there). Anything else is closed. Nothing is spent on a peer
+before its first byte; half-open peers are few, small, and gone within 10 s.
 """
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Awaitable, Callable
 
 import trio
 
 from protocol.data import PREFACE_LENGTH, PREFACE_MAGIC, Preface, parse_preface
 from protocol.errors import ProtocolError
+from protocol.ticket import TICKET_LENGTH, TICKET_MAGIC, parse_ticket
 from transporter.errors import ConfigError
 from transporter.link.address import Address
-from transporter.link.carrier import SocketCarrier
+from transporter.link.byte_stream import Incoming, KeptStream, incoming
+from transporter.link.carrier import Carrier
+from transporter.link.websocket_stream import TUNNEL_PATH, accept_websocket
 
-TLS_FIRST_BYTE = 0x16
+TLS_FIRST_BYTE = b"\x16"
+# Of "GET": the request that a front end passes on.
+HTTP_FIRST_BYTE = b"G"
 FIRST_BYTES_SECONDS = 10.0
 # About 40 KiB each, and 64 KiB that are read at once: half-open peers together stay under 56 MiB whatever they send.
 HALF_OPEN_AT_MOST = 512
 _BACKLOG = 128
 
-OnControl = Callable[[trio.SocketStream], Awaitable[None]]
-OnData = Callable[[Preface, SocketCarrier], Awaitable[None]]
+OnControl = Callable[[trio.abc.Stream], Awaitable[None]]
+OnData = Callable[[Preface, Carrier], Awaitable[None]]
+# Returns who takes the connection, or None for a ticket that is worth nothing.
+OnTicket = Callable[[bytes], Callable[[trio.abc.Stream], Awaitable[None]] | None]
+
+
+def no_tickets(_ticket: bytes) -> None:
+    """Nobody here asked for a connection."""
 
 
 class HalfOpen:
@@ -63,39 +75,78 @@ def bound_address(listeners: list[trio.SocketListener]) -> Address:
     return Address(host, port)
 
 
-async def dispatch(stream: trio.SocketStream, half_open: HalfOpen, on_control: OnControl, on_data: OnData) -> None:
+async def dispatch(
+    stream: trio.abc.Stream,
+    half_open: HalfOpen,
+    on_control: OnControl,
+    on_data: OnData,
+    on_ticket: OnTicket = no_tickets,
+) -> None:
     """Look at the first byte of a new connection and hand it on; always closes it at the end."""
+    known: _Known | None = None
     try:
         if half_open.full:
             return
-        with half_open:
-            kind, preface = await _classify(stream)
-        if kind == "control":
-            await on_control(stream)
-        elif preface is not None:
-            await on_data(preface, SocketCarrier(stream.socket))
+        with half_open, trio.move_on_after(FIRST_BYTES_SECONDS):
+            known = await _classify(incoming(stream))
+        if known is None:
+            return
+        connection, first = known
+        if first is None:
+            await on_control(connection.stream)
+        elif isinstance(first, Preface):
+            await on_data(first, connection.carrier())
+        elif (take := on_ticket(first)) is not None:
+            await _give_away(connection.stream, take)
     except OSError:
         return
     finally:
-        # A data channel's socket belongs to its session by now, which closes it; closing twice does no harm.
+        # A data channel's connection belongs to its session by now, which closes it; closing twice does no harm.
         with trio.CancelScope(shield=True):
             await trio.aclose_forcefully(stream)
 
 
-async def _classify(stream: trio.SocketStream) -> tuple[str, Preface | None]:
-    with trio.move_on_after(FIRST_BYTES_SECONDS):
-        first = await stream.socket.recv(1, socket.MSG_PEEK)
-        if first == bytes([TLS_FIRST_BYTE]):
-            return "control", None
-        if first == PREFACE_MAGIC[:1]:
-            data = b""
-            while len(data) < PREFACE_LENGTH:
-                more = await stream.socket.recv(PREFACE_LENGTH - len(data))
-                if not more:
-                    return "", None
-                data += more
-            try:
-                return "data", parse_preface(data)
-            except ProtocolError:
-                return "", None
-    return "", None
+async def _give_away(stream: trio.abc.Stream, take: Callable[[trio.abc.Stream], Awaitable[None]]) -> None:
+    """Have a connection outlive the task that accepted it, which closes what it was given when it ends."""
+    if isinstance(stream, trio.SocketStream):
+        await take(trio.SocketStream(stream.socket.dup()))
+        return
+    kept = KeptStream(stream)
+    await take(kept)
+    await kept.closed.wait()
+
+
+# A connection and what was taken off its front: a preface, a ticket, or nothing (TLS).
+_Known = tuple[Incoming, Preface | bytes | None]
+
+
+async def _classify(connection: Incoming, *, tunnels: bool = True) -> _Known | None:
+    """Return the connection and what it begins with; None for what is to be closed."""
+    first = await connection.peek()
+    if first == TLS_FIRST_BYTE:
+        return connection, None
+    if first == PREFACE_MAGIC[:1]:
+        preface = await take_preface(connection)
+        return None if preface is None else (connection, preface)
+    if first == TICKET_MAGIC[:1]:
+        ticket = await _take_ticket(connection)
+        return None if ticket is None else (connection, ticket)
+    if first == HTTP_FIRST_BYTE and tunnels:
+        inner = await accept_websocket(connection.stream, TUNNEL_PATH)
+        return None if inner is None else await _classify(incoming(inner), tunnels=False)
+    return None
+
+
+async def take_preface(connection: Incoming) -> Preface | None:
+    """Take the preface off the front of a data channel; None when it ends first, or is none."""
+    try:
+        return parse_preface(await connection.take(PREFACE_LENGTH))
+    except ProtocolError:
+        return None
+
+
+async def _take_ticket(connection: Incoming) -> bytes | None:
+    try:
+        return parse_ticket(await connection.take(TICKET_LENGTH))
+    except ProtocolError:
+        return None

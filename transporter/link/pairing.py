@@ -1,23 +1,28 @@
-"""Pairing: ``invite`` at one node, ``join`` at the other; afterwards both have the other's pin."""
+"""Pairing: ``invite`` at one node, ``join`` at the other; afterwards both have the other's pin.
+
+repository   the inviting node lets the joining one use a repository of its own
+proxy        the inviting node is a proxy host, and lets the joining one use it
+source       the inviting node wants to use a repository of the joining one, which then dials it (reversed)
+"""
 
 from __future__ import annotations
 
 import hmac
+from dataclasses import dataclass
+from typing import Literal
 
 import trio
 
 from protocol.messages import Pair, Paired, Refused
-from transporter.catalog import Catalog, Invitation, Peer
+from transporter.catalog import PEER_DIALS, PROXY_HOST, WE_DIAL, Catalog, Invitation, Peer
 from transporter.clock import Clock, SystemClock
-from transporter.config import NAME, NAME_REMEDY, load_config
-from transporter.errors import ConfigError, IdentityRefused, RefusedByPeer
+from transporter.config import NAME, NAME_REMEDY, Config, is_address, load_config
+from transporter.errors import ConfigError, IdentityRefused, RefusedByPeer, UsageError
 from transporter.home import Home
-from transporter.link.address import parse_address
 from transporter.link.broken import LinkBroken
 from transporter.link.control_link import ControlLink, refusal_to_error
-from transporter.link.dial import Peer as DialPeer
 from transporter.link.dial import dial_control
-from transporter.link.identity import load_identity
+from transporter.link.identity import Identity, load_identity
 from transporter.link.invitation import (
     DEFAULT_LIFETIME_SECONDS,
     SECRET_LENGTH,
@@ -28,59 +33,152 @@ from transporter.link.invitation import (
     proof_of,
     secret_hash,
 )
+from transporter.link.routes import Routes
 
 JOIN_SECONDS = 20.0
 _SYSTEM = SystemClock()
+# The right, beside names of repositories, to use a node as a proxy host; no repository can be called so.
+PROXY_RIGHT = "@proxy"
+# What an invitation of the kind "source" opens here: nothing; it asks for something.
+_SOURCE = "@source"
+
+Kind = Literal["repository", "proxy", "source"]
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How the other node gets to this one: an address, or a proxy host and its pin."""
+
+    address: str
+    via: bytes = b""
+    via_name: str = ""
 
 
 def invite(
     home: Home,
     repository: str,
     *,
+    kind: Kind = "repository",
+    via: str = "",
     lifetime: float = DEFAULT_LIFETIME_SECONDS,
     address: str = "",
     clock: Clock = _SYSTEM,
 ) -> str:
-    """Return an invitation to use ``repository`` of this home; ``lifetime`` in seconds.
+    """Return an invitation to use ``repository`` of this home (see above for other kinds); ``lifetime`` in seconds.
 
-    Raises ConfigError when the repository is unknown or the node has no address that others could dial.
+    ``via``: the proxy host through which the joining node reaches this one. Raises ConfigError when the repository or
+    the proxy host is unknown, or when the node has no address that others could dial.
     """
     config = load_config(home.config_path)
-    config.repository(repository)
-    where = address or config.node.address or config.node.listen
-    if not where:
-        raise ConfigError("this node does not listen", 'set listen = "HOST:6180" in [node] of config.toml')
+    if kind == "repository":
+        config.repository(repository)
     identity = load_identity(home.path, config.node.name, clock)
     secret = clock.random_bytes(SECRET_LENGTH)
     expires = clock.now_ns() + int(lifetime * 1e9)
+    opens = {"repository": repository, "proxy": PROXY_RIGHT, "source": _SOURCE}[kind]
     with Catalog(home.catalog_db) as catalog:
-        catalog.add_invitation(Invitation(secret_hash(secret), repository, expires))
+        way = _way_through(catalog, via) if via else _Way(address or _own_address(config))
+        if not way.address:
+            raise ConfigError("this node does not listen", 'set listen = "HOST:6180" in [node] of config.toml')
+        catalog.add_invitation(Invitation(secret_hash(secret), opens, expires))
     return encode_invitation(
         InvitationText(
             name=config.node.name,
-            address=where,
+            address=way.address,
             pin=identity.pin,
             secret=secret,
             repository=repository,
             expires_ns=expires,
+            kind=kind,
+            via=way.via,
+            via_name=way.via_name,
         )
     )
 
 
-async def join(home: Home, text: str, *, clock: Clock = _SYSTEM) -> str:
+def _own_address(config: Config) -> str:
+    return config.node.address or config.node.listen
+
+
+def _way_through(catalog: Catalog, name: str) -> _Way:
+    relay = catalog.peer(name)
+    if relay is None or relay.link != PROXY_HOST:
+        raise ConfigError(f"there is no proxy host {name!r}", "join it first: `invite --proxy` there, `join` here")
+    return _Way(relay.address, relay.pin, relay.name)
+
+
+async def join(home: Home, text: str, *, reverse: bool = False, repository: str = "", clock: Clock = _SYSTEM) -> str:
     """Accept an invitation: prove the secret to the pinned node, keep its pin, return the name it has here from now on.
 
-    Raises UsageError, IdentityRefused, CannotConnect, RefusedByPeer.
+    ``reverse``: from now on that node dials this one. ``repository``: what this home offers to a source that asks.
+    Raises UsageError, ConfigError, IdentityRefused, CannotConnect, RefusedByPeer.
     """
     invitation = decode_invitation(text)
     check_not_expired(invitation, clock.now_ns())
     config = load_config(home.config_path)
+    _check_fits(invitation, config, reverse=reverse, repository=repository)
     identity = load_identity(home.path, config.node.name, clock)
-    peer = DialPeer(invitation.name, parse_address(invitation.address), invitation.pin)
+    with Catalog(home.catalog_db) as catalog:
+        relay = _relay_of(invitation, catalog)
+        offered = await _pair(invitation, relay, config, identity, reverse=reverse, repository=repository)
+        catalog.put_peer(_joined(invitation, relay, offered, reverse=reverse, repository=repository, clock=clock))
+    return invitation.name
+
+
+def _check_fits(invitation: InvitationText, config: Config, *, reverse: bool, repository: str) -> None:
+    if invitation.kind == "source":
+        if not repository:
+            raise UsageError(
+                f"{invitation.name} asks for a repository of this home", "name one: join INVITATION --repository NAME"
+            )
+        config.repository(repository)
+    elif repository:
+        raise UsageError("this invitation asks for no repository of this home", "leave --repository out")
+    if reverse and invitation.kind != "repository":
+        raise UsageError("--reverse does not fit to this invitation", "leave it out")
+    if reverse and not invitation.via and not _own_address(config):
+        raise ConfigError(
+            "this node does not listen, so the other one cannot dial it",
+            'set listen = "HOST:6180" in [node] of config.toml, or pair through a proxy host',
+        )
+
+
+def _relay_of(invitation: InvitationText, catalog: Catalog) -> Peer | None:
+    if not invitation.via:
+        return None
+    relay = catalog.peer_by_pin(invitation.via)
+    if relay is None or relay.link != PROXY_HOST:
+        raise ConfigError(
+            f"{invitation.name} is reached through the proxy host {invitation.via_name!r}, which is not known here",
+            "join it first: `invite --proxy` there, `join` here",
+        )
+    return relay
+
+
+async def _pair(
+    invitation: InvitationText,
+    relay: Peer | None,
+    config: Config,
+    identity: Identity,
+    *,
+    reverse: bool,
+    repository: str,
+) -> tuple[str, ...]:
+    """Prove the invitation's secret; return the repositories that are open to this node now."""
+    routes = Routes(lambda _name: relay, identity, config.link, float(config.limits.connect_timeout))
+    via = relay.name if relay is not None else ""
+    peer = routes.to(Peer(invitation.name, invitation.pin, invitation.address, via=via))
     try:
         async with dial_control(peer, identity) as link:
-            proof = proof_of(secret_hash(invitation.secret), link.exporter, identity.pin)
-            await link.send(Pair(proof=proof, name=config.node.name))
+            pair = Pair(
+                proof=proof_of(secret_hash(invitation.secret), link.exporter, identity.pin),
+                name=config.node.name,
+                reverse=reverse,
+                address=_own_address(config) if reverse and relay is None else "",
+                via=invitation.via if reverse else b"",
+                offer=repository,
+            )
+            await link.send(pair)
             with trio.move_on_after(JOIN_SECONDS) as deadline:
                 received = await link.receive()
             if deadline.cancelled_caught:
@@ -91,17 +189,31 @@ async def join(home: Home, text: str, *, clock: Clock = _SYSTEM) -> str:
         raise refusal_to_error(received.message.code, received.message.what, received.message.remedy)
     if not isinstance(received.message, Paired):
         raise RefusedByPeer("the peer did not finish the pairing", "update the transporter there")
-    with Catalog(home.catalog_db) as catalog:
-        catalog.put_peer(
-            Peer(
-                invitation.name,
-                invitation.pin,
-                invitation.address,
-                offers=tuple(received.message.repositories),
-                added_ns=clock.now_ns(),
-            )
-        )
-    return invitation.name
+    return tuple(received.message.repositories)
+
+
+def _joined(
+    invitation: InvitationText,
+    relay: Peer | None,
+    offered: tuple[str, ...],
+    *,
+    reverse: bool,
+    repository: str,
+    clock: Clock,
+) -> Peer:
+    """Return the inviting node as this one knows it from now on."""
+    link = PEER_DIALS if reverse else {"repository": "", "proxy": PROXY_HOST, "source": WE_DIAL}[invitation.kind]
+    return Peer(
+        invitation.name,
+        invitation.pin,
+        "" if relay is not None else invitation.address,
+        tenant=_tenant(invitation.name, invitation.pin) if repository else "",
+        offers=offered,
+        rights=(repository,) if repository else (),
+        added_ns=clock.now_ns(),
+        link=link,
+        via=relay.name if relay is not None else "",
+    )
 
 
 async def answer_pairing(link: ControlLink, pair: Pair, catalog: Catalog, clock: Clock) -> Peer:
@@ -113,8 +225,9 @@ async def answer_pairing(link: ControlLink, pair: Pair, catalog: Catalog, clock:
         expected = proof_of(invitation.secret_hash, link.exporter, link.peer_pin)
         if hmac.compare_digest(expected, pair.proof):
             _check_name(catalog, link.peer_pin, pair.name)
-            used = catalog.use_invitation(invitation.secret_hash, clock.now_ns())
-            return _remember(catalog, link.peer_pin, pair.name, used.repository, clock)
+            entry = _invited(pair, link.peer_pin, invitation.repository, catalog, clock)
+            catalog.use_invitation(invitation.secret_hash, clock.now_ns())
+            return _remember(catalog, entry)
     raise IdentityRefused("this invitation is not known here", "ask for a new one: transporter invite")
 
 
@@ -131,13 +244,39 @@ def _check_name(catalog: Catalog, pin: bytes, name: str) -> None:
         )
 
 
-def _remember(catalog: Catalog, pin: bytes, name: str, repository: str, clock: Clock) -> Peer:
-    known = catalog.peer_by_pin(pin)
+def _tenant(name: str, pin: bytes) -> str:
     # The tenant is the identity: its pin. A name can be chosen by anybody, and could be another tenant's.
-    tenant = known.tenant if known is not None and known.tenant else f"{name}-{pin.hex()[:8]}"
-    name = known.name if known is not None else name
-    catalog.put_peer(Peer(name, pin, tenant=tenant, rights=(repository,), added_ns=clock.now_ns()))
-    stored = catalog.peer_by_pin(pin)
+    return f"{name}-{pin.hex()[:8]}"
+
+
+def _invited(pair: Pair, pin: bytes, opens: str, catalog: Catalog, clock: Clock) -> Peer:
+    """Return the joining node as this one is to know it. Raises RefusedByPeer for wishes that cannot be met."""
+    known = catalog.peer_by_pin(pin)
+    name = known.name if known is not None else pair.name
+    if opens == _SOURCE:
+        if not NAME.match(pair.offer):
+            raise RefusedByPeer(
+                "the invitation asks for a repository, and none was offered", "join … --repository NAME"
+            )
+        return Peer(name, pin, offers=(pair.offer,), added_ns=clock.now_ns(), link=PEER_DIALS)
+    tenant = known.tenant if known is not None and known.tenant else _tenant(pair.name, pin)
+    entry = Peer(name, pin, tenant=tenant, rights=(opens,), added_ns=clock.now_ns())
+    if not pair.reverse or opens == PROXY_RIGHT:
+        return entry
+    relay = catalog.peer_by_pin(pair.via) if pair.via else None
+    if pair.via and (relay is None or relay.link != PROXY_HOST):
+        raise RefusedByPeer(
+            "the proxy host through which this node is to be dialled is not known here", "join it there"
+        )
+    if relay is None and not is_address(pair.address):
+        raise RefusedByPeer(f"{pair.address!r} is no address that could be dialled", "set `listen` or `address`")
+    via = relay.name if relay is not None else ""
+    return Peer(name, pin, pair.address, tenant, (), (opens,), clock.now_ns(), WE_DIAL, via)
+
+
+def _remember(catalog: Catalog, entry: Peer) -> Peer:
+    catalog.put_peer(entry)
+    stored = catalog.peer_by_pin(entry.pin)
     if stored is None:
         raise IdentityRefused("the peer could not be remembered", "try again")
     return stored

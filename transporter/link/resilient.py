@@ -22,7 +22,9 @@ from protocol.messages import Chunk as ChunkHeader
 from protocol.messages import Message, Started
 from transporter.errors import CannotConnect, IdentityRefused, JobBusy, LinkLost
 from transporter.link.broken import LinkBroken, NoAnswer
+from transporter.link.gate import Gate
 from transporter.link.session import Session, SessionHandlers
+from transporter.throttle.limits import Flow, free_flow
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -34,6 +36,9 @@ STEADY_SECONDS = 10.0
 # A peer that owes something (acknowledgements, chunks asked for) and gives nothing for so long does not work, even if
 # its heartbeat does: two chunks of the greatest length take this long at 100 kbit/s.
 STALL_SECONDS = 600.0
+# Under a limit, or on a bad line, one chunk may take longer than that: so many bytes on the wire are a sign of life.
+# Heartbeats alone are a tenth of it.
+ALIVE_BYTES = 64 << 10
 WATCH_SECONDS = 10.0
 # Chunks that are out and not yet durable at the other end: memory here, and what a crash there can cost.
 UNACKNOWLEDGED_BYTES = 16 << 20
@@ -56,12 +61,23 @@ class ResilientLink:
     """Sessions one after the other, as one."""
 
     def __init__(
-        self, connect: Connect, *, redial_for: float, notify: Notify, on_chunk: Arrived = _unexpected_chunk
+        self,
+        connect: Connect,
+        *,
+        redial_for: float,
+        notify: Notify,
+        on_chunk: Arrived = _unexpected_chunk,
+        flow: Flow | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self._connect = connect
         self._redial_for = redial_for
         self._notify = notify
-        self._handlers = SessionHandlers(self._next_chunk, self._stored, on_chunk, self._missing)
+        self._handlers = SessionHandlers(
+            self._next_chunk, self._stored, on_chunk, self._missing, self._backlog, flow or free_flow()
+        )
+        self._gate = gate or Gate()
+        self._gate.on_open = self._go_on
         self._session: Session | None = None
         self._changed = trio.lowlevel.ParkingLot()
         self._queue: deque[Chunk] = deque()
@@ -102,9 +118,21 @@ class ResilientLink:
         """Bytes on the wire to here, over all sessions."""
         return self._bytes_received_before + (self._session.bytes_received if self._session else 0)
 
+    @property
+    def queued(self) -> int:
+        """Bytes of the chunks that were put and that no data channel has taken yet."""
+        return sum(chunk.size for chunk in self._queue)
+
     async def started(self) -> Started:
         """Return what the provider said when the current session began."""
         return (await self._current()).started
+
+    async def parent_head(self, point: bytes) -> tuple[list[bytes], bytes] | None:
+        """Return the slots and the head of the parent, if the current session brought them along."""
+        session = await self._current()
+        if session.started.parent != point or not session.parent_head:
+            return None
+        return session.started.slots, session.parent_head
 
     async def have(self, ids: list[bytes]) -> list[bytes | None]:
         """Which of these chunks does the peer hold? For each: the key id of its stored form, or None."""
@@ -119,13 +147,14 @@ class ResilientLink:
     ) -> M:
         """Send ``messages`` and then ``ask`` within one session, and return the answer; all again after a break.
 
-        ``messages`` is called for each attempt: so many need not be in memory at once.
+        The session ends with it: only `finish` may follow. ``messages`` is called for each attempt: so many need not be
+        in memory at once.
         """
 
         async def all_of_it(session: Session) -> M:
             for message, more in messages():
                 await session.tell(message, more)
-            return (await session.request(ask, payload, reply))[0]
+            return (await session.request(ask, payload, reply, last=True))[0]
 
         return await self._persist(all_of_it)
 
@@ -188,10 +217,19 @@ class ResilientLink:
 
     async def _next_chunk(self) -> Chunk:
         # Between sessions the queue is about to be made anew: nothing may be taken from the old one.
-        while self._session is None or not self._queue:
+        while self._session is None or not self._queue or self._gate.shut:
             await self._queued.park()
         await trio.lowlevel.checkpoint_if_cancelled()
         return self._queue.popleft()
+
+    def _backlog(self) -> bool:
+        """Whether something waits for the line: chunks in the queue, or chunks that were asked for."""
+        return bool(self._queue or self._asked)
+
+    def _go_on(self) -> None:
+        """The gate is open again."""
+        self._queued.unpark_all()
+        self._asking.unpark_all()
 
     def _stored(self, ids: bytes) -> None:
         for at in range(0, len(ids), 32):
@@ -306,6 +344,7 @@ class ResilientLink:
             if self._session is not None:
                 self._bytes_sent_before += self._session.bytes_sent
                 self._bytes_received_before += self._session.bytes_received
+                self.streams = max(self.streams, self._session.streams)
                 self._session = None
             self._changed.unpark_all()
 
@@ -326,9 +365,13 @@ class ResilientLink:
     async def _watch(self) -> None:
         """End the session when somebody got no answer, or when the peer owes something and gives nothing."""
         self._moved_at = trio.current_time()
+        alive = self.bytes_sent + self.bytes_received
         while self._complaint is None:
-            if not self._unacknowledged and not self._asked:
-                self._moved_at = trio.current_time()
+            moved = self.bytes_sent + self.bytes_received
+            if moved - alive >= ALIVE_BYTES:
+                alive, self._moved_at = moved, trio.current_time()
+            if self._gate.shut or not self._owed:
+                alive, self._moved_at = moved, trio.current_time()
             if trio.current_time() - self._moved_at >= STALL_SECONDS:
                 raise NoAnswer("the peer neither acknowledges chunks nor sends those it was asked for")
             with trio.move_on_after(WATCH_SECONDS):
@@ -337,7 +380,7 @@ class ResilientLink:
 
     async def _ask_together(self, session: Session) -> None:
         while True:
-            while not self._to_ask:
+            while not self._to_ask or self._gate.shut:
                 await self._asking.park()
             await trio.sleep(ASK_TOGETHER_SECONDS)
             ids, self._to_ask = self._to_ask[:IDS_PER_REQUEST], self._to_ask[IDS_PER_REQUEST:]

@@ -5,24 +5,25 @@ New session, new keys, always. A session that breaks is over; ``resilient.py`` o
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import trio
 
 from pipeline.chunk import Chunk
 from pipeline.run import open_tasks
-from protocol.channel_keys import binding
 from protocol.control import Received
-from protocol.data import DataChannel
+from protocol.data import HEADROOM
 from protocol.messages import Chunk as ChunkHeader
 from protocol.messages import (
     Fin,
     Get,
     Have,
     HaveReply,
+    Limit,
     Message,
     Missing,
     Progress,
@@ -36,15 +37,18 @@ from protocol.messages import (
     Stored,
 )
 from transporter.clock import Clock
-from transporter.errors import RefusedByPeer, TransporterError
+from transporter.errors import CannotConnect, RefusedByPeer, TransporterError
 from transporter.link.broken import LinkBroken, NoAnswer
+from transporter.link.channels import ChannelOpener, EarlyCarriers, stripe
+from transporter.link.chunk_pieces import IncomingChunks, PieceQueue
 from transporter.link.control_link import ControlLink, refusal_to_error
 from transporter.link.data_link import DataLink, chunk_header
-from transporter.link.dial import Peer, dial_carrier, dial_control
+from transporter.link.dial import Peer, dial_control
 from transporter.link.identity import Identity
+from transporter.link.pacing import keep_pace
+from transporter.link.striping import SHORT_LINE_SECONDS, first_streams
+from transporter.throttle.limits import Flow, free_flow
 
-KEY_LENGTH = 32
-SALT_LENGTH = 24
 # A peer may have to finish writing (salvage, seal a pack, commit) before it answers.
 ANSWER_SECONDS = 120.0
 OPENING_SECONDS = 30.0
@@ -55,6 +59,10 @@ LAST_WORD_SECONDS = 2.0
 M = TypeVar("M", bound=Message)
 
 
+class DirectDataFailed(LinkBroken):
+    """A direct data channel brought no answer at all, although the control connection stands."""
+
+
 @dataclass(frozen=True)
 class SessionHandlers:
     """What the job does with what comes in, and where its outgoing chunks come from."""
@@ -63,6 +71,10 @@ class SessionHandlers:
     on_stored: Callable[[bytes], None]
     on_chunk: Callable[[ChunkHeader, memoryview], Awaitable[None]]
     on_missing: Callable[[bytes, str], None]
+    # Whether something waits for the line: chunks to be sent, or chunks that were asked for.
+    backlog: Callable[[], bool] = lambda: False
+    # What the job may send and receive; it lasts over all its sessions.
+    flow: Flow = field(default_factory=free_flow)
 
 
 @dataclass
@@ -78,32 +90,78 @@ class Session:
 
     def __init__(self, link: ControlLink, started: Started, handlers: SessionHandlers) -> None:
         self.started = started
-        self._link = link
+        self.link = link
         self._handlers = handlers
         self._batch = 0
         self._batches: dict[int, _Question] = {}
-        self._request: _Question | None = None
+        # Requests that wait for their answers; the provider answers them in order.
+        self._requests: deque[_Question] = deque()
         self._one_request = trio.Lock()
+        self._stop: _Question | None = None
         self._channels: list[DataLink] = []
         self._over = False
+        # Whether the provider can still be heard on the control connection.
+        self.link_stands = True
         self._refusal: TransporterError | None = None
         self._open_directions = 0
         self._fin_came = trio.lowlevel.ParkingLot()
+        # Of the point that `started` names as the parent, where it was asked for.
+        self.parent_head = b""
+        # On a long line chunks go in pieces, so that a slow channel holds up little.
+        self.in_pieces = False
+        self._pieces = PieceQueue(self._next_stored)
+        self._incoming = IncomingChunks(link.peer_name)
+        # Within it channels are added; none may be once the session closes.
+        self.growing = trio.CancelScope()
+        # Channels with this number and above rest; None: none does.
+        self._in_use: int | None = None
+        self._rested = trio.lowlevel.ParkingLot()
 
     @property
     def bytes_sent(self) -> int:
         """Bytes on the wire from here, control messages and data frames."""
-        return self._link.bytes_sent + sum(channel.bytes_sent for channel in self._channels)
+        return self.link.bytes_sent + sum(channel.bytes_sent for channel in self._channels)
 
     @property
     def bytes_received(self) -> int:
         """Bytes on the wire to here."""
-        return self._link.bytes_received + sum(channel.bytes_received for channel in self._channels)
+        return self.link.bytes_received + sum(channel.bytes_received for channel in self._channels)
 
     @property
     def streams(self) -> int:
         """Number of open data channels."""
         return len(self._channels)
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes on the data channels, both ways."""
+        return sum(channel.bytes_sent + channel.bytes_received for channel in self._channels)
+
+    @property
+    def backlog(self) -> bool:
+        """Whether something waits for the line."""
+        return self._handlers.backlog()
+
+    def add(self, channel: DataLink) -> None:
+        """Note a data channel that is being opened."""
+        channel.flow = self._handlers.flow
+        self._channels.append(channel)
+        self._open_directions += 1
+
+    def drop(self, channel: DataLink) -> None:
+        """Forget a data channel that was not opened after all."""
+        self._channels.remove(channel)
+        self._open_directions -= 1
+
+    def use_channels(self, count: int) -> None:
+        """Send on the first ``count`` channels only; the others stay open."""
+        self._in_use = count
+        self._rested.unpark_all()
+
+    @property
+    def data_came(self) -> bool:
+        """Whether a data channel has brought its answer: then that way is open, whatever breaks on it."""
+        return any(channel.bytes_received for channel in self._channels)
 
     async def have(self, ids: list[bytes]) -> list[bytes | None]:
         """Ask which chunks the provider holds: for each id the key id of its stored form, or None.
@@ -112,7 +170,7 @@ class Session:
         """
         self._batch += 1
         question = self._batches[self._batch] = _Question()
-        await self._link.send(Have(batch=self._batch, ids=b"".join(ids)))
+        await self.link.send(Have(batch=self._batch, ids=b"".join(ids)))
         reply = (await self._answer(question)).message
         if not isinstance(reply, HaveReply) or len(reply.known) != len(ids) or max(reply.known) > len(reply.key_ids):
             raise RefusedByPeer("the peer's answer does not fit the question", "update the transporter there")
@@ -124,21 +182,38 @@ class Session:
         ``without``: ids of keys that nobody here has; forms of the chunks that are sealed under them are of no use.
         """
         self._batch += 1
-        await self._link.send(Get(batch=self._batch, ids=b"".join(ids), without=b"".join(without)))
+        await self.link.send(Get(batch=self._batch, ids=b"".join(ids), without=b"".join(without)))
 
     async def tell(self, message: Message, payload: bytes = b"") -> None:
         """Send a message that has no answer."""
-        await self._link.send(message, payload)
+        await self.link.send(message, payload)
 
-    async def request(self, message: Message, payload: bytes, reply: type[M]) -> tuple[M, memoryview]:
-        """Send a message and wait for its answer of type ``reply``; one request at a time."""
+    async def request(
+        self, message: Message, payload: bytes, reply: type[M], *, last: bool = False
+    ) -> tuple[M, memoryview]:
+        """Send a message and wait for its answer of type ``reply``; one request at a time.
+
+        ``last``: nothing comes after it, and the session's end is said right behind it, which saves a round trip.
+        """
         async with self._one_request:
-            question = self._request = _Question()
-            try:
-                await self._link.send(message, payload)
-                received = await self._answer(question)
-            finally:
-                self._request = None
+            question = await self._ask(message, payload)
+            if last:
+                await self._say_stop()
+            received = await self._answer(question)
+        return self._expected(received, reply)
+
+    async def _ask(self, message: Message, payload: bytes = b"") -> _Question:
+        question = _Question()
+        self._requests.append(question)
+        try:
+            await self.link.send(message, payload)
+        except BaseException:
+            self._requests.remove(question)
+            raise
+        return question
+
+    @staticmethod
+    def _expected(received: Received, reply: type[M]) -> tuple[M, memoryview]:
         if not isinstance(received.message, reply):
             raise RefusedByPeer(
                 f"the peer answered with {type(received.message).__name__}", "update the transporter there"
@@ -156,30 +231,44 @@ class Session:
             raise NoAnswer("the peer does not answer")
         return question.answer
 
+    async def _say_stop(self) -> None:
+        """Say the end: a FIN on every channel, then Stop. The provider answers once it has them all."""
+        self.growing.cancel()
+        for channel in list(self._channels):
+            await channel.finish()
+        self._stop = await self._ask(Stop())
+
     async def close(self) -> None:
         """End in order: a FIN each way on every channel, then Stop. Raises LinkBroken when the peer does not answer."""
         with trio.move_on_after(CLOSING_SECONDS) as deadline:
-            for channel in self._channels:
-                await channel.finish()
+            if self._stop is None:
+                async with self._one_request:
+                    await self._say_stop()
+            if self._stop is not None:
+                self._expected(await self._answer(self._stop), Stopped)
             while self._open_directions:
                 await self._fin_came.park()
-            await self.request(Stop(), b"", Stopped)
         if deadline.cancelled_caught:
             raise LinkBroken("the peer did not end the session in time")
+        self.link.all_said = True
 
     def end(self) -> None:
         """Wake everybody who waits for an answer: none will come."""
         self._over = True
-        for question in (*self._batches.values(), *([self._request] if self._request else [])):
+        for question in (*self._batches.values(), *self._requests, *([self._stop] if self._stop else [])):
             question.answered.set()
 
     async def last_word(self) -> TransporterError | None:
-        """Return why the provider ended this session, if it still says so. Only once `read_control` has stopped."""
+        """Return why the provider ended this session, if it still says so. Only once `read_control` has stopped.
+
+        Notes in ``link_stands`` whether it could have.
+        """
         with trio.move_on_after(LAST_WORD_SECONDS):
             while self._refusal is None:
                 try:
-                    message = (await self._link.receive()).message
+                    message = (await self.link.receive()).message
                 except LinkBroken:
+                    self.link_stands = False
                     break
                 if isinstance(message, Stored):
                     self._handlers.on_stored(message.chunks)
@@ -192,7 +281,7 @@ class Session:
     async def read_control(self) -> None:
         """Match answers to questions until the session ends."""
         while True:
-            received = await self._link.receive()
+            received = await self.link.receive()
             message = received.message
             if isinstance(message, HaveReply):
                 self._settle(self._batches.pop(message.batch, None), received)
@@ -202,11 +291,13 @@ class Session:
                 self._handlers.on_missing(message.id, message.reason)
             elif isinstance(message, SlotStored | Progress):
                 continue
+            elif isinstance(message, Limit):
+                self._handlers.flow.asked(message.bytes_per_second)
             elif isinstance(message, Refused):
                 self._refusal = refusal_to_error(message.code, message.what, message.remedy)
                 raise self._refusal
             else:
-                self._settle(self._request, received)
+                self._settle(self._requests.popleft() if self._requests else None, received)
 
     def _settle(self, question: _Question | None, received: Received) -> None:
         if question is None:
@@ -214,11 +305,20 @@ class Session:
         question.answer = received
         question.answered.set()
 
-    async def send_chunks(self, channel: DataLink) -> None:
-        """Send the job's chunks over one channel, as fast as it takes them."""
+    async def send_chunks(self, channel: DataLink, number: int = 0) -> None:
+        """Send the job's chunks over one channel, as fast as it takes them, while it is in use."""
         while True:
+            while self._in_use is not None and number >= self._in_use:
+                await self._rested.park()
+            if self.in_pieces:
+                await channel.send(*await self._pieces.next())
+                continue
             chunk = await self._handlers.next_chunk()
             await channel.send_chunk(chunk_header(chunk), chunk.data)
+
+    async def _next_stored(self) -> tuple[ChunkHeader, memoryview]:
+        chunk = await self._handlers.next_chunk()
+        return chunk_header(chunk), memoryview(chunk.data)[HEADROOM:]
 
     async def receive_chunks(self, channel: DataLink) -> None:
         """Hand on what arrives on one channel until its FIN."""
@@ -228,78 +328,93 @@ class Session:
                 self._open_directions -= 1
                 self._fin_came.unpark_all()
                 return
-            if not isinstance(event.message, ChunkHeader):
-                raise RefusedByPeer("an unexpected message on a data channel", "update the transporter there")
-            await self._handlers.on_chunk(event.message, event.payload)
+            whole = self._incoming.take(event)
+            if whole is not None:
+                await self._handlers.on_chunk(*whole)
 
 
-async def _open_channels(
-    session: Session, nursery: trio.Nursery, peer: Peer, identity: Identity, key_a: bytes, streams: int, clock: Clock
-) -> None:
-    link = session._link
-    key_b = clock.random_bytes(KEY_LENGTH)
-    bound = binding(identity.pin, link.peer_pin, link.exporter)
-    for number in range(streams):
-        if number == 1:
-            await _wait_until_ready(link)
-        channel = DataChannel.initiate(
-            channel=number,
-            session=session.started.session,
-            input_key=key_a if number == 0 else key_b,
-            binding=bound,
-            salt=clock.random_bytes(SALT_LENGTH),
-        )
-        data_link = DataLink(channel, await dial_carrier(peer.address), peer.name)
-        session._channels.append(data_link)
-        await data_link.open_as_initiator(key_b if number == 0 else None)
-        session._open_directions += 1
-        nursery.start_soon(session.send_chunks, data_link)
-        nursery.start_soon(session.receive_chunks, data_link)
-    if streams == 1:
-        await _wait_until_ready(link)
-
-
-async def _wait_until_ready(link: ControlLink) -> None:
+async def _wait_until_ready(link: ControlLink, flow: Flow) -> None:
     """Wait for Ready: the provider has Key B, and takes further channels under it."""
-    received = await link.receive()
+    while isinstance((received := await link.receive()).message, Limit):
+        flow.asked(received.message.bytes_per_second)
     if isinstance(received.message, Refused):
         raise refusal_to_error(received.message.code, received.message.what, received.message.remedy)
     if not isinstance(received.message, Ready):
         raise RefusedByPeer("the peer did not get ready", "update the transporter there")
 
 
+async def _start(link: ControlLink, start: Start) -> tuple[Started, bytes]:
+    """Ask for the session. Raises what the peer refuses, and LinkBroken."""
+    with trio.move_on_after(ANSWER_SECONDS) as deadline:
+        await link.send(start)
+        received = await link.receive()
+    if deadline.cancelled_caught:
+        raise LinkBroken("the peer did not start the session in time")
+    if isinstance(received.message, Refused):
+        raise refusal_to_error(received.message.code, received.message.what, received.message.remedy)
+    if not isinstance(received.message, Started):
+        raise RefusedByPeer("the peer did not start the session", "update the transporter there")
+    return received.message, bytes(received.payload)
+
+
+@asynccontextmanager
+async def _early_carriers(peer: Peer, identity: Identity, count: int) -> AsyncIterator[EarlyCarriers]:
+    early = EarlyCarriers(peer, identity, count)
+    try:
+        async with open_tasks() as nursery:
+            nursery.start_soon(early.dial)
+            yield early
+            nursery.cancel_scope.cancel()
+    finally:
+        # Only now nobody dials any more.
+        await early.close()
+
+
 @asynccontextmanager
 async def open_session(
-    peer: Peer, identity: Identity, start: Start, streams: int, handlers: SessionHandlers, clock: Clock
+    peer: Peer,
+    identity: Identity,
+    start: Start,
+    streams: int,
+    handlers: SessionHandlers,
+    clock: Clock,
+    most: int = 0,
 ) -> AsyncIterator[Session]:
-    """Dial ``peer``, start a session and open its data channels.
+    """Dial ``peer``, start a session and open ``streams`` data channels; up to ``most`` while it gets faster by that.
 
     Raises what dialling raises, what the peer refuses, LinkBroken when the session breaks, TamperingDetected.
     """
-    async with dial_control(peer, identity) as link:
-        with trio.move_on_after(ANSWER_SECONDS) as deadline:
-            await link.send(start)
-            received = await link.receive()
-        if deadline.cancelled_caught:
-            raise LinkBroken("the peer did not start the session in time")
-        if isinstance(received.message, Refused):
-            raise refusal_to_error(received.message.code, received.message.what, received.message.remedy)
-        if not isinstance(received.message, Started):
-            raise RefusedByPeer("the peer did not start the session", "update the transporter there")
-        session = Session(link, received.message, handlers)
+    async with AsyncExitStack() as stack:
+        link = await stack.enter_async_context(dial_control(peer, identity))
+        seconds = link.kernel_round_trip() if peer.end_to_end else link.guess
+        count = streams
+        if most > streams and seconds and seconds >= SHORT_LINE_SECONDS:
+            count = max(streams, min(most, first_streams(seconds)))
+        long_line = bool(seconds and seconds >= SHORT_LINE_SECONDS)
+        early = await stack.enter_async_context(_early_carriers(peer, identity, count))
+        started, head = await _start(link, replace(start, pieces=long_line))
+        session = Session(link, started, handlers)
+        session.parent_head = head
+        session.in_pieces = long_line
         try:
             async with open_tasks() as nursery:
+                opener = ChannelOpener(session, nursery, peer, identity, started.key_a, clock)
+                nursery.start_soon(keep_pace, handlers.flow, link)
                 with trio.move_on_after(OPENING_SECONDS) as deadline:
-                    await _open_channels(session, nursery, peer, identity, received.message.key_a, streams, clock)
+                    await opener.open_first(await early.take(), lambda: _wait_until_ready(link, handlers.flow))
                 if deadline.cancelled_caught:
                     raise LinkBroken("the data channels did not open in time")
                 nursery.start_soon(session.read_control)
+                if most > streams:
+                    nursery.start_soon(stripe, session, opener, most, seconds if peer.end_to_end else None)
                 yield session
                 nursery.cancel_scope.cancel()
-        except LinkBroken as error:
+        except (LinkBroken, CannotConnect) as error:
             reason = await session.last_word()
             if reason is not None:
                 raise reason from error
+            if session.link_stands and not session.data_came and peer.data != "websocket":
+                raise DirectDataFailed(str(error)) from error
             raise
         finally:
             session.end()

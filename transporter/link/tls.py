@@ -13,7 +13,9 @@ import trio
 from OpenSSL import SSL, crypto
 
 from transporter.errors import CannotConnect, IdentityRefused, RefusedByPeer, TamperingDetected
+from transporter.link import long_line
 from transporter.link.identity import Identity, pin_of
+from transporter.throttle.limits import NO_LIMIT
 
 EXPORTER_LABEL = b"EXPORTER-transporter/v1 binding"
 HYBRID_GROUP = "X25519MLKEM768"
@@ -76,8 +78,13 @@ class TlsStream(trio.abc.Stream):
         self.broken = trio.Event()
         # How many bytes more the peer may send before it is known; None: any number.
         self.allowance: int | None = None
+        self._unread = b""
         # Since when somebody waits for bytes of the peer.
         self._waits_since: float | None = None
+        # When the carrier last took something.
+        self._sent_at = float("-inf")
+        # What this connection counts among while a session uses it.
+        self.flow = NO_LIMIT
 
     def _note_pin(self, pin: bytes) -> None:
         self._offered = pin
@@ -153,13 +160,23 @@ class TlsStream(trio.abc.Stream):
             except SSL.WantReadError:
                 return
             self._torn = True
-            await self._carrier.send_all(data)
+            if self.flow.sending.limited:
+                await self.flow.sending.send(self._send_slice, data)
+            else:
+                await self._send_slice(data)
             self._torn = False
+
+    async def _send_slice(self, data: bytes | bytearray | memoryview) -> None:
+        await self._carrier.send_all(data)
+        self._sent_at = trio.current_time()
 
     async def _feed(self, during: str = "") -> bool:
         data = await self._carrier.receive_some(_READ)
         if data:
             self._tls.bio_write(bytes(data))
+            if self.flow.receiving.limited:
+                self.flow.received += len(data)
+                await self.flow.receiving.pay(len(data))
             return True
         if during:
             raise CannotConnect(
@@ -205,6 +222,10 @@ class TlsStream(trio.abc.Stream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """Return decrypted bytes; empty at an orderly end. Raises BrokenResourceError for any other end."""
         await trio.lowlevel.checkpoint_if_cancelled()
+        if self._unread:
+            count = len(self._unread) if max_bytes is None else max_bytes
+            data, self._unread = self._unread[:count], self._unread[count:]
+            return data
         while True:
             try:
                 return self._allowed(self._tls.recv(max_bytes or _READ))
@@ -227,6 +248,10 @@ class TlsStream(trio.abc.Stream):
                 self.broken.set()
                 raise trio.BrokenResourceError(f"TLS error: {refusal}") from None
 
+    def unread(self, data: bytes) -> None:
+        """Put bytes back: they are the next that `receive_some` returns."""
+        self._unread = data + self._unread
+
     def _refuse(self, refusal: RefusedByPeer) -> None:
         self.refusal = refusal
         self.refused.set()
@@ -241,12 +266,20 @@ class TlsStream(trio.abc.Stream):
                 raise trio.BrokenResourceError("more was sent than a peer may send before it is known")
         return data
 
+    def round_trip(self) -> float | None:
+        """Return the round trip of the TCP connection below in seconds, as its kernel has measured it."""
+        return long_line.round_trip(self._carrier.socket) if isinstance(self._carrier, trio.SocketStream) else None
+
     def silence(self) -> float:
         """Return for how many seconds bytes of the peer have been waited for in vain.
 
         0 while nobody reads: what the peer has said meanwhile may lie unread.
         """
         return 0.0 if self._waits_since is None else trio.current_time() - self._waits_since
+
+    def sending_stands(self) -> float:
+        """Return for how many seconds the carrier has taken nothing."""
+        return trio.current_time() - self._sent_at
 
     async def aclose(self) -> None:
         """Say goodbye if the carrier still takes it, then close."""

@@ -77,16 +77,25 @@ class RunKeys:
 
 
 def begin_run(
-    keys: KeyDatabase, user_key: UserKey, job: str, run_id: bytes, parent: KeyRing | None, clock: Clock
+    keys: KeyDatabase,
+    user_key: UserKey,
+    job: str,
+    run_id: bytes,
+    parent: KeyRing | None,
+    clock: Clock,
+    *,
+    domain: str = "",
 ) -> RunKeys:
     """Make the keys of a run and remember them durably before anything is sealed under them.
 
     The chunk-id key is the domain's: from the key database, else from the parent point (a rebuilt home), else new.
-    Keys of earlier runs of this job that never committed come along, so that their chunks are used.
+    Keys of earlier runs of this job that never committed come along, so that their chunks are used. ``domain`` names
+    the domain where several jobs share it (and then ``parent`` must be of it); else it is the job's own.
     """
-    if keys.domain_key(job) is None and parent is not None and parent.chunk_id_key is not None:
-        keys.put_domain_key(job, parent.chunk_id_key, user_key)
-    run = RunKeys(keys.ensure_domain_key(job, user_key), SessionKey.generate(clock), MetaKey.generate(clock))
+    domain = domain or job
+    if keys.domain_key(domain) is None and parent is not None and parent.chunk_id_key is not None:
+        keys.put_domain_key(domain, parent.chunk_id_key, user_key)
+    run = RunKeys(keys.ensure_domain_key(domain, user_key), SessionKey.generate(clock), MetaKey.generate(clock))
     for earlier in keys.runs(job):
         run.older_session_keys[earlier.session_key.key_id] = earlier.session_key
         run.older_metakeys[earlier.metakey.key_id] = earlier.metakey

@@ -56,9 +56,10 @@ def _rows(store: Repository, refs: list[PointRef]) -> list[dict[str, object]]:
 async def answer_get_point(provider: Provider, link: ControlLink, peer: Peer, message: GetPoint) -> None:
     """Send the head and the slots of one point."""
     store = provider.repository(peer, message.repository).store
-    head, slots = await provider.lookups.run(_load, store, peer.tenant, message.job, message.point)
+    head, slots = await provider.lookups.run(load_point, store, peer.tenant, message.job, message.point)
     await link.send(PointHead(point=message.point, slots=slots), head)
 
 
-def _load(store: Repository, tenant: str, job: str, point: bytes) -> tuple[bytes, list[bytes]]:
+def load_point(store: Repository, tenant: str, job: str, point: bytes) -> tuple[bytes, list[bytes]]:
+    """Return the head and the slots of a point. Raises DamagedData."""
     return store.read_head(tenant, job, point), list(store.slots(point).values())

@@ -11,7 +11,6 @@ from pipeline.run import open_tasks
 from protocol.control import Received
 from protocol.limits import MAX_KEY_IDS, MAX_SLOTS
 from protocol.messages import (
-    Chunk,
     Commit,
     CommitPlain,
     Committed,
@@ -28,10 +27,12 @@ from protocol.messages import (
     Stored,
 )
 from transporter.errors import RefusedByPeer
+from transporter.link.chunk_pieces import IncomingChunks
 from transporter.link.data_link import DataLink
 from transporter.repository import PackWriter
 from transporter.service.committing import CommitRequest, commit_in_thread
 from transporter.service.needs import NeededChunks
+from transporter.service.open_channels import OpenChannels
 from transporter.service.sealing import TargetSealing
 from transporter.service.session import ServiceSession
 from transporter.service.writing import ChunkWriter
@@ -50,6 +51,8 @@ class BackupService:
         self._provider = session.provider
         self._store = session.repository.store
         self._needs = NeededChunks(self._store.scratch)
+        self._open = OpenChannels()
+        self._incoming = IncomingChunks(session.peer.name)
         self._slots: list[tuple[bytes, bytes]] = []
         self._chunks = ChunkWriter(writer, sealing.to_record, self._acknowledge, session.provider.writes)
 
@@ -70,6 +73,7 @@ class BackupService:
 
     async def _accept(self, channels: trio.MemoryReceiveChannel[DataLink], nursery: trio.Nursery) -> None:
         async for channel in channels:
+            self._open.opened()
             nursery.start_soon(self._receive, channel)
 
     async def _receive(self, channel: DataLink) -> None:
@@ -77,10 +81,11 @@ class BackupService:
             event = await channel.receive()
             if isinstance(event.message, Fin):
                 await channel.finish()
+                self._open.finished()
                 return
-            if not isinstance(event.message, Chunk):
-                raise RefusedByPeer("an unexpected message on a data channel", "update the transporter")
-            await self._chunks.put(event.message, event.payload)
+            whole = self._incoming.take(event)
+            if whole is not None:
+                await self._chunks.put(*whole)
 
     async def _acknowledge(self, ids: bytes) -> None:
         await self._session.link.send(Stored(chunks=ids))
@@ -99,6 +104,7 @@ class BackupService:
         while True:
             received = await self._session.link.receive()
             if isinstance(received.message, Stop):
+                await self._open.all_finished()
                 await self._session.link.send(Stopped())
                 return
             answer = answers.get(type(received.message)) or self._session.general(received)

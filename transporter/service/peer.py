@@ -5,13 +5,13 @@ from __future__ import annotations
 import trio
 
 from protocol.control import Received
-from protocol.messages import GetPoint, ListPoints, Pair, Paired, Start, StatusReply, StatusRequest
-from transporter.catalog import Peer
+from protocol.messages import GetPoint, ListPoints, Pair, Paired, Park, Reach, Start, StatusReply, StatusRequest
+from transporter.catalog import PEER_DIALS, Peer
 from transporter.errors import IdentityRefused, JobFailed, RefusedByPeer, TransporterError
 from transporter.events import EventBus
 from transporter.link.broken import LinkBroken
 from transporter.link.control_link import ControlLink
-from transporter.link.pairing import answer_pairing
+from transporter.link.pairing import PROXY_RIGHT, answer_pairing
 from transporter.service.answers import answer_get_point, answer_list_points
 from transporter.service.provider import Provider
 from transporter.service.refusal import refuse
@@ -54,7 +54,8 @@ async def _pair(provider: Provider, link: ControlLink) -> None:
 
 async def _tell_paired(provider: Provider, link: ControlLink, peer: Peer) -> None:
     name = provider.config.node.name
-    await link.send(Paired(name=name, repositories=list(peer.rights), tenant=peer.tenant))
+    repositories = [name for name in peer.rights if name != PROXY_RIGHT]
+    await link.send(Paired(name=name, repositories=repositories, tenant=peer.tenant))
 
 
 async def _answer(provider: Provider, link: ControlLink, received: Received, bus: EventBus) -> None:
@@ -73,9 +74,34 @@ async def _answer(provider: Provider, link: ControlLink, received: Received, bus
             await link.send(StatusReply(), b"\x80")
         elif isinstance(message, Start):
             await serve_session(provider, link, peer, message, bus)
+        elif isinstance(message, Park):
+            await _park(provider, link, peer, message)
+        elif isinstance(message, Reach):
+            await _reach(provider, link, peer, message)
         else:
             raise RefusedByPeer(f"{type(message).__name__} does not fit here", "update the transporter")
     except TransporterError as error:
-        if isinstance(message, Start | Pair):
+        if isinstance(message, Start | Pair | Park):
             raise
         await refuse(link, error)
+
+
+async def _park(provider: Provider, link: ControlLink, peer: Peer, park: Park) -> None:
+    """Hold the connection for whoever wants to reach the peer: jobs of this node, or through it as a proxy host."""
+    if peer.link != PEER_DIALS and PROXY_RIGHT not in peer.rights:
+        raise RefusedByPeer("this node does not wait for you to dial it", "pair anew: `join … --reverse` there")
+    if peer.link != PEER_DIALS and provider.relay is None:
+        raise _no_proxy()
+    await provider.parked.keep(link, park)
+
+
+async def _reach(provider: Provider, link: ControlLink, peer: Peer, message: Reach) -> None:
+    if provider.relay is None:
+        raise _no_proxy()
+    if PROXY_RIGHT not in peer.rights:
+        raise RefusedByPeer("this node may not use the proxy host", "ask for an invitation: `invite --proxy` there")
+    await provider.relay.reach(link, peer, provider.catalog.peer_by_pin(message.peer), message)
+
+
+def _no_proxy() -> RefusedByPeer:
+    return RefusedByPeer("this node does not serve as a proxy host now", "start it there with `serve --proxy`")

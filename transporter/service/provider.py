@@ -5,7 +5,6 @@ A tenant is an authenticated identity, never a field of a message.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,9 +18,13 @@ from transporter.errors import IdentityRefused, JobBusy, RefusedByPeer, Transpor
 from transporter.home import Home
 from transporter.keys.database import KeyDatabase
 from transporter.link.identity import Identity
+from transporter.link.parking import ParkedLinks
+from transporter.link.tickets import TicketOffice
 from transporter.repository import Repository
+from transporter.throttle.limits import Throttle
 
 if TYPE_CHECKING:
+    from transporter.service.relay import Relay
     from transporter.service.session import ServiceSession
 
 # A session that lost its link closes its pack first; the next one of the same job waits for that. Less than the time
@@ -30,12 +33,6 @@ HAND_OVER_SECONDS = 20.0
 
 # Live sessions of one tenant: each has queues, buffers and files of its own, and few homes run so many jobs at once.
 SESSIONS_AT_MOST = 16
-
-
-def domain_of(tenant: str, job: str) -> bytes:
-    """Return the dedup domain of a job, 16 bytes: one for each tenant and job, never shared between tenants."""
-    text = b"".join(len(part).to_bytes(4, "big") + part for part in (tenant.encode(), job.encode()))
-    return hashlib.blake2b(text, digest_size=16, person=b"transporter/dom1").digest()
 
 
 @dataclass(frozen=True)
@@ -61,9 +58,16 @@ class Provider:
     # What keeps the others from being served: their tenants are told.
     closed: dict[str, TransporterError] = field(default_factory=dict)
     sessions: dict[bytes, ServiceSession] = field(default_factory=dict)
+    # Nodes that dial this one keep a connection parked here; what comes in on call shows a ticket.
+    parked: ParkedLinks = field(default_factory=ParkedLinks)
+    tickets: TicketOffice = field(default_factory=TicketOffice)
+    # Where this daemon serves as a proxy host.
+    relay: Relay | None = None
     # One lane for look-ups and one for writes: a slow fsync must not hold up a HAVE.
     lookups: Lane = field(default_factory=lambda: Lane(2))
     writes: Lane = field(default_factory=lambda: Lane(4))
+    # The limits of the whole daemon: its own jobs are under them, too.
+    throttle: Throttle = field(default_factory=Throttle)
 
     def known_peer(self, pin: bytes) -> Peer:
         """Return the peer of this public key as it is known now. Raises IdentityRefused once it has been removed."""

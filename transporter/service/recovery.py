@@ -8,11 +8,14 @@ import trio
 
 from pipeline.run import open_tasks
 from protocol.control import Received
+from protocol.data import HEADROOM
 from protocol.messages import Chunk, Fin, Get, Missing, Stop, Stopped
 from transporter.errors import RefusedByPeer
+from transporter.link.chunk_pieces import PieceQueue
 from transporter.link.data_link import DataLink
 from transporter.points.assemble import OpenedPoint
 from transporter.repository import ChunkRecord
+from transporter.service.open_channels import OpenChannels
 from transporter.service.reading import ChunkReader
 from transporter.service.session import ServiceSession
 
@@ -43,6 +46,8 @@ class RecoveryService:
         self._session = session
         self._store = session.repository.store
         self._key_ids = key_ids
+        self._open = OpenChannels()
+        self._pieces = PieceQueue(self._next_stored)
         self._chunks = ChunkReader(self._read, to_wire, self._missing, session.provider.lookups)
 
     async def run(self, channels: trio.MemoryReceiveChannel[DataLink]) -> None:
@@ -55,19 +60,28 @@ class RecoveryService:
 
     async def _accept(self, channels: trio.MemoryReceiveChannel[DataLink], nursery: trio.Nursery) -> None:
         async for channel in channels:
+            self._open.opened()
             nursery.start_soon(self._send, channel)
             nursery.start_soon(self._receive, channel)
 
     async def _send(self, channel: DataLink) -> None:
         while True:
+            if self._session.start.pieces:
+                await channel.send(*await self._pieces.next())
+                continue
             item = await self._chunks.next_chunk()
             await channel.send_chunk(item.header, item.memory)
+
+    async def _next_stored(self) -> tuple[Chunk, memoryview]:
+        item = await self._chunks.next_chunk()
+        return item.header, memoryview(item.memory)[HEADROOM:]
 
     async def _receive(self, channel: DataLink) -> None:
         event = await channel.receive()
         if not isinstance(event.message, Fin):
             raise RefusedByPeer("an unexpected message on a data channel", "update the transporter")
         await channel.finish()
+        self._open.finished()
 
     def _read(self, chunk_id: bytes, without: Sequence[bytes]) -> ChunkRecord:
         key_ids = self._key_ids
@@ -83,6 +97,7 @@ class RecoveryService:
         while True:
             received = await self._session.link.receive()
             if isinstance(received.message, Stop):
+                await self._open.all_finished()
                 await self._session.link.send(Stopped())
                 return
             if isinstance(received.message, Get):

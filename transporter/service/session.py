@@ -11,15 +11,17 @@ from protocol.channel_keys import binding
 from protocol.control import Received
 from protocol.data import DataChannel, Preface
 from protocol.errors import TamperingError
-from protocol.messages import GetPoint, ListPoints, Ready, Start
+from protocol.messages import GetPoint, Limit, ListPoints, Ready, Start
 from transporter.catalog import Peer
 from transporter.errors import RefusedByPeer, TamperingDetected, TransporterError
 from transporter.link.carrier import Carrier
 from transporter.link.control_link import ControlLink
 from transporter.link.data_link import DataLink
+from transporter.points.domain import domain_for, key_label
 from transporter.repository import PointRef
 from transporter.service.answers import answer_get_point, answer_list_points
-from transporter.service.provider import OpenRepository, Provider, domain_of
+from transporter.service.provider import OpenRepository, Provider
+from transporter.throttle.limits import Flow
 
 KEY_LENGTH = 32
 SESSION_ID_LENGTH = 16
@@ -42,9 +44,16 @@ class ServiceSession:
     # What a backup builds on: announced at its start, and checked at its commit.
     parent: PointRef | None = None
     failure: TransporterError | None = None
+    # Of the chunks that are written, or that the point to recover needs: an older point may be of another one.
+    domain: bytes = field(init=False)
+    flow: Flow = field(init=False)
     _scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     _arrived: set[int] = field(default_factory=set)
     _open: list[DataLink] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.domain = domain_for(self.tenant, self.start.job, acceleration=self.start.acceleration)
+        self.flow = Flow(self.provider.throttle, (("daemon", ""), ("peer", self.peer.name)))
 
     @property
     def tenant(self) -> str:
@@ -52,9 +61,9 @@ class ServiceSession:
         return self.peer.tenant
 
     @property
-    def domain(self) -> bytes:
-        """The dedup domain of this tenant and job."""
-        return domain_of(self.tenant, self.start.job)
+    def key_label(self) -> str:
+        """What the key database calls the domain's chunk-id key."""
+        return key_label(self.tenant, self.start.job, acceleration=self.start.acceleration)
 
     def same_job(self, other: ServiceSession) -> bool:
         """Tell whether both write to the same job of the same tenant."""
@@ -104,9 +113,15 @@ class ServiceSession:
         message = received.message
         if isinstance(message, GetPoint):
             return lambda _received: answer_get_point(self.provider, self.link, self.peer, message)
+        if isinstance(message, Limit):
+            return self._asked_to_pace
         if isinstance(message, ListPoints):
             return lambda _received: answer_list_points(self.provider, self.link, self.peer, message)
         raise RefusedByPeer(f"{type(message).__name__} does not fit in this session", "update the transporter")
+
+    async def _asked_to_pace(self, received: Received) -> None:
+        if isinstance(received.message, Limit):
+            self.flow.asked(received.message.bytes_per_second)
 
     async def attach(self, preface: Preface, carrier: Carrier) -> DataLink:
         """Take in a data channel that named this session; returns when it is handed over.
@@ -130,6 +145,7 @@ class ServiceSession:
         # Each number once: that is what makes the replay of a whole channel fail.
         self._arrived.add(number)
         data_link = DataLink(channel, carrier, self.link.peer_name)
+        data_link.flow = self.flow
         try:
             key_b = await data_link.open_as_acceptor()
         except TransporterError as error:

@@ -6,19 +6,21 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from pipeline.run import open_tasks
 from pipeline.trust_zone import Zone
 from protocol.messages import Start, Started
 from transporter.catalog import Peer
-from transporter.errors import DamagedData, NoKey, RefusedByPeer, TransporterError
+from transporter.errors import DamagedData, RefusedByPeer, TransporterError
 from transporter.events import EventBus
-from transporter.keys.key_ring import KeyRing
 from transporter.link.control_link import ControlLink
 from transporter.link.data_link import DataLink
-from transporter.points.assemble import OpenedPoint, Place, find_in, open_point
+from transporter.link.pacing import keep_pace
 from transporter.points.run_keys import begin_run
 from transporter.repository import PLAIN_KEY, PointRef
+from transporter.service import answers
 from transporter.service.backup import BackupService
-from transporter.service.provider import OpenRepository, Provider
+from transporter.service.opening import domain_of_point, open_here, usable_rings
+from transporter.service.provider import Provider
 from transporter.service.recovery import RecoveryService, as_stored, opened_here
 from transporter.service.refusal import refuse
 from transporter.service.sealing import SealedAtSource, SealedHere, TargetSealing, Unsealed, seals_here
@@ -31,6 +33,11 @@ MAX_CHANNELS = 32
 async def serve_session(provider: Provider, link: ControlLink, peer: Peer, start: Start, _bus: EventBus) -> None:
     """Serve one session. What goes wrong is told to the initiator by the caller."""
     repository = provider.repository(peer, start.repository)
+    if start.acceleration and (start.purpose, start.zone) != ("backup", Zone.NONE):
+        raise RefusedByPeer(
+            "network acceleration is for backups of zone none: sealed jobs do not share the names of their chunks",
+            "switch it off for this job",
+        )
     session = ServiceSession(
         provider,
         link,
@@ -59,11 +66,14 @@ async def serve_session(provider: Provider, link: ControlLink, peer: Peer, start
         session.ended.set()
 
 
-async def _work(session: ServiceSession, started: Started, serve: Serve) -> None:
+async def _work(session: ServiceSession, started: Started, serve: Serve, head: bytes = b"") -> None:
     send, receive = trio.open_memory_channel[DataLink](MAX_CHANNELS)
     session.channels = send
-    await session.link.send(started)
-    await serve(receive)
+    await session.link.send(started, head)
+    async with open_tasks() as nursery:
+        nursery.start_soon(keep_pace, session.flow, session.link)
+        await serve(receive)
+        nursery.cancel_scope.cancel()
 
 
 # --- backup ---------------------------------------------------------------------------------------------------
@@ -79,6 +89,7 @@ async def _backup(session: ServiceSession) -> None:
     domain_empty = not await provider.lookups.run(store.knows_domain, session.domain)
     writer = await provider.writes.run(store.writer, session.domain, session.tenant)
     service = BackupService(session, sealing, writer)
+    head, slots = await provider.lookups.run(_head_along, session, parent)
     started = Started(
         session=session.session_id,
         key_a=session.key_a or b"",
@@ -89,11 +100,19 @@ async def _backup(session: ServiceSession) -> None:
         repository_id=store.repository_id,
         tenant=session.tenant,
         domain_empty=domain_empty,
+        slots=slots,
     )
     try:
-        await _work(session, started, service.run)
+        await _work(session, started, service.run, head)
     finally:
         await service.close()
+
+
+def _head_along(session: ServiceSession, parent: PointRef | None) -> tuple[bytes, list[bytes]]:
+    """Return the parent's head and slots, where they were asked for: it saves the initiator a round trip."""
+    if parent is None or not session.start.head:
+        return b"", []
+    return answers.load_point(session.repository.store, session.tenant, session.start.job, parent.point_id)
 
 
 def _newest_sound(session: ServiceSession) -> PointRef | None:
@@ -116,25 +135,25 @@ def _target_sealing(session: ServiceSession, parent: PointRef | None) -> tuple[T
     label = f"{session.tenant}/{start.job}"
     at_rest = session.repository.config.encrypt_at_rest
     if not seals_here(zone, encrypt_at_rest=bool(at_rest)):
-        chunk_id_key = provider.keys.ensure_plain_domain_key(label)
+        chunk_id_key = provider.keys.ensure_plain_domain_key(session.key_label)
         return Unsealed(chunk_id_key), chunk_id_key.secret
     user_key = provider.keys.user_key(start.password if zone is Zone.TARGET else at_rest)
-    ring = _ring_of(session, parent)
+    rings = usable_rings(session, parent)
     # Remembered for each session, not for each run: a run that redials has one key for each of its sessions, and its
     # point needs them all.
-    keys = begin_run(provider.keys, user_key, label, session.session_id, ring, provider.clock)
+    keys = begin_run(
+        provider.keys,
+        user_key,
+        label,
+        session.session_id,
+        rings[0] if rings else None,
+        provider.clock,
+        domain=session.key_label,
+    )
+    for ring in rings[1:]:
+        keys.add(ring)
     sealing = SealedHere(keys, user_key, provider.clock, lambda: provider.keys.forget_runs(label))
     return sealing, keys.chunk_id_key.secret
-
-
-def _ring_of(session: ServiceSession, parent: PointRef | None) -> KeyRing | None:
-    if parent is None:
-        return None
-    try:
-        return open_here(session, parent.point_id).ring
-    except (NoKey, TransporterError):
-        # Its chunks cannot be used; the point itself stays what it is.
-        return None
 
 
 # --- recovery -------------------------------------------------------------------------------------------------
@@ -147,7 +166,8 @@ async def _recovery(session: ServiceSession) -> None:
         service = RecoveryService(session, None, as_stored)
         chunk_id_key = b""
     else:
-        point = await provider.lookups.run(open_here, session, start.point)
+        point = await provider.lookups.run(open_here, session, start.job, start.point)
+        session.domain = domain_of_point(session, point)
         chunk_id_key = point.chunk_id_key.secret
         if point.ring is None:
             service = RecoveryService(session, frozenset({PLAIN_KEY}), as_stored)
@@ -162,14 +182,3 @@ async def _recovery(session: ServiceSession) -> None:
         tenant=session.tenant,
     )
     await _work(session, started, service.run)
-
-
-def open_here(session: ServiceSession, point_id: bytes) -> OpenedPoint:
-    """Open a point with this node's own key database. Raises NoKey, RefusedByPeer for a point sealed at the source."""
-    store: OpenRepository = session.repository
-    job = session.start.job
-    head = store.store.read_head(session.tenant, job, point_id)
-    slots = list(store.store.slots(point_id).values())
-
-    place = Place(session.tenant, job, store.store.repository_id, point_id, session.domain, session.start.zone)
-    return open_point(head, slots, lambda _head: place, find_in(session.provider.keys.find_by_salt))

@@ -1,0 +1,1 @@
+"""A line that is slow, long and lossy, between two network namespaces; and the bench over it."""

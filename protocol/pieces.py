@@ -1,0 +1,85 @@
+"""Chunks in pieces: cut on one side, put together on the other. Sans-IO.
+
+On a long line the connections of a session differ in speed, from moment to moment, by the factor of ten. A chunk that
+lies on a slow one holds up the end of a backup, and everything behind it in a restore; its pieces go over all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from protocol import limits
+from protocol.errors import RemoteProtocolError
+from protocol.frame import Buffer
+from protocol.messages import Chunk, Piece
+
+# Chunks of which some pieces have come and some have not, in bytes: what a peer can make this side hold. An honest one
+# sends the pieces of one chunk behind those of the other, so that no more are open than there are channels.
+OPEN_AT_MOST: Final = 48 * limits.MIB
+
+
+def pieces_of(header: Chunk, stored: Buffer) -> Iterator[tuple[Piece, memoryview]]:
+    """Yield the pieces of a stored chunk in order."""
+    view = memoryview(stored)
+    for index in range(max(1, -(-len(view) // limits.PIECE))):
+        piece = Piece(
+            id=header.id,
+            codec=header.codec,
+            plain_length=header.plain_length,
+            length=len(view),
+            index=index,
+            flags=header.flags,
+        )
+        yield piece, view[index * limits.PIECE : (index + 1) * limits.PIECE]
+
+
+@dataclass
+class _Open:
+    """A chunk of which pieces have come."""
+
+    first: Piece
+    memory: bytearray = field(repr=False)
+    missing: set[int] = field(default_factory=set)
+
+
+class Assembler:
+    """Puts the chunks of one session together from their pieces."""
+
+    def __init__(self) -> None:
+        self._open: dict[bytes, _Open] = {}
+        self._held = 0
+
+    def add(self, piece: Piece, payload: memoryview) -> tuple[Chunk, memoryview] | None:
+        """Take in a piece; return the chunk and its stored bytes when it is whole. Raises RemoteProtocolError."""
+        open_chunk = self._open.get(piece.id) or self._begin(piece)
+        first = open_chunk.first
+        if (piece.codec, piece.plain_length, piece.length, piece.flags) != (
+            first.codec,
+            first.plain_length,
+            first.length,
+            first.flags,
+        ):
+            raise RemoteProtocolError("the pieces of a chunk do not belong together")
+        start = piece.index * limits.PIECE
+        if piece.index not in open_chunk.missing or len(payload) != min(limits.PIECE, piece.length - start):
+            raise RemoteProtocolError("a piece of a chunk came twice, or has a wrong length or place")
+        open_chunk.memory[start : start + len(payload)] = payload
+        open_chunk.missing.remove(piece.index)
+        if open_chunk.missing:
+            return None
+        del self._open[piece.id]
+        self._held -= first.length
+        header = Chunk(id=first.id, codec=first.codec, plain_length=first.plain_length, flags=first.flags)
+        return header, memoryview(open_chunk.memory)
+
+    def _begin(self, piece: Piece) -> _Open:
+        if piece.length > limits.MAX_CHUNK_PAYLOAD:
+            raise RemoteProtocolError(f"a chunk of {piece.length} bytes in pieces")
+        if self._held + piece.length > OPEN_AT_MOST:
+            raise RemoteProtocolError("too many chunks were begun in pieces and not finished")
+        self._held += piece.length
+        count = max(1, -(-piece.length // limits.PIECE))
+        begun = self._open[piece.id] = _Open(piece, bytearray(piece.length), set(range(count)))
+        return begun

@@ -1,0 +1,71 @@
+"""Points that this end sealed, or keeps plain: opened with the node's own key database."""
+
+from __future__ import annotations
+
+from transporter.errors import DamagedData, NoKey, TransporterError
+from transporter.keys.key_ring import KeyRing
+from transporter.points.assemble import OpenedPoint, Place, find_in, open_point
+from transporter.points.domain import domain_of, shared_domain_of
+from transporter.repository import PointRef
+from transporter.service.session import ServiceSession
+
+# Jobs of one tenant whose points are opened for their keys when an accelerated run begins: some milliseconds each.
+NEIGHBOURS_AT_MOST = 64
+
+
+def open_here(session: ServiceSession, job: str, point_id: bytes) -> OpenedPoint:
+    """Open a point with this node's own key database. Raises NoKey, RefusedByPeer for a point sealed at the source."""
+    store = session.repository.store
+    head = store.read_head(session.tenant, job, point_id)
+    slots = list(store.slots(point_id).values())
+
+    place = Place(session.tenant, job, store.repository_id, point_id, session.domain, session.start.zone)
+    return open_point(head, slots, lambda _head: place, find_in(session.provider.keys.find_by_salt))
+
+
+def domain_of_point(session: ServiceSession, point: OpenedPoint) -> bytes:
+    """Return the domain in which the chunks of a point lie: the job's own, or the one it shared at that time."""
+    domain = point.head.domain
+    if domain not in (domain_of(session.tenant, session.start.job), shared_domain_of(session.tenant)):
+        raise DamagedData("the restore point names chunks of a domain that is not its job's", "run scrub at the target")
+    return domain
+
+
+def usable_rings(session: ServiceSession, parent: PointRef | None) -> list[KeyRing]:
+    """Return the key rings whose chunks the run may use: of the parent, and of other jobs that share its domain.
+
+    Only where this end seals. Under acceleration a chunk may have been sealed in a session of another job; a point
+    holds the keys of all chunks that it needs, whoever sent them, so this one takes them into its own ring. None of
+    another domain: they would bring its chunk-id key, and keys of chunks that are not in this one.
+    """
+    points = [(session.start.job, ref) for ref in _own(session, parent)]
+    if session.start.acceleration:
+        points += _neighbours(session)
+    rings = (_ring_of(session, job, ref) for job, ref in points)
+    return [ring for ring in rings if ring is not None]
+
+
+def _own(session: ServiceSession, parent: PointRef | None) -> list[PointRef]:
+    """Return the parent; or, after acceleration was switched on or off, the newest point of the job in this domain."""
+    if parent is None or parent.domain == session.domain:
+        return [] if parent is None else [parent]
+    points = session.repository.store.points(session.tenant, session.start.job)
+    return [ref for ref in points if ref.domain == session.domain][-1:]
+
+
+def _neighbours(session: ServiceSession) -> list[tuple[str, PointRef]]:
+    """Return the newest point of every other job of the tenant that is of the shared domain, newest first."""
+    newest: dict[str, PointRef] = {}
+    for ref in session.repository.store.points(session.tenant):
+        if ref.domain == session.domain and ref.job != session.start.job:
+            newest[ref.job] = ref
+    found = sorted(newest.items(), key=lambda item: item[1].committed_ns, reverse=True)
+    return found[:NEIGHBOURS_AT_MOST]
+
+
+def _ring_of(session: ServiceSession, job: str, ref: PointRef) -> KeyRing | None:
+    try:
+        return open_here(session, job, ref.point_id).ring
+    except (NoKey, TransporterError):
+        # Its chunks cannot be used; the point itself stays what it is.
+        return None

@@ -1,0 +1,1 @@
+"""Bandwidth limits: which holds when, and how a sender keeps to it."""
