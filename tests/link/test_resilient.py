@@ -40,6 +40,7 @@ class FakeSession:
         self.peer = peer
         self.handlers = handlers
         self.started = STARTED
+        handlers.on_started(STARTED, b"")
         self.streams = 2
         self.bytes_sent = self.bytes_received = 0
         self.asked, self.told = [], []

@@ -74,8 +74,16 @@ class ResilientLink:
         self._redial_for = redial_for
         self._notify = notify
         self._handlers = SessionHandlers(
-            self._next_chunk, self._stored, on_chunk, self._missing, self._backlog, flow or free_flow()
+            self._next_chunk,
+            self._stored,
+            on_chunk,
+            self._missing,
+            self._backlog,
+            flow or free_flow(),
+            self._session_started,
         )
+        # What the provider said at the beginning of the session that stands or is being opened, and the parent's head.
+        self._said: tuple[Started, bytes] | None = None
         self._gate = gate or Gate()
         self._gate.on_open = self._go_on
         self._session: Session | None = None
@@ -124,15 +132,24 @@ class ResilientLink:
         return sum(chunk.size for chunk in self._queue)
 
     async def started(self) -> Started:
-        """Return what the provider said when the current session began."""
-        return (await self._current()).started
+        """Return what the provider said when the current session began; its data channels may not be open yet."""
+        return (await self._beginning())[0]
+
+    async def _beginning(self) -> tuple[Started, bytes]:
+        while self._said is None:
+            if self._session is not None:
+                return self._session.started, b""
+            await self._changed.park()
+        return self._said
+
+    def _session_started(self, started: Started, head: bytes) -> None:
+        self._said = started, head
+        self._changed.unpark_all()
 
     async def parent_head(self, point: bytes) -> tuple[list[bytes], bytes] | None:
         """Return the slots and the head of the parent, if the current session brought them along."""
-        session = await self._current()
-        if session.started.parent != point or not session.parent_head:
-            return None
-        return session.started.slots, session.parent_head
+        started, head = await self._beginning()
+        return (started.slots, head) if started.parent == point and head else None
 
     async def have(self, ids: list[bytes]) -> list[bytes | None]:
         """Which of these chunks does the peer hold? For each: the key id of its stored form, or None."""
@@ -346,6 +363,7 @@ class ResilientLink:
                 self._bytes_received_before += self._session.bytes_received
                 self.streams = max(self.streams, self._session.streams)
                 self._session = None
+            self._said = None
             self._changed.unpark_all()
 
     async def _offer_again(self, session: Session) -> None:

@@ -75,6 +75,8 @@ class SessionHandlers:
     backlog: Callable[[], bool] = lambda: False
     # What the job may send and receive; it lasts over all its sessions.
     flow: Flow = field(default_factory=free_flow)
+    # Told what the provider said, and the head that came along: a round trip before the data channels are open.
+    on_started: Callable[[Started, bytes], None] = lambda _started, _head: None
 
 
 @dataclass
@@ -105,8 +107,6 @@ class Session:
         self._refusal: TransporterError | None = None
         self._open_directions = 0
         self._fin_came = trio.lowlevel.ParkingLot()
-        # Of the point that `started` names as the parent, where it was asked for.
-        self.parent_head = b""
         # On a long line chunks go in pieces, so that a slow channel holds up little.
         self.in_pieces = False
         self._pieces = PieceQueue(self._next_stored)
@@ -394,7 +394,7 @@ async def open_session(
         early = await stack.enter_async_context(_early_carriers(peer, identity, count))
         started, head = await _start(link, replace(start, pieces=long_line))
         session = Session(link, started, handlers)
-        session.parent_head = head
+        handlers.on_started(started, head)
         session.in_pieces = long_line
         try:
             async with open_tasks() as nursery:
