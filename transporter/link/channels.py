@@ -11,7 +11,7 @@ import trio
 from protocol.channel_keys import binding
 from protocol.data import DataChannel
 from transporter.clock import Clock
-from transporter.errors import CannotConnect, TransporterError
+from transporter.errors import CannotConnect, IdentityRefused, TamperingDetected, TransporterError
 from transporter.link.broken import LinkBroken
 from transporter.link.carrier import Carrier
 from transporter.link.data_link import DataLink
@@ -156,7 +156,10 @@ async def _stripe(session: Session, opener: ChannelOpener, most: int, round_trip
     while True:
         try:
             await opener.grow_to(striper.streams)
-        except (CannotConnect, TransporterError, LinkBroken) as error:
+        except (TamperingDetected, IdentityRefused):
+            # Whoever meddles with a channel that is added later is no reason to do with fewer of them.
+            raise
+        except (TransporterError, LinkBroken) as error:
             # Those that are open do their work; if it is the line, they will say so.
             log.info("no more data channels", peer=session.link.peer_name, have=opener.opened, reason=str(error))
             striper.most = striper.streams = opener.opened
