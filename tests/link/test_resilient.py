@@ -84,6 +84,7 @@ class FakePeer:
         self.sessions = []
         self.dial = deque()
         self.sending = True
+        self.opening = 0.0
         self.answers = self._at_once
 
     async def _at_once(self, _message):
@@ -107,6 +108,7 @@ class FakePeer:
             await session.broken.wait()
             raise session.error
 
+        await trio.sleep(self.opening)
         async with resilient.open_tasks() as nursery:
             if self.sending:
                 nursery.start_soon(take)
@@ -159,6 +161,46 @@ async def come_back(peer, count):
 
 
 # --- chunks ---------------------------------------------------------------------------------------------------
+
+
+async def test_nobody_asks_about_chunks_that_never_left(link, peer, autojump_clock):
+    """Those of a first run are put while its first data channel still opens: a question is a round trip for nothing."""
+    peer.opening = 1.0
+    async with running(link):
+        await link.put(chunk(1))
+        await link.put(chunk(2))
+        await trio.sleep(2)
+        assert peer.now.asked == []
+        assert peer.received == [chunk(1).chunk_id, chunk(2).chunk_id]
+        peer.sending, peer.opening = False, 0.0
+        peer.now.cut()
+        await come_back(peer, 2)
+        await link.put(chunk(3))
+        peer.now.cut()
+        await come_back(peer, 3)
+        assert peer.now.asked == [chunk(1).chunk_id, chunk(2).chunk_id]
+
+
+async def test_a_session_that_breaks_while_it_is_asked_leaves_what_was_sent_to_be_asked_again(
+    link, peer, autojump_clock, monkeypatch
+):
+    many = [chunk(number) for number in range(1025)]  # two questions
+    async with running(link):
+        for each in many:
+            await link.put(each)
+        await trio.sleep(1)
+        have, left = FakeSession.have, [True, False]
+
+        async def once(session, ids):
+            if left and not left.pop(0):
+                raise LinkBroken("cut between two answers")
+            return await have(session, ids)
+
+        monkeypatch.setattr(FakeSession, "have", once)
+        peer.now.cut()
+        await come_back(peer, 2)
+        await come_back(peer, 3)
+        assert peer.now.asked == [each.chunk_id for each in many]
 
 
 async def test_what_was_not_acknowledged_is_offered_again_and_what_was_is_not(link, peer, notes, autojump_clock):
@@ -574,6 +616,8 @@ async def test_a_link_that_is_lost_during_a_pause_comes_back_and_sends_nothing_b
     gated, gate, peer, autojump_clock
 ):
     async with running(gated):
+        await gated.put(chunk(0))
+        await trio.sleep(0.1)
         gate.close()
         await gated.put(chunk(1))
         await gated.ask_for(chunk(2).chunk_id)
@@ -581,11 +625,12 @@ async def test_a_link_that_is_lost_during_a_pause_comes_back_and_sends_nothing_b
         peer.now.cut()
         await come_back(peer, 2)
         await trio.sleep(5)
-        assert peer.now.asked == [chunk(1).chunk_id], "what the peer has after all is asked as ever"
-        assert (peer.received, peer.requests) == ([], [])
+        assert peer.now.asked == [chunk(0).chunk_id], "what the peer has after all is asked as ever"
+        assert (peer.received, peer.requests) == ([chunk(0).chunk_id], [])
         gate.open()
         await trio.sleep(0.1)
-        assert (peer.received, peer.requests) == ([chunk(1).chunk_id], [[chunk(2).chunk_id]])
+        assert peer.received == [chunk(0).chunk_id, chunk(0).chunk_id, chunk(1).chunk_id]
+        assert peer.requests == [[chunk(2).chunk_id]]
 
 
 async def test_a_chunk_that_takes_long_is_no_stall_while_its_bytes_move(link, peer, notes, autojump_clock):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 
 import trio
@@ -39,12 +38,13 @@ from transporter.events import (
 from transporter.jobs.commit import Commit, commit_point
 from transporter.jobs.compression import Compression
 from transporter.jobs.context import JobContext, job_lock
+from transporter.jobs.early_reading import EarlyReader, open_early_reader
 from transporter.jobs.given import check_domain
-from transporter.jobs.needs import Needs
 from transporter.jobs.packing import compose_packing
-from transporter.jobs.parent import Parent, find_parent
+from transporter.jobs.parent import Parent, find_parent, last_point_at
 from transporter.jobs.read_messages import Open
-from transporter.jobs.reading import Reading, open_reading
+from transporter.jobs.reading import Reading
+from transporter.keys.chunk_id import ChunkIdKey
 from transporter.link.data_path import open_data_session
 from transporter.link.resilient import ResilientLink
 from transporter.points.run_keys import RunKeys, begin_run
@@ -86,6 +86,8 @@ class BackupRun:
     counters: Counters = field(default_factory=Counters)
     # Chunks of the parent's manifest: if one is not there after all, the commit says so, and all is read again.
     surely_there: frozenset[bytes] = frozenset()
+    # Of a first run: what its chunks were named by while nobody knew yet that it is one.
+    fresh_key: ChunkIdKey | None = field(default=None, repr=False)
 
     @property
     def label(self) -> str:
@@ -106,12 +108,13 @@ class BackupRun:
             )
         )
         link = self._link()
-        with closing(Needs(self.context.home.cache)) as needs:
-            async with (
-                open_reading(needs, from_stdin=self.job.workload == "stream") as reading,
-                open_tasks() as nursery,
-            ):
-                nursery.start_soon(link.run)
+        async with (
+            open_tasks() as nursery,
+            open_early_reader(self.context.home.cache, from_stdin=self.job.workload == "stream") as reader,
+        ):
+            nursery.start_soon(link.run)
+            async with open_tasks() as early:
+                early.start_soon(self._begin_reading, reader)
                 started = await link.started()
                 check_domain(started, self.name, acceleration=self.job.network_acceleration)
                 parent = await find_parent(self.context, self.name, self.job, link, started, reread=self.reread)
@@ -119,14 +122,15 @@ class BackupRun:
                 keys = await trio.to_thread.run_sync(self._keys, parent)
                 if keys is not None:
                     link.usable = keys.opens
-                await reading.open(self._what_to_read(parent, self._chunk_id_key(keys, started)))
-                pack = compose_packing(backup_source(Zone(self.job.encrypt)), keys)
-                compression = Compression(link, pack, self.job.compression, self.context.clock)
-                await self._copy(link, reading, keys, compression)
-                kind = "incremental" if parent.point else "full"
-                commit = Commit(self.context, self.name, self.job, self.run_id, kind, started, parent, keys)
-                await commit_point(commit, link, reading, needs, self.counters.files_skipped)
-                link.finish()
+                known = parent.point if parent.known_here else b""
+                reading = await reader.open(self._what_to_read(known, self._chunk_id_key(keys, started)))
+            pack = compose_packing(backup_source(Zone(self.job.encrypt)), keys)
+            compression = Compression(link, pack, self.job.compression, self.context.clock)
+            await self._copy(link, reading, keys, compression)
+            kind = "incremental" if parent.point else "full"
+            commit = Commit(self.context, self.name, self.job, self.run_id, kind, started, parent, keys)
+            await commit_point(commit, link, reading, reader.needs, self.counters.files_skipped)
+            link.finish()
         self.context.bus.publish(
             PointCommitted(job=self.name, point=self.run_id.hex(), kind=kind, parent=parent.point.hex())
         )
@@ -170,11 +174,31 @@ class BackupRun:
             gate=self.context.gate,
         )
 
+    async def _begin_reading(self, reader: EarlyReader) -> None:
+        await reader.begin(await self._expected())
+
+    async def _expected(self) -> Open | None:
+        """Return what this run will read if the target says what this home remembers; None where nothing is known.
+
+        Only in zone source are chunks named by a key of this home. What comes by stdin can be read but once.
+        """
+        if Zone(self.job.encrypt) is not Zone.SOURCE or self.job.workload == "stream":
+            return None
+        last = last_point_at(self.context, self.name, self.job)
+        key = await trio.to_thread.run_sync(self.context.keys.domain_key, self.label)
+        if key is None:
+            if last is not None:
+                return None
+            key = self.fresh_key = ChunkIdKey.generate(self.context.clock)
+        return self._what_to_read(b"" if last is None or self.reread else last.point, key.secret)
+
     def _keys(self, parent: Parent) -> RunKeys | None:
         if Zone(self.job.encrypt) is not Zone.SOURCE:
             return None
         user_key = self.context.keys.user_key(self.job.password)
-        return begin_run(self.context.keys, user_key, self.label, self.run_id, parent.ring, self.context.clock)
+        return begin_run(
+            self.context.keys, user_key, self.label, self.run_id, parent.ring, self.context.clock, fresh=self.fresh_key
+        )
 
     @staticmethod
     def _chunk_id_key(keys: RunKeys | None, started: Started) -> bytes:
@@ -184,7 +208,8 @@ class BackupRun:
             raise JobFailed("the peer did not say how chunks are named", "update the transporter there")
         return started.chunk_id_key
 
-    def _what_to_read(self, parent: Parent, chunk_id_key: bytes) -> Open:
+    def _what_to_read(self, known: bytes, chunk_id_key: bytes) -> Open:
+        """``known``: the point whose manifest this home has kept, empty where every file is to be read."""
         job = self.job
         return Open(
             workload=job.workload,
@@ -193,7 +218,7 @@ class BackupRun:
             stdin_name=job.stdin_name,
             manifest_path=str(self.context.home.manifest_path(self.name)),
             identity=_identity(self.run_id, chunk_id_key),
-            parent=_identity(parent.point, chunk_id_key) if parent.known_here else b"",
+            parent=_identity(known, chunk_id_key) if known else b"",
             chunk_id_key=chunk_id_key,
         )
 

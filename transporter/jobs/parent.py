@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from pipeline.trust_zone import Zone
 from protocol.messages import GetPoint, PointHead, Started
+from transporter.catalog import LastPoint
 from transporter.config import JobConfig
 from transporter.errors import CorruptedPoint, DamagedData, NoKey, RefusedByPeer
 from transporter.events import Note
@@ -27,6 +28,12 @@ class Parent:
     manifest: frozenset[bytes] = frozenset()
 
 
+def last_point_at(context: JobContext, name: str, job: JobConfig) -> LastPoint | None:
+    """Return the point that this home committed last for the job, if that was where the job goes now."""
+    last = context.catalog.last_point(name)
+    return last if last is not None and last.destination == job.to else None
+
+
 async def find_parent(
     context: JobContext, name: str, job: JobConfig, link: ResilientLink, started: Started, *, reread: bool = False
 ) -> Parent:
@@ -38,9 +45,9 @@ async def find_parent(
     """
     if not started.parent:
         return Parent()
-    last = context.catalog.last_point(name)
-    ours = last is not None and last.point == started.parent and last.destination == job.to
-    if last is not None and last.destination == job.to and not ours:
+    last = last_point_at(context, name, job)
+    ours = last is not None and last.point == started.parent
+    if last is not None and not ours:
         context.bus.publish(
             Note(
                 text="the target's newest point is not the one this node committed last; files are read again", job=name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -30,6 +31,8 @@ from transporter.workloads.notes import Note
 from transporter.workloads.worker_channel import Failed
 
 MODULE = "transporter.jobs.read_worker"
+# Of metadata, which comes by the socket; content stays in the reader's buffers, and so bounds itself.
+AHEAD_BYTES = 4 << 20
 
 
 class Reading:
@@ -43,6 +46,7 @@ class Reading:
         self._freed: list[int] = []
         self._freeing = trio.lowlevel.ParkingLot()
         self._notes: list[Note] = []
+        self._ahead: deque[Answer] = deque()
         self.manifest_chunks: list[tuple[bytes, int]] = []
         self.files = 0
         self.files_unchanged = 0
@@ -62,13 +66,29 @@ class Reading:
 
         Content chunks share their buffer until each has been let go. Raises what reading raises.
         """
-        while isinstance(answer := await self._receive(), Cut):
+        while isinstance(answer := await self._next(), Cut):
             self._take(answer.report)
             yield answer.length, self._chunks(answer)
         if not isinstance(answer, Finished):
             raise RuntimeError("the reader answered another question")
         self.manifest_chunks = answer.manifest
         self._needs.filled(answer.needs, answer.needs_hash)
+
+    async def run_ahead(self) -> None:
+        """Take in what the reader finds, for `units` to yield later; until cancelled, or until it is enough.
+
+        Without it the reader would stop at what a socket holds: some two thousand unchanged files.
+        """
+        held = 0
+        while held < AHEAD_BYTES:
+            answer = await self._receive()
+            self._ahead.append(answer)
+            if not isinstance(answer, Cut):
+                return
+            held += sum(len(piece.data) for piece in answer.metadata)
+
+    async def _next(self) -> Answer:
+        return self._ahead.popleft() if self._ahead else await self._receive()
 
     def _chunks(self, cut: Cut) -> list[Chunk]:
         chunks = []

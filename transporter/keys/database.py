@@ -222,15 +222,15 @@ class KeyDatabase:
         with self._write() as db:
             self._put_domain(db, job, key, user_key)
 
-    def ensure_domain_key(self, job: str, user_key: UserKey) -> ChunkIdKey:
-        """Return the job's chunk-id key, making it first if there is none; two processes get the same one.
+    def ensure_domain_key(self, job: str, user_key: UserKey, fresh: ChunkIdKey | None = None) -> ChunkIdKey:
+        """Return the job's chunk-id key, making it (or taking ``fresh``) if there is none; two processes get the same.
 
         It is wrapped again when the job has changed to another password, and made anew when nothing opens it any more.
         """
         with self._write() as db:
             row = db.execute("SELECT password FROM domains WHERE job = ?", (job,)).fetchone()
             existing = self.domain_key(job)
-            key = existing or ChunkIdKey.generate(self._clock)
+            key = existing or fresh or ChunkIdKey.generate(self._clock)
             if existing is None or row is None or row[0] != user_key.name:
                 self._put_domain(db, job, key, user_key)
         return key

@@ -89,6 +89,8 @@ class ResilientLink:
         self._session: Session | None = None
         self._changed = trio.lowlevel.ParkingLot()
         self._queue: deque[Chunk] = deque()
+        # Of the unacknowledged ones: those that a data channel of any session took.
+        self._sent: set[bytes] = set()
         self._queued = trio.lowlevel.ParkingLot()
         self._unacknowledged: dict[bytes, Chunk] = {}
         self._claimed: dict[bytes, None] = {}
@@ -237,7 +239,9 @@ class ResilientLink:
         while self._session is None or not self._queue or self._gate.shut:
             await self._queued.park()
         await trio.lowlevel.checkpoint_if_cancelled()
-        return self._queue.popleft()
+        chunk = self._queue.popleft()
+        self._sent.add(chunk.chunk_id)
+        return chunk
 
     def _backlog(self) -> bool:
         """Whether something waits for the line: chunks in the queue, or chunks that were asked for."""
@@ -253,6 +257,7 @@ class ResilientLink:
             chunk_id = ids[at : at + 32]
             chunk = self._unacknowledged.pop(chunk_id, None)
             if chunk is not None:
+                self._sent.discard(chunk_id)
                 self._budget.release(chunk.size)
                 self._moved()
         if not self._unacknowledged:
@@ -367,17 +372,22 @@ class ResilientLink:
             self._changed.unpark_all()
 
     async def _offer_again(self, session: Session) -> None:
-        """Ask which unacknowledged chunks arrived after all; queue the others, and repeat open requests."""
-        self._queue.clear()
-        waiting = list(self._unacknowledged.values())
+        """Ask which unacknowledged chunks arrived after all; queue the others, and repeat open requests.
+
+        Nobody need be asked about those that no channel has taken yet: on a first session that is all of them.
+        """
+        waiting = [chunk for chunk_id, chunk in self._unacknowledged.items() if chunk_id in self._sent]
+        self._queue = deque(chunk for chunk in self._queue if chunk.chunk_id not in self._sent)
+        again = []
         for at in range(0, len(waiting), 1024):
             part = waiting[at : at + 1024]
             known = await session.have([chunk.chunk_id for chunk in part])
             for chunk, key_id in zip(part, known, strict=True):
                 if key_id is None or not self.usable(key_id):
-                    self._queue.append(chunk)
+                    again.append(chunk)
                 else:
                     self._stored(chunk.chunk_id)
+        self._queue.extendleft(reversed(again))
         self._to_ask = [chunk_id for chunk_id, times in self._asked.items() for _ in range(times)]
 
     async def _watch(self) -> None:

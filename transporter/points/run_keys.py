@@ -85,17 +85,19 @@ def begin_run(
     clock: Clock,
     *,
     domain: str = "",
+    fresh: ChunkIdKey | None = None,
 ) -> RunKeys:
     """Make the keys of a run and remember them durably before anything is sealed under them.
 
     The chunk-id key is the domain's: from the key database, else from the parent point (a rebuilt home), else new.
     Keys of earlier runs of this job that never committed come along, so that their chunks are used. ``domain`` names
-    the domain where several jobs share it (and then ``parent`` must be of it); else it is the job's own.
+    the domain where several jobs share it (and then ``parent`` must be of it); else it is the job's own. ``fresh`` is a
+    random key: the one that the domain gets if it has to have a new one.
     """
     domain = domain or job
     if keys.domain_key(domain) is None and parent is not None and parent.chunk_id_key is not None:
         keys.put_domain_key(domain, parent.chunk_id_key, user_key)
-    run = RunKeys(keys.ensure_domain_key(domain, user_key), SessionKey.generate(clock), MetaKey.generate(clock))
+    run = RunKeys(keys.ensure_domain_key(domain, user_key, fresh), SessionKey.generate(clock), MetaKey.generate(clock))
     for earlier in keys.runs(job):
         run.older_session_keys[earlier.session_key.key_id] = earlier.session_key
         run.older_metakeys[earlier.metakey.key_id] = earlier.metakey
