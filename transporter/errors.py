@@ -161,6 +161,11 @@ class UnknownPassword(NoKey):
 
     code = "unknown-password"
 
+    @classmethod
+    def of(cls, name: str) -> UnknownPassword:
+        """Return the error about ``name``."""
+        return cls(f"no password is kept as {name!r}", "see `password list`, or add it")
+
 
 class DamagedData(TransporterError):
     """Stored bytes are not what was stored."""

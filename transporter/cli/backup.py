@@ -9,7 +9,7 @@ import typer
 
 from transporter.cli.job_runner import run_request
 from transporter.cli.terminal import Terminal
-from transporter.errors import ConfigError, RefusedByPeer, UsageError
+from transporter.errors import ConfigError, RefusedByPeer, UnknownPassword, UsageError
 
 if TYPE_CHECKING:
     from transporter.config import Config, JobConfig
@@ -133,7 +133,7 @@ def _define(home: Home, config: Config, name: str, given: dict[str, object]) -> 
 def _check_here(home: Home, job: JobConfig) -> None:
     """Find out before the job is defined what would only fail later: peer, password, paths."""
     from transporter.catalog import Catalog
-    from transporter.keys.database import KeyDatabase
+    from transporter.keys.database_schema import has_password
 
     with Catalog(home.catalog_db) as catalog:
         peers = {peer.name: peer for peer in catalog.peers()}
@@ -146,9 +146,8 @@ def _check_here(home: Home, job: JobConfig) -> None:
             f"{job.peer} has not offered a repository {job.repository!r}",
             f"it has offered: {', '.join(offers) or 'none'}; for another one ask for an invitation",
         )
-    if job.encrypt == "source":
-        with KeyDatabase(home.keys_db) as keys:
-            keys.user_key(job.password)
+    if job.encrypt == "source" and not has_password(home.keys_db, job.password):
+        raise UnknownPassword.of(job.password)
     for path in job.paths:
         if path != "-" and not os.path.lexists(path):
             raise UsageError(f"{path} does not exist", "check the path")

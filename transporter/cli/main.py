@@ -7,7 +7,7 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -85,7 +85,17 @@ def make_app(arguments: list[str]) -> typer.Typer:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the program and end the process with the documented exit status."""
-    sys.exit(run_command(sys.argv[1:] if arguments is None else arguments))
+    _leave(run_command(sys.argv[1:] if arguments is None else arguments))
+
+
+def _leave(status: int) -> NoReturn:
+    """End at once. Taking a thousand modules apart first would be 45 ms of every command, for nobody."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            status = status or JobFailed.exit_status
+    os._exit(status)
 
 
 def run_command(arguments: list[str]) -> int:

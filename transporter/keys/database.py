@@ -134,7 +134,7 @@ class KeyDatabase:
         """Return the user key kept as ``name``; `UnknownPassword` if there is none."""
         found = self._find("name = ?", name)
         if found is None:
-            raise UnknownPassword(f"no password is kept as {name!r}", "see `password list`, or add it")
+            raise UnknownPassword.of(name)
         return found
 
     def find_by_salt(self, salt: bytes) -> UserKey | None:

@@ -63,6 +63,16 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def has_password(path: Path, name: str) -> bool:
+    """Tell whether a password is kept as ``name``, without what it takes to open anything: a command starts fast."""
+    connection = connect(path)
+    try:
+        with translated(KEY_DATABASE, path):
+            return connection.execute("SELECT 1 FROM passwords WHERE name = ?", (name,)).fetchone() is not None
+    finally:
+        connection.close()
+
+
 def _ensure_schema(connection: sqlite3.Connection, path: Path) -> None:
     with transaction(connection):
         version = connection.execute("PRAGMA user_version").fetchone()[0]
