@@ -474,11 +474,12 @@ class Chunk(Message):
 class Piece(Message):
     """A part of a stored chunk (the payload): bytes from ``index`` × `limits.PIECE` on, of ``length`` in all.
 
-    The pieces of a chunk go over any data channels of the session, in any order, each once.
+    Whole steps of `limits.PIECE`, `limits.MAX_PIECE` at most, or what reaches to the end. The pieces of a chunk go over
+    any data channels of the session, in any order, each once.
     """
 
     KIND: ClassVar[int] = 105
-    PAYLOAD: ClassVar[int] = limits.PIECE
+    PAYLOAD: ClassVar[int] = limits.MAX_PIECE
     id: Bytes32
     codec: U8
     plain_length: U32

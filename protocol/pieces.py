@@ -6,7 +6,6 @@ lies on a slow one holds up the end of a backup, and everything behind it in a r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,24 +19,45 @@ from protocol.messages import Chunk, Piece
 OPEN_AT_MOST: Final = 48 * limits.MIB
 
 
-def pieces_of(header: Chunk, stored: Buffer) -> Iterator[tuple[Piece, memoryview]]:
-    """Yield the pieces of a stored chunk in order."""
-    view = memoryview(stored)
-    for index in range(max(1, -(-len(view) // limits.PIECE))):
+class Cutter:
+    """A stored chunk, from the front of which pieces are cut. Its memory may not change meanwhile."""
+
+    def __init__(self, header: Chunk, stored: Buffer) -> None:
+        self._header = header
+        self._stored = memoryview(stored)
+        self._index = 0
+        self._steps = _steps(len(self._stored))
+
+    @property
+    def empty(self) -> bool:
+        """Whether all of it has been cut off."""
+        return self._index >= self._steps
+
+    def cut(self, steps: int = 1) -> tuple[Piece, memoryview]:
+        """Return the next piece and its bytes: ``steps`` × PIECE of them (1 to MAX_PIECE / PIECE), or all that is left.
+
+        An empty chunk has one piece without bytes. Not to be called once the chunk is empty.
+        """
+        header, index = self._header, self._index
         piece = Piece(
             id=header.id,
             codec=header.codec,
             plain_length=header.plain_length,
-            length=len(view),
+            length=len(self._stored),
             index=index,
             flags=header.flags,
         )
-        yield piece, view[index * limits.PIECE : (index + 1) * limits.PIECE]
+        self._index += steps
+        return piece, self._stored[index * limits.PIECE : self._index * limits.PIECE]
+
+
+def _steps(length: int) -> int:
+    return max(1, -(-length // limits.PIECE))
 
 
 @dataclass
 class _Open:
-    """A chunk of which pieces have come."""
+    """A chunk of which pieces have come. ``missing``: numbers of the steps that have not."""
 
     first: Piece
     memory: bytearray = field(repr=False)
@@ -63,10 +83,13 @@ class Assembler:
         ):
             raise RemoteProtocolError("the pieces of a chunk do not belong together")
         start = piece.index * limits.PIECE
-        if piece.index not in open_chunk.missing or len(payload) != min(limits.PIECE, piece.length - start):
+        end = start + len(payload)
+        steps = range(piece.index, piece.index + _steps(len(payload)))
+        fits = end == piece.length or (end < piece.length and len(payload) and len(payload) % limits.PIECE == 0)
+        if not fits or not open_chunk.missing.issuperset(steps):
             raise RemoteProtocolError("a piece of a chunk came twice, or has a wrong length or place")
-        open_chunk.memory[start : start + len(payload)] = payload
-        open_chunk.missing.remove(piece.index)
+        open_chunk.memory[start:end] = payload
+        open_chunk.missing.difference_update(steps)
         if open_chunk.missing:
             return None
         del self._open[piece.id]
@@ -80,6 +103,5 @@ class Assembler:
         if self._held + piece.length > OPEN_AT_MOST:
             raise RemoteProtocolError("too many chunks were begun in pieces and not finished")
         self._held += piece.length
-        count = max(1, -(-piece.length // limits.PIECE))
-        begun = self._open[piece.id] = _Open(piece, bytearray(piece.length), set(range(count)))
+        begun = self._open[piece.id] = _Open(piece, bytearray(piece.length), set(range(_steps(piece.length))))
         return begun

@@ -12,20 +12,27 @@ from hypothesis import strategies as st
 from protocol import limits, pieces
 from protocol.errors import RemoteProtocolError
 from protocol.messages import Chunk
-from protocol.pieces import Assembler, pieces_of
+from protocol.pieces import Assembler, Cutter
 
 ID = bytes(range(32))
 HEADER = Chunk(id=ID, codec=1, plain_length=1 << 20, flags=1)
 
 
-def cut(size, header=HEADER):
+def cut(size, header=HEADER, steps=lambda: 1):
     stored = random.Random(size).randbytes(size)
-    return stored, list(pieces_of(header, stored))
+    cutter, parts = Cutter(header, stored), []
+    while not cutter.empty:
+        parts.append(cutter.cut(steps()))
+    return stored, parts
 
 
-@given(st.sampled_from([0, 1, limits.PIECE - 1, limits.PIECE, limits.PIECE + 1, 5 * limits.PIECE + 7]), st.randoms())
-def test_pieces_in_any_order_give_the_chunk(size, order):
-    stored, parts = cut(size)
+SIZES = [0, 1, *(limits.PIECE * n + more for n in (1, 5, 9) for more in (-1, 0, 1))]
+
+
+@given(st.sampled_from(SIZES), st.randoms())
+def test_pieces_of_any_length_in_any_order_give_the_chunk(size, order):
+    stored, parts = cut(size, steps=lambda: order.randint(1, limits.MAX_PIECE // limits.PIECE))
+    assert all(len(payload) <= limits.MAX_PIECE for _piece, payload in parts)
     order.shuffle(parts)
     assembler = Assembler()
     whole = [assembler.add(*part) for part in parts]
@@ -52,6 +59,16 @@ def test_a_piece_that_comes_twice_is_refused():
         assembler.add(*parts[0])
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_pieces_that_overlap_are_refused(first):
+    stored, _ = cut(500_000)
+    assembler, cutter = Assembler(), Cutter(HEADER, stored)
+    pieces = [cutter.cut(2), Cutter(HEADER, stored).cut(4)]
+    assembler.add(*pieces[first])
+    with pytest.raises(RemoteProtocolError, match="twice"):
+        assembler.add(*pieces[1 - first])
+
+
 @pytest.mark.parametrize("change", [{"length": 199_999}, {"codec": 0}, {"plain_length": 5}, {"flags": 0}])
 def test_pieces_that_do_not_belong_together_are_refused(change):
     _, parts = cut(200_000)
@@ -62,7 +79,10 @@ def test_pieces_that_do_not_belong_together_are_refused(change):
         assembler.add(dataclasses.replace(piece, **change), payload)
 
 
-@pytest.mark.parametrize(("index", "length"), [(4, 10), (0, 10), (3, limits.PIECE), (1, limits.PIECE - 1)])
+@pytest.mark.parametrize(
+    ("index", "length"),
+    [(4, 10), (0, 10), (0, 0), (3, limits.PIECE), (1, limits.PIECE - 1), (1, 3 * limits.PIECE), (0, limits.PIECE + 1)],
+)
 def test_a_piece_of_a_wrong_place_or_length_is_refused(index, length):
     _, parts = cut(200_000)
     piece, _ = parts[0]

@@ -109,7 +109,7 @@ class Session:
         self._fin_came = trio.lowlevel.ParkingLot()
         # On a long line chunks go in pieces, so that a slow channel holds up little.
         self.in_pieces = False
-        self._pieces = PieceQueue(self._next_stored)
+        self._pieces = PieceQueue(self._next_stored, lambda: self._in_use or len(self._channels))
         self._incoming = IncomingChunks(link.peer_name)
         # Within it channels are added; none may be once the session closes.
         self.growing = trio.CancelScope()

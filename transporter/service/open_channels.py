@@ -12,20 +12,20 @@ class OpenChannels:
     """Counts channels from their arrival to their FIN."""
 
     def __init__(self) -> None:
-        self._count = 0
+        self.count = 0
         self._changed = trio.lowlevel.ParkingLot()
 
     def opened(self) -> None:
         """Count one more."""
-        self._count += 1
+        self.count += 1
 
     def finished(self) -> None:
         """Count one less: its FIN came, and was answered."""
-        self._count -= 1
+        self.count -= 1
         self._changed.unpark_all()
 
     async def all_finished(self) -> None:
         """Wait for the FINs that are on their way; not for ever."""
         with trio.move_on_after(FIN_SECONDS):
-            while self._count:
+            while self.count:
                 await self._changed.park()

@@ -47,7 +47,7 @@ class RecoveryService:
         self._store = session.repository.store
         self._key_ids = key_ids
         self._open = OpenChannels()
-        self._pieces = PieceQueue(self._next_stored)
+        self._pieces = PieceQueue(self._next_stored, lambda: self._open.count)
         self._chunks = ChunkReader(self._read, to_wire, self._missing, session.provider.lookups)
 
     async def run(self, channels: trio.MemoryReceiveChannel[DataLink]) -> None:
