@@ -118,11 +118,12 @@ class Memory:
 
     end: str
     pick: Callable[[Summary], int]
+    peer: str = OURS
 
     def judge(self, summaries: Summaries) -> Verdict:
         """Look at the largest peak of all works."""
         title, must = f"peak memory of the {self.end}", f"≤ {PEAK_LIMIT // MIB} MiB"
-        peaks = [(self.pick(row), row.work) for row in summaries.values() if row.peer == OURS]
+        peaks = [(self.pick(row), row.work) for row in summaries.values() if row.peer == self.peer]
         if not peaks:
             return Verdict(title, must, "not measured", None)
         peak, work = max(peaks)

@@ -46,4 +46,4 @@ def _colour(peer: str) -> str:
         return "#1f6fb4"
     if peer.startswith("transporter"):
         return "#8fbbe0"
-    return "#d9a441" if peer == "roofline" else "#9a9a9a"
+    return "#d9a441" if peer in {"roofline", "local copy"} else "#9a9a9a"

@@ -34,6 +34,8 @@ class Transporter(Peer):
     mode: ClassVar[str]
     in_daemon: ClassVar[bool] = True
     needs_ssh: ClassVar[bool] = False
+    # The home whose daemon counts as the target.
+    other_end: ClassVar[str] = "B"
 
     def __init__(self, folder: Path, corpora: Corpora, ssh: SshServer | None, site: Site = LOOPBACK) -> None:
         """Name the two homes."""
@@ -49,18 +51,16 @@ class Transporter(Peer):
     def _call(self, home: str, *arguments: str) -> str:
         return run(self._line(home, *arguments)).output.strip()
 
-    def _serve(self, home: str) -> None:
+    def _serve(self, home: str, *arguments: str, until: bytes = b"ready") -> None:
         log = self.folder / f"log-{home}"
-        process = self._stack.enter_context(background(self._line(home, "serve"), log))
-        wait_for_line(log, b"ready", process)
+        process = self._stack.enter_context(background(self._line(home, "serve", *arguments), log))
+        wait_for_line(log, until, process)
         self._daemons[home] = process.pid
 
     def __enter__(self) -> Transporter:
         """Set up the pair as a person would, and start the daemons."""
         addresses = {"A": self.site.source_address, "B": self.site.target_address}
-        password = self.folder / "password"
-        password.write_text(secrets.token_urlsafe(16))
-        password.chmod(0o600)
+        password = self._new_password()
         try:
             for home, name in (("B", "offsite"), ("A", "office")):
                 self._call(home, "init", "--name", name, "--listen", f"{addresses[home]}:{free_port()}")
@@ -78,6 +78,12 @@ class Transporter(Peer):
             self._stack.close()
             raise
         return self
+
+    def _new_password(self) -> Path:
+        password = self.folder / "password"
+        password.write_text(secrets.token_urlsafe(16))
+        password.chmod(0o600)
+        return password
 
     def __exit__(self, *_: object) -> None:
         """End both daemons."""
@@ -97,7 +103,7 @@ class Transporter(Peer):
         source = self._source_usage(done, meters.get("A"))
         finished = job_finished(done.output)
         seconds, sent = finished.get("seconds"), finished.get("bytes_sent")
-        return Result(done.seconds, source, meters["B"].usage, None, sent, done.flush, seconds)
+        return Result(done.seconds, source, meters[self.other_end].usage, None, sent, done.flush, seconds)
 
     def _source_usage(self, done: Finished, daemon: DaemonMeter | None) -> Usage:
         """CPU of the command and of the daemon; memory of the one that does the work."""

@@ -1,4 +1,4 @@
-"""The plain tools: rsync over ssh, and tar through lz4 and ssh. They neither deduplicate nor encrypt at rest."""
+"""The plain tools: rsync over ssh, tar through lz4 and ssh, and a local copy. They neither deduplicate nor seal."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import ClassVar
 
+from ..measure import BenchError, Usage, run
 from ..ssh import HOST
 from .base import IMAGE_FIRST, IMAGE_RESTORE, TREE_FIRST, TREE_RESTORE, Peer, Result
 
@@ -75,3 +76,34 @@ class TarLz4(Peer):
         ssh = shlex.join([*self.ssh.client(), f"cat {shlex.quote(str(self._archive(what)))}"])
         tar = shlex.join(["tar", "-C", str(output), "-xf", "-"])
         return self.over_ssh(["sh", "-c", f"{ssh} | lz4 -q -d -c | {tar}"], settle=output)
+
+
+class LocalCopy(Peer):
+    """What the disk and the kernel take for the files of a restore, whoever writes them: no line, no opening."""
+
+    name: ClassVar[str] = "local copy"
+    works: ClassVar[tuple[str, ...]] = (IMAGE_RESTORE, TREE_RESTORE)
+    needs: ClassVar[tuple[str, ...]] = ("cp", "dd")
+    needs_ssh: ClassVar[bool] = False
+    note: ClassVar[str] = (
+        "`cp -a` of the tree, `dd bs=1M oflag=direct` of the image, from the page cache to where restores go, then one"
+        " `sync -f`: what the disk and the kernel take, whoever restores"
+    )
+
+    def __enter__(self) -> LocalCopy:
+        """There is nothing to prepare."""
+        return self
+
+    def copy(self, what: str, source: Path) -> Result:
+        """There is no line to copy over."""
+        raise BenchError(f"a local copy is no copy to another site ({what}, {source.name})")
+
+    def restore(self, what: str, output: Path) -> Result:
+        """Copy the original."""
+        if what == "tree":
+            command = ["cp", "-a", f"{self.corpora.tree}/.", f"{output}/"]
+        else:
+            source = self.corpora.image
+            command = ["dd", f"if={source}", f"of={output / source.name}", "bs=1M", "oflag=direct", "status=none"]
+        done = run(command, settle=output)
+        return Result(done.seconds, done.usage, Usage(0.0, 0), flush=done.flush)

@@ -9,11 +9,11 @@ from .base import Peer
 from .borg import Borg
 from .ours import ON_REQUEST as OURS_ON_REQUEST
 from .ours import OURS
-from .plain import Rsync, TarLz4
+from .plain import LocalCopy, Rsync, TarLz4
 from .restic import Restic
 from .roofline import Roofline
 
-CONTENDERS: tuple[type[Peer], ...] = (*OURS, Roofline, Restic, Borg, Rsync, TarLz4)
+CONTENDERS: tuple[type[Peer], ...] = (*OURS, Roofline, LocalCopy, Restic, Borg, Rsync, TarLz4)
 ON_REQUEST: tuple[type[Peer], ...] = OURS_ON_REQUEST  # run only when named
 
 

@@ -11,6 +11,9 @@ from ..measure import Sample
 from ..peers.base import TREE_AGAIN, TREE_FIRST, TREE_RESTORE
 from .line import Line
 
+PROXIED = "transporter (proxy host)"
+"""The contender whose *target* is the proxy host."""
+
 LINES: dict[str, Line] = {
     "cubic-100": Line(rate_bit=100e6, rtt=0.1, loss=0.001, congestion="cubic"),
     "bbr-100": Line(rate_bit=100e6, rtt=0.1, loss=0.001, congestion="bbr"),
@@ -87,7 +90,7 @@ def against_best(summaries: Summaries, work: str, rivals: tuple[str, ...] = ()) 
     ratios = [
         (ratio, peer)
         for peer, other in summaries
-        if other == work and peer != OURS and (not rivals or peer in rivals)
+        if other == work and not peer.startswith("transporter") and (not rivals or peer in rivals)
         if (ratio := speed_ratio(summaries, work, peer)) is not None
     ]
     return min(ratios, default=None)
@@ -143,6 +146,7 @@ Figure = AgainstBest | GoodputShare | AtMost | MemoryPeak
 _MEMORY = (
     MemoryPeak(Memory("source", lambda row: row.source_peak)),
     MemoryPeak(Memory("target", lambda row: row.target_peak)),
+    MemoryPeak(Memory("proxy host", lambda row: row.target_peak, PROXIED)),
 )
 FIGURES: dict[str, tuple[Figure, ...]] = {
     "cubic-100": (
