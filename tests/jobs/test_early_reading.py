@@ -1,0 +1,207 @@
+"""A reader that begins on a guess: kept where it was right, begun anew where it was not, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from protocol.messages import Have, Start
+from transporter.errors import UsageError
+from transporter.events import Note
+from transporter.jobs import early_reading, reading
+from transporter.jobs.early_reading import EarlyReader, open_early_reader
+from transporter.jobs.read_messages import Open
+from transporter.link import control_link
+from transporter.link.resilient import ResilientLink
+
+FILES = 20_000
+
+
+@pytest.fixture
+def tree(tmp_path):
+    root = tmp_path / "tree"
+    root.mkdir()
+    for number in range(50):
+        (root / f"{number:04}").write_bytes(os.urandom(1000))
+    return root
+
+
+def order(tmp_path, tree, parent=b"", key=b"k" * 32):
+    return Open("tree", [os.fsencode(tree)], [], "", str(tmp_path / "manifest"), b"now" + key, parent, key)
+
+
+@asynccontextmanager
+async def early(tmp_path, guess):
+    async with open_early_reader(tmp_path, from_stdin=False) as reader, trio.open_nursery() as nursery:
+        nursery.start_soon(reader.begin, guess)
+        yield reader
+
+
+async def everything(read):
+    async def give_back():
+        await read.give_back()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(give_back)
+        ids = []
+        async for _length, chunks in read.units():
+            for chunk in chunks:
+                ids.append(chunk.chunk_id)
+                chunk.let_go()
+        nursery.cancel_scope.cancel()
+    return ids
+
+
+async def read_plainly(tmp_path, tree, **how):
+    async with open_early_reader(tmp_path, from_stdin=False) as reader, trio.open_nursery() as nursery:
+        nursery.start_soon(reader.begin, None)
+        return await everything(await reader.open(order(tmp_path, tree, **how)))
+
+
+async def test_a_right_guess_is_kept_and_has_read_already(tmp_path, tree):
+    expected = await read_plainly(tmp_path, tree)
+    async with early(tmp_path, order(tmp_path, tree)) as reader:
+        while not hasattr(reader, "reading") or not reader.reading._ahead:
+            await trio.sleep(0.01)
+        read = await reader.open(order(tmp_path, tree))
+        assert reader.starts == 1
+        assert await everything(read) == expected
+        assert read.files == 50
+
+
+@pytest.mark.parametrize("wrong", [{"key": b"w" * 32}, {"parent": b"another"}])
+async def test_a_wrong_guess_is_forgotten_with_its_process(tmp_path, tree, wrong):
+    expected = await read_plainly(tmp_path, tree)
+    async with early(tmp_path, order(tmp_path, tree, **wrong)) as reader:
+        await reader._begun.wait()
+        first, needs = reader.reading._worker._process, reader.needs
+        read = await reader.open(order(tmp_path, tree))
+        assert (reader.starts, first.returncode) == (2, 0)
+        assert needs._file.closed
+        assert await everything(read) == expected
+        assert reader.needs.count == len(expected)
+    assert not list(tmp_path.glob("manifest*")), "no half-made manifest stays"
+
+
+async def test_without_a_guess_the_process_is_ready_when_it_is_needed(tmp_path, tree):
+    async with early(tmp_path, None) as reader:
+        await reader._begun.wait()
+        await reader.open(order(tmp_path, tree))
+        assert reader.starts == 1
+
+
+async def test_what_cannot_be_read_ends_the_run_before_the_peer_has_answered(tmp_path):
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with early(tmp_path, order(tmp_path, tmp_path / "missing")):
+            await trio.sleep_forever()
+    assert caught.group_contains(UsageError)
+
+
+async def test_what_waits_here_is_bounded(tmp_path, tree, monkeypatch):
+    """Unchanged files cost nothing but lines of the manifest: a reader of millions must stop before memory is full."""
+    monkeypatch.setattr(reading, "AHEAD_BYTES", 1)
+    for number in range(FILES):
+        (tree / f"empty-{number}").touch()
+    async with early(tmp_path, order(tmp_path, tree)) as reader:
+        while not hasattr(reader, "reading") or not reader.reading._ahead:
+            await trio.sleep(0.01)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        held = [answer for answer in reader.reading._ahead if getattr(answer, "metadata", None)]
+        assert len(held) <= 1
+        read = await reader.open(order(tmp_path, tree))
+        await everything(read)
+        assert read.files == FILES + 50
+
+
+# --- in a run ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def starts(monkeypatch):
+    """How often a reader was started, run by run."""
+    seen = []
+    begin = EarlyReader.begin
+
+    async def counted(self, guess):
+        seen.append(self)
+        await begin(self, guess)
+
+    monkeypatch.setattr(early_reading.EarlyReader, "begin", counted)
+    return lambda: [reader.starts for reader in seen]
+
+
+async def test_a_run_knows_what_it_will_read(world, starts):
+    for _ in range(2):
+        await world.source.backup()
+    assert starts() == [1, 1]
+    await world.source.verify("docs")
+
+
+async def test_a_target_that_went_back_to_an_older_point_is_believed_and_read_for_anew(world, starts):
+    source, store = world.source, world.store()
+    await source.backup()
+    (source.tree / "more").write_text("more")
+    newest = (await source.backup()).point
+    for path in store.path.glob(f"points/**/*{newest}*"):
+        path.unlink()
+    finished = await source.backup()
+    assert starts() == [1, 1, 2]
+    assert finished.files_unchanged == 0
+    assert any("read again" in note.text for note in source.seen(Note))
+    await source.verify("docs")
+
+
+async def test_a_first_run_names_its_chunks_by_the_key_that_it_keeps(world, monkeypatch):
+    from transporter.jobs import backup
+
+    made = []
+    generate = backup.ChunkIdKey.generate
+    monkeypatch.setattr(backup.ChunkIdKey, "generate", lambda clock: made.append(generate(clock)) or made[-1])
+    await world.source.backup()
+    assert [world.source.keys.domain_key("offsite/main/docs")] == made
+    await world.source.backup()
+    assert len(made) == 1
+
+
+async def test_a_first_run_asks_for_nothing_and_begins_to_read_before_the_target_answers(world, monkeypatch):
+    sent, begun_at = [], []
+    send, began = control_link.ControlLink.send, ResilientLink._session_started
+
+    async def note(self, message, payload=b""):
+        sent.append(message)
+        await send(self, message, payload)
+
+    monkeypatch.setattr(control_link.ControlLink, "send", note)
+    opened = reading.Reading.open
+
+    async def open_early(self, wanted):
+        await opened(self, wanted)
+        begun_at.append("reader")
+
+    def answered(self, started, head):
+        begun_at.append("answer")
+        began(self, started, head)
+
+    monkeypatch.setattr(reading.Reading, "open", open_early)
+    monkeypatch.setattr(ResilientLink, "_session_started", answered)
+    released = trio.Event()
+    from transporter.service import starting
+
+    work = starting._work
+
+    async def later(*arguments):
+        await released.wait()
+        await work(*arguments)
+
+    monkeypatch.setattr(starting, "_work", later)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.source.backup)
+        while "reader" not in begun_at:
+            await trio.sleep(0.01)
+        released.set()
+    assert begun_at == ["reader", "answer"]
+    assert [type(message) for message in sent if isinstance(message, Start | Have)] == [Start]
