@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import os
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 import pytest
 import trio
-import trio.testing
 
 from protocol.messages import Have, Start
 from transporter.errors import UsageError
 from transporter.events import Note
 from transporter.jobs import early_reading, reading
 from transporter.jobs.early_reading import EarlyReader, open_early_reader
-from transporter.jobs.read_messages import Open
+from transporter.jobs.read_messages import BUFFER, BUFFERS, NO_BUFFER, Cut, MetadataChunk, Open, Report
 from transporter.link import control_link
 from transporter.link.resilient import ResilientLink
-
-FILES = 20_000
 
 
 @pytest.fixture
@@ -101,20 +98,34 @@ async def test_what_cannot_be_read_ends_the_run_before_the_peer_has_answered(tmp
     assert caught.group_contains(UsageError)
 
 
-async def test_what_waits_here_is_bounded(tmp_path, tree, monkeypatch):
+class Endless:
+    """A reader of a tree without end: nothing but lines of the manifest, a MiB at a time."""
+
+    def __init__(self):
+        self.memory = os.memfd_create("test")
+        os.ftruncate(self.memory, BUFFERS * BUFFER)
+        self.said = 0
+
+    async def receive(self):
+        await trio.lowlevel.checkpoint()
+        self.said += 1
+        return Cut(NO_BUFFER, 0, [], [MetadataChunk(bytes(32), bytes(1 << 20))], Report(0, 0, 0, None, []))
+
+
+async def test_what_waits_here_is_bounded(tmp_path):
     """Unchanged files cost nothing but lines of the manifest: a reader of millions must stop before memory is full."""
-    monkeypatch.setattr(reading, "AHEAD_BYTES", 1)
-    for number in range(FILES):
-        (tree / f"empty-{number}").touch()
-    async with early(tmp_path, order(tmp_path, tree)) as reader:
-        while not hasattr(reader, "reading") or not reader.reading._ahead:
-            await trio.sleep(0.01)
-        await trio.testing.wait_all_tasks_blocked(0.05)
-        held = [answer for answer in reader.reading._ahead if getattr(answer, "metadata", None)]
-        assert len(held) <= 1
-        read = await reader.open(order(tmp_path, tree))
-        await everything(read)
-        assert read.files == FILES + 50
+    endless = Endless()
+    read = reading.Reading(endless, None)
+    with trio.fail_after(30):
+        await read.run_ahead()
+    assert endless.said == reading.AHEAD_BYTES >> 20
+    async with aclosing(read.units()) as units:
+        for _ in range(endless.said):
+            await anext(units)
+        assert endless.said == reading.AHEAD_BYTES >> 20, "what waited comes first"
+        await anext(units)
+    assert endless.said == (reading.AHEAD_BYTES >> 20) + 1
+    os.close(endless.memory)
 
 
 # --- in a run ---------------------------------------------------------------------------------------------------
