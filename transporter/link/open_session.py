@@ -93,7 +93,7 @@ async def open_session(
                 opener = ChannelOpener(session, nursery, peer, identity, started.key_a, clock)
                 nursery.start_soon(keep_pace, handlers.flow, link)
                 with trio.move_on_after(OPENING_SECONDS) as deadline:
-                    await opener.open_first(await early.take(), lambda: _wait_until_ready(link, handlers.flow))
+                    await opener.open_first(early, lambda: _wait_until_ready(link, handlers.flow))
                 if deadline.cancelled_caught:
                     raise LinkBroken("the data channels did not open in time")
                 nursery.start_soon(session.read_control)

@@ -32,6 +32,7 @@ from protocol.messages import (
     Stopped,
     Stored,
 )
+from protocol.pieces import RECOVERY_AT_MOST
 from transporter.errors import RefusedByPeer, TransporterError
 from transporter.link.broken import LinkBroken, NoAnswer
 from transporter.link.chunk_pieces import IncomingChunks, PieceQueue
@@ -99,9 +100,11 @@ class Session:
         # On a long line chunks go in pieces, so that a slow channel holds up little.
         self.in_pieces = False
         self._pieces = PieceQueue(self._next_stored, lambda: self._in_use or len(self._channels))
-        self._incoming = IncomingChunks(link.peer_name)
+        self._incoming = IncomingChunks(link.peer_name, RECOVERY_AT_MOST)
         # Within it channels are added; none may be once the session closes.
         self.growing = trio.CancelScope()
+        self.is_growing = False
+        self.grown = trio.lowlevel.ParkingLot()
         # Channels with this number and above rest; None: none does.
         self._in_use: int | None = None
         self._rested = trio.lowlevel.ParkingLot()
@@ -223,8 +226,15 @@ class Session:
     async def _say_stop(self) -> None:
         """Say the end: a FIN on every channel, then Stop. The provider answers once it has them all."""
         self.growing.cancel()
+        while self.is_growing:
+            await self.grown.park()
         for channel in list(self._channels):
-            await channel.finish()
+            if channel.answered:
+                await channel.finish()
+            else:
+                # It was opened a moment ago, and the provider may not take it any more. Nothing is on its way there.
+                self.drop(channel)
+                await channel.aclose()
         self._stop = await self._ask(Stop())
 
     async def close(self) -> None:
@@ -318,7 +328,12 @@ class Session:
     async def receive_chunks(self, channel: DataLink) -> None:
         """Hand on what arrives on one channel until its FIN."""
         while True:
-            event = await channel.receive()
+            try:
+                event = await channel.receive()
+            except LinkBroken:
+                if channel in self._channels:
+                    raise
+                return
             if isinstance(event.message, Fin):
                 self._open_directions -= 1
                 self._fin_came.unpark_all()
