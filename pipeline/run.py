@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 
 import trio
@@ -33,12 +33,17 @@ async def open_tasks() -> AsyncIterator[trio.Nursery]:
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> Exception | None:
-    """Return the first ordinary exception in ``group``; None when it holds only cancellation or worse."""
+    """Return the first ordinary exception in ``group``; None when it holds only cancellation or worse.
+
+    One whose class says ``OUTRANKS`` goes before all others: what happens in the same moment must not hide it.
+    """
+    errors = list(_ordinary(group))
+    return next((error for error in errors if getattr(error, "OUTRANKS", False)), errors[0] if errors else None)
+
+
+def _ordinary(group: BaseExceptionGroup[BaseException]) -> Iterator[Exception]:
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
-            inner = first_error(error)
-            if inner is not None:
-                return inner
+            yield from _ordinary(error)
         elif isinstance(error, Exception):
-            return error
-    return None
+            yield error

@@ -14,9 +14,11 @@ from protocol.errors import RemoteProtocolError
 from protocol.frame import Buffer
 from protocol.messages import Chunk, Piece
 
-# Chunks of which some pieces have come and some have not, in bytes: what a peer can make this side hold. An honest one
-# sends the pieces of one chunk behind those of the other, so that no more are open than there are channels.
-OPEN_AT_MOST: Final = 48 * limits.MIB
+# Chunks of which some pieces have come and some have not, in bytes: what a peer can make this side hold.
+# A backup has 16 MiB under way, and one chunk more at the most.
+BACKUP_AT_MOST: Final = 24 * limits.MIB
+# A recovery asks ahead for 22 MiB of what it takes for ordinary chunks; the longest are three times as long.
+RECOVERY_AT_MOST: Final = 96 * limits.MIB
 
 
 class Cutter:
@@ -65,9 +67,10 @@ class _Open:
 
 
 class Assembler:
-    """Puts the chunks of one session together from their pieces."""
+    """Puts the chunks of one session together from their pieces; ``most``: bytes of those that are not whole yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._open: dict[bytes, _Open] = {}
         self._held = 0
 
@@ -100,7 +103,7 @@ class Assembler:
     def _begin(self, piece: Piece) -> _Open:
         if piece.length > limits.MAX_CHUNK_PAYLOAD:
             raise RemoteProtocolError(f"a chunk of {piece.length} bytes in pieces")
-        if self._held + piece.length > OPEN_AT_MOST:
+        if self._held + piece.length > self._most:
             raise RemoteProtocolError("too many chunks were begun in pieces and not finished")
         self._held += piece.length
         begun = self._open[piece.id] = _Open(piece, bytearray(piece.length), set(range(_steps(piece.length))))

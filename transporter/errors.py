@@ -141,6 +141,8 @@ class TamperingDetected(RefusedByPeer):
     """Bytes of the link were altered, replayed, cut or spliced."""
 
     code = "tampering"
+    # Whoever meddles with one connection may break another in the same moment (pipeline/run.py).
+    OUTRANKS = True
 
 
 class NoKey(TransporterError):

@@ -238,7 +238,7 @@ async def test_a_proxy_host_that_joins_and_passes_nothing_on_is_given_up(world, 
 
 
 async def test_a_proxy_host_that_keeps_the_data_is_given_up(world, monkeypatch):
-    monkeypatch.setattr("transporter.link.session.OPENING_SECONDS", 0.5)
+    monkeypatch.setattr("transporter.link.open_session.OPENING_SECONDS", 0.5)
     monkeypatch.setattr("transporter.link.session.LAST_WORD_SECONDS", 0.1)
     # Else it would go on over WebSockets, which look like control connections from outside.
     world.jobs.config = msgspec.structs.replace(

@@ -7,7 +7,7 @@ from e2e_node import ended, sealed
 from e2e_relay import RandomCuts
 from e2e_trees import MIB, assert_same, large_tree
 
-from transporter.link.resilient import UNACKNOWLEDGED_BYTES
+from transporter.link.outbox import UNACKNOWLEDGED_BYTES
 
 CUTS = 20
 SIZE = 64

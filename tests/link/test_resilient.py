@@ -20,7 +20,7 @@ from transporter.errors import (
     RefusedByPeer,
     TamperingDetected,
 )
-from transporter.link import resilient
+from transporter.link import outbox, resilient
 from transporter.link.broken import LinkBroken, NoAnswer
 from transporter.link.gate import Gate
 from transporter.link.resilient import ResilientLink
@@ -251,7 +251,7 @@ async def test_a_chunk_known_only_under_a_key_that_nobody_holds_is_sent_again(li
 
 async def test_unacknowledged_bytes_are_bounded_through_any_number_of_breaks(link, peer, autojump_clock):
     size = 1 << 20
-    most = resilient.UNACKNOWLEDGED_BYTES // size
+    most = outbox.UNACKNOWLEDGED_BYTES // size
     put = 0
     async with running(link) as nursery:
 
@@ -279,7 +279,7 @@ async def test_an_acknowledgement_nobody_waits_for_changes_nothing(link, peer, a
         await link.put(chunk(1))
         peer.acknowledge(chunk(1), chunk(1))
         await link.drained()
-        assert link._budget.statistics().bytes == 0
+        assert link._outbox._budget.statistics().bytes == 0
 
 
 async def test_a_chunk_is_claimed_once(link):
@@ -288,10 +288,10 @@ async def test_a_chunk_is_claimed_once(link):
 
 
 async def test_claims_are_remembered_in_bounded_memory(link, monkeypatch):
-    monkeypatch.setattr(resilient, "REMEMBERED", 10)
+    monkeypatch.setattr(outbox, "REMEMBERED", 10)
     for number in range(100):
         assert link.claim(number.to_bytes(4, "big"))
-    assert len(link._claimed) == 10
+    assert len(link._outbox._claimed) == 10
     assert link.claim(bytes(4)), "long forgotten: asked for like any other"
 
 

@@ -10,7 +10,7 @@ from protocol.data import DataChannel
 from transporter.errors import CannotConnect, IdentityRefused, TamperingDetected
 from transporter.events import Note, SecurityEvent
 from transporter.jobs.backup import STREAMS
-from transporter.link import data_path, session
+from transporter.link import data_path, open_session, session
 from transporter.link.address import Address
 from transporter.link.data_path import FAILURES_AFTER_SUCCESS, REMEMBERED_SECONDS, DirectPaths
 from transporter.link.dial import dial_carrier
@@ -113,7 +113,7 @@ async def test_auto_goes_direct_where_that_works(world, filtered):
 
 @pytest.mark.parametrize("how", ["close", "hold"])
 async def test_auto_takes_websockets_where_nothing_else_passes_and_says_so_once(world, filtered, monkeypatch, how):
-    monkeypatch.setattr(session, "OPENING_SECONDS", 2.0)
+    monkeypatch.setattr(open_session, "OPENING_SECONDS", 2.0)
     between = await filtered(how)
     finished = await round_trip(world)
     assert between.seen["data"] == STREAMS, "tried once; afterwards it is known"
@@ -173,7 +173,7 @@ async def test_tampering_is_never_taken_for_a_filter(world, filtered):
 
 
 async def test_a_channel_that_was_answered_and_then_stalls_is_a_broken_line(world, filtered, monkeypatch):
-    monkeypatch.setattr(session, "OPENING_SECONDS", 1.0)
+    monkeypatch.setattr(open_session, "OPENING_SECONDS", 1.0)
     between = await filtered("stall")
     with pytest.raises(CannotConnect, match="did not open in time"):
         await world.source.backup()

@@ -34,7 +34,8 @@ from transporter.link.address import Address
 from transporter.link.dial import Peer, dial_control
 from transporter.link.identity import Identity, create_identity
 from transporter.link.listen import bound_address, open_listeners
-from transporter.link.session import SessionHandlers, open_session
+from transporter.link.open_session import open_session
+from transporter.link.session import SessionHandlers
 from transporter.repository import Repository
 from transporter.service.provider import OpenRepository, Provider
 

@@ -41,7 +41,8 @@ REFUSED_PAUSE = 60.0
 # A connection that lasted so long was a good one: the pauses begin anew.
 STEADY_SECONDS = 10.0
 INSTANCE_LENGTH = 16
-# Calls of one peer that are served at a time, of up to 32 connections each: it cannot make this node dial without end.
+# Calls of one peer that are answered at a time, of up to 32 connections each: it cannot make us dial without end.
+# What comes on those connections is bounded as if it had been accepted here.
 CALLS_AT_MOST = 64
 log = structlog.get_logger()
 
@@ -56,6 +57,8 @@ class _Kept:
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     parked_since: float | None = None
     trouble: str = ""
+    # Calls for which connections are being made.
+    answering: int = 0
 
 
 class Keeper:
@@ -98,18 +101,20 @@ class Keeper:
 
     async def _keep(self, kept: _Kept) -> None:
         pause = FIRST_PAUSE
+        # Calls outlive the connection they came over: sessions have connections of their own.
         with kept.scope:
-            while True:
-                began = trio.current_time()
-                error = await self._one_connection(kept)
-                steady = kept.parked_since is not None and trio.current_time() - began > STEADY_SECONDS
-                lost, kept.parked_since = kept.parked_since is not None, None
-                refused = isinstance(error, RefusedByPeer)
-                pause = REFUSED_PAUSE if refused else FIRST_PAUSE if steady else pause
-                self._tell(kept, error, lost=lost)
-                # Jitter, so that a thousand nodes do not all return in the same second.
-                await trio.sleep(pause * random.uniform(0.5, 1.5))
-                pause = FIRST_PAUSE if refused else min(pause * 2, LONGEST_PAUSE)
+            async with open_tasks() as calls:
+                while True:
+                    began = trio.current_time()
+                    error = await self._one_connection(kept, calls)
+                    steady = kept.parked_since is not None and trio.current_time() - began > STEADY_SECONDS
+                    lost, kept.parked_since = kept.parked_since is not None, None
+                    refused = isinstance(error, RefusedByPeer)
+                    pause = REFUSED_PAUSE if refused else FIRST_PAUSE if steady else pause
+                    self._tell(kept, error, lost=lost)
+                    # Jitter, so that a thousand nodes do not all return in the same second.
+                    await trio.sleep(pause * random.uniform(0.5, 1.5))
+                    pause = FIRST_PAUSE if refused else min(pause * 2, LONGEST_PAUSE)
 
     def _tell(self, kept: _Kept, error: Exception, *, lost: bool) -> None:
         name, what = kept.peer.name, str(error)
@@ -123,8 +128,8 @@ class Keeper:
             log.warning("cannot park a link", peer=name, reason=what)
         kept.trouble = what
 
-    async def _one_connection(self, kept: _Kept) -> Exception:
-        """Park one connection and serve its calls; return why it ended."""
+    async def _one_connection(self, kept: _Kept, calls: trio.Nursery) -> Exception:
+        """Park one connection and take its calls; return why it ended."""
         try:
             routes = Routes(
                 self._provider.catalog.peer,
@@ -138,9 +143,13 @@ class Keeper:
                 kept.parked_since, kept.trouble = trio.current_time(), ""
                 self._bus.publish(LinkUp(peer=kept.peer.name, address=there.place))
                 log.info("link parked", peer=kept.peer.name, where=there.place)
-                await self._serve_calls(link, there)
+                await self._take_calls(link, there, kept, calls)
         except (LinkBroken, TransporterError) as error:
             return error
+        except Exception as error:
+            # One peer must never take the daemon down, whatever it answers with; the trace is for us.
+            log.exception("parked link failed", peer=kept.peer.name)
+            return LinkBroken(f"an internal error: {type(error).__name__}")
         return LinkBroken("the connection ended")
 
     async def _park(self, link: ControlLink) -> None:
@@ -154,24 +163,29 @@ class Keeper:
         if not isinstance(message, Parked):
             raise RefusedByPeer("the peer did not take the parked connection", "update the transporter there")
 
-    async def _serve_calls(self, link: ControlLink, there: DialPeer) -> None:
-        async with open_tasks() as nursery:
-            while True:
-                message = (await link.receive()).message
-                if isinstance(message, Refused):
-                    raise refusal_to_error(message.code, message.what, message.remedy)
-                if isinstance(message, Incoming) and len(nursery.child_tasks) >= CALLS_AT_MOST:
-                    log.warning("too many calls at once", peer=there.name)
-                elif isinstance(message, Incoming):
-                    nursery.start_soon(self._answer_call, there, split_tickets(message.tickets))
+    async def _take_calls(self, link: ControlLink, there: DialPeer, kept: _Kept, calls: trio.Nursery) -> None:
+        while True:
+            message = (await link.receive()).message
+            if isinstance(message, Refused):
+                raise refusal_to_error(message.code, message.what, message.remedy)
+            if isinstance(message, Incoming) and kept.answering >= CALLS_AT_MOST:
+                log.warning("too many calls at once", peer=there.name)
+            elif isinstance(message, Incoming):
+                kept.answering += 1
+                calls.start_soon(self._answer_call, there, kept, split_tickets(message.tickets))
 
-    async def _answer_call(self, there: DialPeer, tickets: list[bytes]) -> None:
+    async def _answer_call(self, there: DialPeer, kept: _Kept, tickets: list[bytes]) -> None:
         """Dial, show the tickets, and serve what comes on these connections, as if it had been accepted."""
         try:
             streams = await show_tickets(there, tickets)
-        except TransporterError as error:
+        except (LinkBroken, TransporterError) as error:
             log.warning("a call could not be answered", peer=there.name, reason=str(error))
             return
+        except Exception:
+            log.exception("a call could not be answered", peer=there.name)
+            return
+        finally:
+            kept.answering -= 1
         async with trio.open_nursery() as nursery:
             for stream in streams:
                 nursery.start_soon(self._take_in, stream)

@@ -33,6 +33,8 @@ from transporter.workloads.worker_channel import Failed
 MODULE = "transporter.jobs.read_worker"
 # Of metadata, which comes by the socket; content stays in the reader's buffers, and so bounds itself.
 AHEAD_BYTES = 4 << 20
+# A note with its path, roughly.
+NOTE_BYTES = 400
 
 
 class Reading:
@@ -85,7 +87,7 @@ class Reading:
             self._ahead.append(answer)
             if not isinstance(answer, Cut):
                 return
-            held += sum(len(piece.data) for piece in answer.metadata)
+            held += sum(len(piece.data) for piece in answer.metadata) + NOTE_BYTES * len(answer.report.notes)
 
     async def _next(self) -> Answer:
         return self._ahead.popleft() if self._ahead else await self._receive()

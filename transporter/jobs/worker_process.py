@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -44,12 +44,10 @@ class WorkerProcess(Generic[A]):
         return self._process.returncode == 0
 
     async def send(self, order: msgspec.Struct) -> None:
-        """Send an order; several tasks may. That the worker is gone is noticed by whoever reads its answers."""
+        """Send an order; several tasks may. That the worker is gone is for whoever reads its answers to say."""
         async with self._one_sender:
-            try:
+            with suppress(trio.BrokenResourceError):
                 await self._stream.send_all(encode_frame(order))
-            except trio.BrokenResourceError:
-                await trio.sleep_forever()
 
     async def receive(self) -> A:
         """Return the next answer; one task at a time. Raises JobFailed when the process is gone."""

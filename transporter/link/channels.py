@@ -33,35 +33,57 @@ log = structlog.get_logger()
 
 
 class EarlyCarriers:
-    """Connections for the first channels, made while the session is still being asked for: saves a round trip."""
+    """Connections for the first channels, made while the session is still being asked for: saves a round trip.
+
+    One at first, and the others while channel 0 agrees on Key B: until it hears of their session the provider counts
+    them among those that are half open, and a hundred jobs that begin in the same minute must find room there.
+    Where the peer has to be called (by a proxy host, or because it dials) a second call costs more than that: then all.
+    """
 
     def __init__(self, peer: Peer, identity: Identity, count: int) -> None:
         self._peer = peer
         self._identity = identity
-        self._count = count
+        self._counts = (1, count - 1) if peer.end_to_end else (count, 0)
         self._carriers: list[Carrier] = []
         self._error: CannotConnect | None = None
-        self._ended = trio.Event()
+        self._dialled = (trio.Event(), trio.Event())
+        self._wanted = trio.Event()
         self._at = 0.0
 
     async def dial(self) -> None:
         """Make them; a failure is kept for `take`."""
+        await self._dial(0)
+        await self._wanted.wait()
+        await self._dial(1)
+
+    async def _dial(self, part: int) -> None:
         try:
-            self._carriers = await dial_carriers(self._peer, self._identity, self._count)
-            self._at = trio.current_time()
+            if self._counts[part] and self._error is None:
+                # The provider counts from when it accepts each of them.
+                self._at = trio.current_time()
+                self._carriers += await dial_carriers(self._peer, self._identity, self._counts[part])
         except CannotConnect as error:
             self._error = error
         finally:
-            self._ended.set()
+            self._dialled[part].set()
 
     async def take(self) -> list[Carrier]:
-        """Return them; new ones where they may have been closed meanwhile. Raises CannotConnect."""
-        await self._ended.wait()
+        """Return the first, and have the others made; new ones where they may have been closed meanwhile."""
+        return await self._take(0)
+
+    async def take_rest(self) -> list[Carrier]:
+        """Return the others."""
+        return await self._take(1)
+
+    async def _take(self, part: int) -> list[Carrier]:
+        """Return what was dialled. Raises CannotConnect."""
+        await self._dialled[part].wait()
+        self._wanted.set()
         if self._error is not None:
             raise self._error
-        if trio.current_time() - self._at > FRESH_SECONDS:
+        if self._carriers and trio.current_time() - self._at > FRESH_SECONDS:
             await self.close()
-            return await dial_carriers(self._peer, self._identity, self._count)
+            return await dial_carriers(self._peer, self._identity, self._counts[part])
         carriers, self._carriers = self._carriers, []
         return carriers
 
@@ -90,9 +112,10 @@ class ChannelOpener:
         self._binding = binding(identity.pin, link.peer_pin, link.exporter)
         self.opened = 0
 
-    async def open_first(self, carriers: list[Carrier], ready: Callable[[], Awaitable[None]]) -> None:
+    async def open_first(self, early: EarlyCarriers, ready: Callable[[], Awaitable[None]]) -> None:
         """Open the first channels; ``ready`` waits until the provider has Key B."""
-        await self._open_all(carriers, ready)
+        await self._open_all(await early.take(), ready)
+        await self._open_all(await early.take_rest())
 
     async def grow_to(self, count: int) -> None:
         """Open channels until there are ``count``. Raises CannotConnect, LinkBroken, what a proxy host refuses."""
@@ -142,11 +165,16 @@ async def stripe(session: Session, opener: ChannelOpener, most: int, round_trip:
 
     ``round_trip`` in seconds; None: it is measured by a Ping, because the kernel knows only the way to the next hop.
     """
-    with session.growing:
-        if round_trip is None:
-            round_trip = await session.link.round_trip(ROUND_TRIP_SECONDS)
-        if round_trip is not None:
-            await _stripe(session, opener, most, round_trip)
+    session.is_growing = True
+    try:
+        with session.growing:
+            if round_trip is None:
+                round_trip = await session.link.round_trip(ROUND_TRIP_SECONDS)
+            if round_trip is not None:
+                await _stripe(session, opener, most, round_trip)
+    finally:
+        session.is_growing = False
+        session.grown.unpark_all()
 
 
 async def _stripe(session: Session, opener: ChannelOpener, most: int, round_trip: float) -> None:

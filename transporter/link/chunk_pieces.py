@@ -58,10 +58,10 @@ class PieceQueue:
 
 
 class IncomingChunks:
-    """Chunks as they come on any data channel of a session."""
+    """Chunks as they come on any data channel of a session; ``most``: see `protocol.pieces`."""
 
-    def __init__(self, peer: str) -> None:
-        self._assembler = Assembler()
+    def __init__(self, peer: str, most: int) -> None:
+        self._assembler = Assembler(most)
         self._peer = peer
 
     def take(self, event: Event) -> tuple[Chunk, memoryview] | None:

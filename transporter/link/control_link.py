@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager, suppress
+from traceback import walk_tb
+from types import TracebackType
 
+import h11
 import trio
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream, wrap_server_stream
+from wsproto.utilities import ProtocolError as WebSocketProtocolError
 
 from pipeline.run import open_tasks
 from protocol import limits
@@ -197,12 +201,25 @@ class ControlLink:
 
 @asynccontextmanager
 async def _websocket_tasks() -> AsyncIterator[trio.Nursery]:
-    """Open a nursery for a WebSocket: its reader, too, fails when the peer rejects it, with an error of its own."""
+    """Open a nursery for a WebSocket: its reader fails in its own ways when the peer answers with anything else."""
     try:
         async with open_tasks() as nursery:
             yield nursery
-    except HandshakeError as error:
-        raise CannotConnect("the peer does not talk the transporter protocol", "check address and port") from error
+    except (HandshakeError, h11.ProtocolError, WebSocketProtocolError) as error:
+        raise _no_transporter() from error
+    except UnicodeError as error:
+        # wsproto decodes headers as they come. Anywhere else it is a fault of ours, and is to be seen as one.
+        if error.__traceback__ is None or not _came_through(error.__traceback__, "wsproto"):
+            raise
+        raise _no_transporter() from error
+
+
+def _no_transporter() -> CannotConnect:
+    return CannotConnect("the peer does not talk the transporter protocol", "check address and port")
+
+
+def _came_through(traceback: TracebackType, package: str) -> bool:
+    return any(frame.f_globals.get("__name__", "").partition(".")[0] == package for frame, _ in walk_tb(traceback))
 
 
 @asynccontextmanager
@@ -321,7 +338,7 @@ async def _open_websocket(nursery: trio.Nursery, tls: TlsStream, host: str) -> W
     except (HandshakeError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
         if tls.refusal is not None:
             raise tls.refusal from error
-        raise CannotConnect("the peer does not talk the transporter protocol", "check address and port") from error
+        raise _no_transporter() from error
 
 
 async def _raise_break(tls: TlsStream) -> None:

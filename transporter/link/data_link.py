@@ -37,6 +37,11 @@ class DataLink:
         self._may_read = 0
         self.closed = trio.Event()
 
+    @property
+    def answered(self) -> bool:
+        """Whether anything has come on it: its preface, or the answer to ours, apart."""
+        return self.bytes_received > 0
+
     async def send(self, message: Message, payload: bytes | memoryview = b"") -> None:
         """Send one small message."""
         await self._send_all(self._channel.seal(message, payload))

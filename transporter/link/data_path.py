@@ -17,7 +17,8 @@ from transporter.clock import Clock
 from transporter.link.address import Address
 from transporter.link.dial import Peer
 from transporter.link.identity import Identity
-from transporter.link.session import DirectDataFailed, Session, SessionHandlers, open_session
+from transporter.link.open_session import open_session
+from transporter.link.session import DirectDataFailed, Session, SessionHandlers
 
 # A daemon runs for months, and lines are mended: direct channels carry several times as much.
 REMEMBERED_SECONDS = 3600.0

@@ -8,14 +8,12 @@ A tampered link is not a broken one: it ends the job.
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
 import trio
 
-from pipeline.channel import ByteBudget
 from pipeline.chunk import Chunk
 from pipeline.run import open_tasks
 from protocol.messages import Chunk as ChunkHeader
@@ -23,6 +21,7 @@ from protocol.messages import Message, Started
 from transporter.errors import CannotConnect, IdentityRefused, JobBusy, LinkLost
 from transporter.link.broken import LinkBroken, NoAnswer
 from transporter.link.gate import Gate
+from transporter.link.outbox import Outbox
 from transporter.link.session import Session, SessionHandlers
 from transporter.throttle.limits import Flow, free_flow
 
@@ -40,10 +39,6 @@ STALL_SECONDS = 600.0
 # Heartbeats alone are a tenth of it.
 ALIVE_BYTES = 64 << 10
 WATCH_SECONDS = 10.0
-# Chunks that are out and not yet durable at the other end: memory here, and what a crash there can cost.
-UNACKNOWLEDGED_BYTES = 16 << 20
-# Ids of chunks that were put in this run (8 MiB of memory); an older repetition is asked for like any other chunk.
-REMEMBERED = 65_536
 # Nothing beside what is on its way meanwhile, and a few requests gather in it, which arrive one by one.
 ASK_TOGETHER_SECONDS = 0.004
 IDS_PER_REQUEST = 1024
@@ -71,11 +66,12 @@ class ResilientLink:
         gate: Gate | None = None,
     ) -> None:
         self._connect = connect
+        self._outbox = Outbox(self._moved)
         self._redial_for = redial_for
         self._notify = notify
         self._handlers = SessionHandlers(
             self._next_chunk,
-            self._stored,
+            self._outbox.stored,
             on_chunk,
             self._missing,
             self._backlog,
@@ -88,19 +84,11 @@ class ResilientLink:
         self._gate.on_open = self._go_on
         self._session: Session | None = None
         self._changed = trio.lowlevel.ParkingLot()
-        self._queue: deque[Chunk] = deque()
-        # Of the unacknowledged ones: those that a data channel of any session took.
-        self._sent: set[bytes] = set()
-        self._queued = trio.lowlevel.ParkingLot()
-        self._unacknowledged: dict[bytes, Chunk] = {}
-        self._claimed: dict[bytes, None] = {}
         self._asked: dict[bytes, int] = {}
         self._to_ask: list[bytes] = []
         # Of chunks that were asked for: ids of keys under which they are of no use.
         self._without: dict[bytes, tuple[bytes, ...]] = {}
         self._asking = trio.lowlevel.ParkingLot()
-        self._budget = ByteBudget("unacknowledged", UNACKNOWLEDGED_BYTES)
-        self._drained = trio.lowlevel.ParkingLot()
         self._finished = trio.Event()
         self._complaint: LinkBroken | None = None
         self._complained = trio.Event()
@@ -131,7 +119,7 @@ class ResilientLink:
     @property
     def queued(self) -> int:
         """Bytes of the chunks that were put and that no data channel has taken yet."""
-        return sum(chunk.size for chunk in self._queue)
+        return self._outbox.waiting_bytes
 
     async def started(self) -> Started:
         """Return what the provider said when the current session began; its data channels may not be open yet."""
@@ -179,24 +167,15 @@ class ResilientLink:
 
     def claim(self, chunk_id: bytes) -> bool:
         """Tell whether this chunk still has to be put; False for one that this run has put lately."""
-        if chunk_id in self._claimed:
-            return False
-        self._claimed[chunk_id] = None
-        if len(self._claimed) > REMEMBERED:
-            del self._claimed[next(iter(self._claimed))]
-        return True
+        return self._outbox.claim(chunk_id)
 
     async def put(self, chunk: Chunk) -> None:
         """Hand over a packed chunk; returns as soon as it is queued. It stays in memory until it is durable."""
-        await self._budget.acquire(chunk.size)
-        self._unacknowledged[chunk.chunk_id] = chunk
-        self._queue.append(chunk)
-        self._queued.unpark()
+        await self._outbox.put(chunk)
 
     async def drained(self) -> None:
         """Wait until everything that was put is durable at the other end."""
-        while self._unacknowledged:
-            await self._drained.park()
+        await self._outbox.drained()
 
     async def ask_for(self, chunk_id: bytes) -> None:
         """Request one chunk; asked again by itself after a break until ``arrived`` is called for it.
@@ -236,32 +215,19 @@ class ResilientLink:
 
     async def _next_chunk(self) -> Chunk:
         # Between sessions the queue is about to be made anew: nothing may be taken from the old one.
-        while self._session is None or not self._queue or self._gate.shut:
-            await self._queued.park()
+        while self._session is None or not self._outbox.waiting or self._gate.shut:
+            await self._outbox.changed.park()
         await trio.lowlevel.checkpoint_if_cancelled()
-        chunk = self._queue.popleft()
-        self._sent.add(chunk.chunk_id)
-        return chunk
+        return self._outbox.take()
 
     def _backlog(self) -> bool:
         """Whether something waits for the line: chunks in the queue, or chunks that were asked for."""
-        return bool(self._queue or self._asked)
+        return self._outbox.waiting or bool(self._asked)
 
     def _go_on(self) -> None:
         """The gate is open again."""
-        self._queued.unpark_all()
+        self._outbox.changed.unpark_all()
         self._asking.unpark_all()
-
-    def _stored(self, ids: bytes) -> None:
-        for at in range(0, len(ids), 32):
-            chunk_id = ids[at : at + 32]
-            chunk = self._unacknowledged.pop(chunk_id, None)
-            if chunk is not None:
-                self._sent.discard(chunk_id)
-                self._budget.release(chunk.size)
-                self._moved()
-        if not self._unacknowledged:
-            self._drained.unpark_all()
 
     def _missing(self, chunk_id: bytes, reason: str) -> None:
         self._without.pop(chunk_id, None)
@@ -288,7 +254,7 @@ class ResilientLink:
     @property
     def _owed(self) -> bool:
         """Whether the peer owes anything: an answer, an acknowledgement, a chunk."""
-        return bool(self._questions or self._unacknowledged or self._asked)
+        return self._outbox.owed or bool(self._questions or self._asked)
 
     async def _until_answered(self, ask: Callable[[Session], Awaitable[T]]) -> T:
         while True:
@@ -351,10 +317,11 @@ class ResilientLink:
                 self._up_since = trio.current_time()
                 self.sessions += 1
                 self.streams = max(self.streams, session.streams)
-                await self._offer_again(session)
+                await self._outbox.offer_again(session.have, self.usable)
+                self._to_ask = [chunk_id for chunk_id, times in self._asked.items() for _ in range(times)]
                 self._session = session
                 self._changed.unpark_all()
-                self._queued.unpark_all()
+                self._outbox.changed.unpark_all()
                 self._notify("up" if self.sessions == 1 else "again", "")
                 async with open_tasks() as nursery:
                     nursery.start_soon(self._ask_together, session)
@@ -370,25 +337,6 @@ class ResilientLink:
                 self._session = None
             self._said = None
             self._changed.unpark_all()
-
-    async def _offer_again(self, session: Session) -> None:
-        """Ask which unacknowledged chunks arrived after all; queue the others, and repeat open requests.
-
-        Nobody need be asked about those that no channel has taken yet: on a first session that is all of them.
-        """
-        waiting = [chunk for chunk_id, chunk in self._unacknowledged.items() if chunk_id in self._sent]
-        self._queue = deque(chunk for chunk in self._queue if chunk.chunk_id not in self._sent)
-        again = []
-        for at in range(0, len(waiting), 1024):
-            part = waiting[at : at + 1024]
-            known = await session.have([chunk.chunk_id for chunk in part])
-            for chunk, key_id in zip(part, known, strict=True):
-                if key_id is None or not self.usable(key_id):
-                    again.append(chunk)
-                else:
-                    self._stored(chunk.chunk_id)
-        self._queue.extendleft(reversed(again))
-        self._to_ask = [chunk_id for chunk_id, times in self._asked.items() for _ in range(times)]
 
     async def _watch(self) -> None:
         """End the session when somebody got no answer, or when the peer owes something and gives nothing."""

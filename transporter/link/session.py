@@ -6,15 +6,13 @@ New session, new keys, always. A session that breaks is over; ``resilient.py`` o
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import trio
 
 from pipeline.chunk import Chunk
-from pipeline.run import open_tasks
 from protocol.control import Received
 from protocol.data import HEADROOM
 from protocol.messages import Chunk as ChunkHeader
@@ -27,31 +25,23 @@ from protocol.messages import (
     Message,
     Missing,
     Progress,
-    Ready,
     Refused,
     SlotStored,
-    Start,
     Started,
     Stop,
     Stopped,
     Stored,
 )
-from transporter.clock import Clock
-from transporter.errors import CannotConnect, RefusedByPeer, TransporterError
+from protocol.pieces import RECOVERY_AT_MOST
+from transporter.errors import RefusedByPeer, TransporterError
 from transporter.link.broken import LinkBroken, NoAnswer
-from transporter.link.channels import ChannelOpener, EarlyCarriers, stripe
 from transporter.link.chunk_pieces import IncomingChunks, PieceQueue
 from transporter.link.control_link import ControlLink, refusal_to_error
 from transporter.link.data_link import DataLink, chunk_header
-from transporter.link.dial import Peer, dial_control
-from transporter.link.identity import Identity
-from transporter.link.pacing import keep_pace
-from transporter.link.striping import SHORT_LINE_SECONDS, first_streams
 from transporter.throttle.limits import Flow, free_flow
 
 # A peer may have to finish writing (salvage, seal a pack, commit) before it answers.
 ANSWER_SECONDS = 120.0
-OPENING_SECONDS = 30.0
 CLOSING_SECONDS = 30.0
 # A provider that ends a session says why, but a data channel that it closed may be noticed before that.
 LAST_WORD_SECONDS = 2.0
@@ -110,9 +100,11 @@ class Session:
         # On a long line chunks go in pieces, so that a slow channel holds up little.
         self.in_pieces = False
         self._pieces = PieceQueue(self._next_stored, lambda: self._in_use or len(self._channels))
-        self._incoming = IncomingChunks(link.peer_name)
+        self._incoming = IncomingChunks(link.peer_name, RECOVERY_AT_MOST)
         # Within it channels are added; none may be once the session closes.
         self.growing = trio.CancelScope()
+        self.is_growing = False
+        self.grown = trio.lowlevel.ParkingLot()
         # Channels with this number and above rest; None: none does.
         self._in_use: int | None = None
         self._rested = trio.lowlevel.ParkingLot()
@@ -234,8 +226,15 @@ class Session:
     async def _say_stop(self) -> None:
         """Say the end: a FIN on every channel, then Stop. The provider answers once it has them all."""
         self.growing.cancel()
+        while self.is_growing:
+            await self.grown.park()
         for channel in list(self._channels):
-            await channel.finish()
+            if channel.answered:
+                await channel.finish()
+            else:
+                # It was opened a moment ago, and the provider may not take it any more. Nothing is on its way there.
+                self.drop(channel)
+                await channel.aclose()
         self._stop = await self._ask(Stop())
 
     async def close(self) -> None:
@@ -251,6 +250,12 @@ class Session:
         if deadline.cancelled_caught:
             raise LinkBroken("the peer did not end the session in time")
         self.link.all_said = True
+
+    async def close_channels(self) -> None:
+        """Close every data channel, in a job that is cancelled, too: closing does not wait."""
+        with trio.CancelScope(shield=True):
+            for channel in self._channels:
+                await channel.aclose()
 
     def end(self) -> None:
         """Wake everybody who waits for an answer: none will come."""
@@ -323,7 +328,12 @@ class Session:
     async def receive_chunks(self, channel: DataLink) -> None:
         """Hand on what arrives on one channel until its FIN."""
         while True:
-            event = await channel.receive()
+            try:
+                event = await channel.receive()
+            except LinkBroken:
+                if channel in self._channels:
+                    raise
+                return
             if isinstance(event.message, Fin):
                 self._open_directions -= 1
                 self._fin_came.unpark_all()
@@ -331,94 +341,3 @@ class Session:
             whole = self._incoming.take(event)
             if whole is not None:
                 await self._handlers.on_chunk(*whole)
-
-
-async def _wait_until_ready(link: ControlLink, flow: Flow) -> None:
-    """Wait for Ready: the provider has Key B, and takes further channels under it."""
-    while isinstance((received := await link.receive()).message, Limit):
-        flow.asked(received.message.bytes_per_second)
-    if isinstance(received.message, Refused):
-        raise refusal_to_error(received.message.code, received.message.what, received.message.remedy)
-    if not isinstance(received.message, Ready):
-        raise RefusedByPeer("the peer did not get ready", "update the transporter there")
-
-
-async def _start(link: ControlLink, start: Start) -> tuple[Started, bytes]:
-    """Ask for the session. Raises what the peer refuses, and LinkBroken."""
-    with trio.move_on_after(ANSWER_SECONDS) as deadline:
-        await link.send(start)
-        received = await link.receive()
-    if deadline.cancelled_caught:
-        raise LinkBroken("the peer did not start the session in time")
-    if isinstance(received.message, Refused):
-        raise refusal_to_error(received.message.code, received.message.what, received.message.remedy)
-    if not isinstance(received.message, Started):
-        raise RefusedByPeer("the peer did not start the session", "update the transporter there")
-    return received.message, bytes(received.payload)
-
-
-@asynccontextmanager
-async def _early_carriers(peer: Peer, identity: Identity, count: int) -> AsyncIterator[EarlyCarriers]:
-    early = EarlyCarriers(peer, identity, count)
-    try:
-        async with open_tasks() as nursery:
-            nursery.start_soon(early.dial)
-            yield early
-            nursery.cancel_scope.cancel()
-    finally:
-        # Only now nobody dials any more.
-        await early.close()
-
-
-@asynccontextmanager
-async def open_session(
-    peer: Peer,
-    identity: Identity,
-    start: Start,
-    streams: int,
-    handlers: SessionHandlers,
-    clock: Clock,
-    most: int = 0,
-) -> AsyncIterator[Session]:
-    """Dial ``peer``, start a session and open ``streams`` data channels; up to ``most`` while it gets faster by that.
-
-    Raises what dialling raises, what the peer refuses, LinkBroken when the session breaks, TamperingDetected.
-    """
-    async with AsyncExitStack() as stack:
-        link = await stack.enter_async_context(dial_control(peer, identity))
-        seconds = link.kernel_round_trip() if peer.end_to_end else link.guess
-        count = streams
-        if most > streams and seconds and seconds >= SHORT_LINE_SECONDS:
-            count = max(streams, min(most, first_streams(seconds)))
-        long_line = bool(seconds and seconds >= SHORT_LINE_SECONDS)
-        early = await stack.enter_async_context(_early_carriers(peer, identity, count))
-        started, head = await _start(link, replace(start, pieces=long_line))
-        session = Session(link, started, handlers)
-        handlers.on_started(started, head)
-        session.in_pieces = long_line
-        try:
-            async with open_tasks() as nursery:
-                opener = ChannelOpener(session, nursery, peer, identity, started.key_a, clock)
-                nursery.start_soon(keep_pace, handlers.flow, link)
-                with trio.move_on_after(OPENING_SECONDS) as deadline:
-                    await opener.open_first(await early.take(), lambda: _wait_until_ready(link, handlers.flow))
-                if deadline.cancelled_caught:
-                    raise LinkBroken("the data channels did not open in time")
-                nursery.start_soon(session.read_control)
-                if most > streams:
-                    nursery.start_soon(stripe, session, opener, most, seconds if peer.end_to_end else None)
-                yield session
-                nursery.cancel_scope.cancel()
-        except (LinkBroken, CannotConnect) as error:
-            reason = await session.last_word()
-            if reason is not None:
-                raise reason from error
-            if session.link_stands and not session.data_came and peer.data != "websocket":
-                raise DirectDataFailed(str(error)) from error
-            raise
-        finally:
-            session.end()
-            # Closing does not wait, and a job that is cancelled must close all of them.
-            with trio.CancelScope(shield=True):
-                for channel in session._channels:
-                    await channel.aclose()

@@ -69,7 +69,10 @@ class TlsStream(trio.abc.Stream):
         else:
             self._tls.set_connect_state()
         self._sending = trio.Lock()
+        # Records that TLS has made and the carrier has not had yet, and whether it has had a part of them.
+        self._unsent = b""
         self._torn = False
+        self._flushing = False
         # Under TLS 1.3 a client learns that its certificate was refused only when it reads: kept for the caller.
         # So is that records were altered: the end of the stream, too, but no broken line.
         self.refusal: RefusedByPeer | None = None
@@ -98,22 +101,23 @@ class TlsStream(trio.abc.Stream):
                 await self._shake_on()
             except SSL.Error as error:
                 # Best effort: let the peer know why (the alert), then say it here.
-                with trio.move_on_after(1):
+                with trio.move_on_after(1), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     await self._flush()
                 raise self._refusal(error, _ALTERED_IN_HANDSHAKE) from None
             else:
                 break
-        await self._flush()
+        await self._shake_on(last=True)
         if self._tls.get_group_name() != HYBRID_GROUP:
             raise IdentityRefused(
                 f"the peer did not agree to the hybrid key exchange {HYBRID_GROUP}", "update the transporter there"
             )
 
-    async def _shake_on(self) -> None:
+    async def _shake_on(self, *, last: bool = False) -> None:
         try:
             await self._flush()
-            await self._feed(during="the TLS handshake")
-        except trio.BrokenResourceError as error:
+            if not last:
+                await self._feed(during="the TLS handshake")
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise CannotConnect("the connection broke in the TLS handshake", "check the line and try again") from error
 
     @staticmethod
@@ -150,23 +154,33 @@ class TlsStream(trio.abc.Stream):
         """Send what TLS has to say. A send that is cancelled half-way leaves half a record on the line.
 
         Nothing may follow it then, not even a goodbye: the peer would find a record that does not open, and take an
-        honest end for tampering.
+        honest end for tampering. One that is cancelled before its first byte goes first the next time.
         """
-        while True:
-            if self._torn:
-                raise trio.BrokenResourceError("an earlier send was cut short")
-            try:
-                data = self._tls.bio_read(_READ)
-            except SSL.WantReadError:
-                return
-            self._torn = True
-            if self.flow.sending.limited:
-                await self.flow.sending.send(self._send_slice, data)
-            else:
-                await self._send_slice(data)
-            self._torn = False
+        if self._flushing:
+            raise trio.BusyResourceError("somebody sends already")
+        self._flushing = True
+        try:
+            while self._has_more():
+                if self.flow.sending.limited:
+                    await self.flow.sending.send(self._send_slice, self._unsent)
+                else:
+                    await self._send_slice(self._unsent)
+                self._unsent, self._torn = b"", False
+        finally:
+            self._flushing = False
+
+    def _has_more(self) -> bool:
+        if self._torn:
+            raise trio.BrokenResourceError("an earlier send was cut short")
+        if not self._unsent:
+            with suppress(SSL.WantReadError):
+                self._unsent = self._tls.bio_read(_READ)
+        return bool(self._unsent)
 
     async def _send_slice(self, data: bytes | bytearray | memoryview) -> None:
+        # A cancellation that is due already comes here, where nothing has left: the carrier's first try is behind it.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._torn = True
         await self._carrier.send_all(data)
         self._sent_at = trio.current_time()
 

@@ -26,7 +26,9 @@ from protocol.messages import (
     Stopped,
     Stored,
 )
+from protocol.pieces import BACKUP_AT_MOST
 from transporter.errors import RefusedByPeer
+from transporter.link.broken import LinkBroken
 from transporter.link.chunk_pieces import IncomingChunks
 from transporter.link.data_link import DataLink
 from transporter.repository import PackWriter
@@ -52,7 +54,7 @@ class BackupService:
         self._store = session.repository.store
         self._needs = NeededChunks(self._store.scratch)
         self._open = OpenChannels()
-        self._incoming = IncomingChunks(session.peer.name)
+        self._incoming = IncomingChunks(session.peer.name, BACKUP_AT_MOST)
         self._slots: list[tuple[bytes, bytes]] = []
         self._chunks = ChunkWriter(writer, sealing.to_record, self._acknowledge, session.provider.writes)
 
@@ -78,7 +80,14 @@ class BackupService:
 
     async def _receive(self, channel: DataLink) -> None:
         while True:
-            event = await channel.receive()
+            try:
+                event = await channel.receive()
+            except LinkBroken:
+                if channel.answered:
+                    raise
+                # Given up as soon as it was opened: nothing came on it, and nothing is lost.
+                self._open.finished()
+                return
             if isinstance(event.message, Fin):
                 await channel.finish()
                 self._open.finished()

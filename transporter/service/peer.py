@@ -27,10 +27,11 @@ async def serve_peer(provider: Provider, link: ControlLink, bus: EventBus) -> No
         with trio.fail_after(PAIRING_SECONDS) as deadline:
             if provider.catalog.peer_by_pin(link.peer_pin) is None:
                 await _pair(provider, link)
-            link.peer_is_known()
-            deadline.deadline = float("inf")
-            while True:
-                await _answer(provider, link, await link.receive(), bus)
+            with provider.connected(link.peer_pin):
+                link.peer_is_known()
+                deadline.deadline = float("inf")
+                while True:
+                    await _answer(provider, link, await link.receive(), bus)
     except TransporterError as error:
         await refuse(link, error)
         raise

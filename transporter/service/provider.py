@@ -5,6 +5,9 @@ A tenant is an authenticated identity, never a field of a message.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -33,6 +36,8 @@ HAND_OVER_SECONDS = 20.0
 
 # Live sessions of one tenant: each has queues, buffers and files of its own, and few homes run so many jobs at once.
 SESSIONS_AT_MOST = 16
+# Control connections of one node: each may hold a message of 16 MiB that is not whole yet.
+CONNECTIONS_AT_MOST = 64
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,23 @@ class Provider:
     writes: Lane = field(default_factory=lambda: Lane(4))
     # The limits of the whole daemon: its own jobs are under them, too.
     throttle: Throttle = field(default_factory=Throttle)
+    _connections: Counter[bytes] = field(default_factory=Counter)
+
+    @contextmanager
+    def connected(self, pin: bytes) -> Iterator[None]:
+        """Count a control connection of a known peer while the context lasts. Raises JobBusy when it has too many."""
+        if self._connections[pin] >= CONNECTIONS_AT_MOST:
+            raise JobBusy(
+                f"this node has {CONNECTIONS_AT_MOST} connections here, and no more are served at once",
+                "wait until one of them has ended",
+            )
+        self._connections[pin] += 1
+        try:
+            yield
+        finally:
+            self._connections[pin] -= 1
+            if not self._connections[pin]:
+                del self._connections[pin]
 
     def known_peer(self, pin: bytes) -> Peer:
         """Return the peer of this public key as it is known now. Raises IdentityRefused once it has been removed."""

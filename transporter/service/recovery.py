@@ -11,6 +11,7 @@ from protocol.control import Received
 from protocol.data import HEADROOM
 from protocol.messages import Chunk, Fin, Get, Missing, Stop, Stopped
 from transporter.errors import RefusedByPeer
+from transporter.link.broken import LinkBroken
 from transporter.link.chunk_pieces import PieceQueue
 from transporter.link.data_link import DataLink
 from transporter.points.assemble import OpenedPoint
@@ -77,7 +78,14 @@ class RecoveryService:
         return item.header, memoryview(item.memory)[HEADROOM:]
 
     async def _receive(self, channel: DataLink) -> None:
-        event = await channel.receive()
+        try:
+            event = await channel.receive()
+        except LinkBroken:
+            if channel.answered:
+                raise
+            # Given up as soon as it was opened.
+            self._open.finished()
+            return
         if not isinstance(event.message, Fin):
             raise RefusedByPeer("an unexpected message on a data channel", "update the transporter")
         await channel.finish()

@@ -24,6 +24,8 @@ from transporter.throttle.limits import Flow, Throttle
 
 # Connections of one node at a time: a few jobs with 32 data channels each.
 STREAMS_PER_NODE = 128
+# Of these, connections with one and the same other node: nobody can use up another's share alone.
+PAIR_SHARE = 2
 # How long a node that is wanted may take to come back after its connection, or a process, broke.
 AWAIT_SECONDS = 5.0
 
@@ -42,8 +44,9 @@ class Relay:
         self._tickets = tickets
         self._throttle = throttle or Throttle()
         self._most = streams_per_node
+        # By pin, and by both pins of a pair.
         self._streams: Counter[bytes] = Counter()
-        # Until when connections are expected for which a node has a ticket.
+        # Until when connections are expected for which a ticket is out.
         self._expected: dict[bytes, deque[float]] = {}
 
     async def reach(self, link: ControlLink, caller: Peer, target: Peer | None, message: Reach) -> None:
@@ -52,14 +55,24 @@ class Relay:
             # The same for a node that is unknown and for one that may not use this host.
             raise IdentityRefused("the node that is wanted is not registered at this proxy host", "`join` it there")
         for peer in (caller, target):
-            self._check_limit(peer, message.count)
+            self._check_limit(peer.pin, peer.name, message.count, self._most)
+        both = f"{caller.name} with {target.name}"
+        self._check_limit(_pair(caller, target), both, message.count, self._most // PAIR_SHARE)
         if self._tickets.full:
             raise JobBusy("too many connections are being made through this proxy host", "try again")
         meetings = [self._meeting(caller, target) for _ in range(message.count)]
         callers = [self._tickets.issue(meeting.caller_came) for meeting in meetings]
         targets = [self._tickets.issue(meeting.target_came) for meeting in meetings]
-        await self._call(target, caller.pin, targets)
-        await link.send(Tickets(tickets=b"".join(callers)))
+        try:
+            await self._call(target, caller.pin, targets)
+            await link.send(Tickets(tickets=b"".join(callers)))
+        except BaseException:
+            # Nobody will come with these: they must not count against either node until they are too old.
+            for ticket in (*callers, *targets):
+                self._tickets.withdraw(ticket)
+            for key in (caller.pin, target.pin, _pair(caller, target)):
+                self._no_longer_expected(key, message.count)
+            raise
 
     async def _call(self, target: Peer, caller: bytes, tickets: list[bytes]) -> None:
         """Call a node; one that comes back just now is waited for. Raises PeerAway."""
@@ -79,35 +92,46 @@ class Relay:
             ) from error
 
     def _meeting(self, caller: Peer, target: Peer) -> Meeting:
-        pins = (caller.pin, target.pin)
-        for pin in pins:
-            self._expected.setdefault(pin, deque()).append(trio.current_time() + limits.TICKET_SECONDS)
+        keys = (caller.pin, target.pin, _pair(caller, target))
+        for key in keys:
+            self._expected.setdefault(key, deque()).append(trio.current_time() + limits.TICKET_SECONDS)
         # What goes through counts for both nodes, and for the daemon: `[throttle.peers.NAME]` limits what one may use.
         flow = Flow(self._throttle, (("daemon", ""), ("peer", caller.name), ("peer", target.name)))
-        return Meeting(caller.name, target.name, self._counted(pins), flow)
+        return Meeting(caller.name, target.name, self._counted(keys), flow)
 
-    def _check_limit(self, peer: Peer, more: int) -> None:
-        """Raise JobBusy when a node would have too many connections: those that stand, and those that are expected."""
-        expected = self._expected.get(peer.pin, deque())
+    def _check_limit(self, key: bytes, who: str, more: int, most: int) -> None:
+        """Raise JobBusy when there would be too many connections: those that stand, and those that are expected."""
+        expected = self._expected.get(key, deque())
         while expected and expected[0] < trio.current_time():
             expected.popleft()
-        has = self._streams[peer.pin] + len(expected)
-        if has + more > self._most:
+        if not expected:
+            self._expected.pop(key, None)
+        has = self._streams[key] + len(expected)
+        if has + more > most:
             raise JobBusy(
-                f"{peer.name} has {has} connections through this proxy host, and {self._most} are allowed",
+                f"{who} has {has} connections through this proxy host, and {most} are allowed",
                 "wait until a job has ended, or have the limit raised there",
             )
 
+    def _no_longer_expected(self, key: bytes, count: int) -> None:
+        expected = self._expected.get(key, deque())
+        for _ in range(min(count, len(expected))):
+            expected.popleft()
+
     @contextmanager
-    def _counted(self, pins: tuple[bytes, ...]) -> Iterator[None]:
-        for pin in pins:
-            self._streams[pin] += 1
-            if self._expected.get(pin):
-                self._expected[pin].popleft()
+    def _counted(self, keys: tuple[bytes, ...]) -> Iterator[None]:
+        for key in keys:
+            self._streams[key] += 1
+            self._no_longer_expected(key, 1)
         try:
             yield
         finally:
-            for pin in pins:
-                self._streams[pin] -= 1
-                if not self._streams[pin]:
-                    del self._streams[pin]
+            for key in keys:
+                self._streams[key] -= 1
+                if not self._streams[key]:
+                    del self._streams[key]
+
+
+def _pair(one: Peer, other: Peer) -> bytes:
+    """Return the same for two nodes whoever of them asks."""
+    return b"".join(sorted((one.pin, other.pin)))

@@ -21,6 +21,7 @@ from transporter.points.domain import domain_for, key_label
 from transporter.repository import PointRef
 from transporter.service.answers import answer_get_point, answer_list_points
 from transporter.service.provider import OpenRepository, Provider
+from transporter.service.refusal import refuse
 from transporter.throttle.limits import Flow
 
 KEY_LENGTH = 32
@@ -123,6 +124,15 @@ class ServiceSession:
         if isinstance(received.message, Limit):
             self.flow.asked(received.message.bytes_per_second)
 
+    async def _end(self, error: TransporterError) -> None:
+        """End the session for what happened on a channel: the initiator hears of it before that channel closes.
+
+        Else it sees a broken line, and dials again, while this end still finishes its packs.
+        """
+        self.failure = error
+        await refuse(self.link, error)
+        self._scope.cancel()
+
     async def attach(self, preface: Preface, carrier: Carrier) -> DataLink:
         """Take in a data channel that named this session; returns when it is handed over.
 
@@ -136,12 +146,12 @@ class ServiceSession:
         try:
             channel = DataChannel.accept(preface, input_key=key, binding=bound)
         except TamperingError as error:
-            self.failure = TamperingDetected(
+            failure = TamperingDetected(
                 f"a data channel of {self.peer.name} was not opened by {self.peer.name}: {error}",
                 "find out who stands in the line before the next run",
             )
-            self._scope.cancel()
-            raise self.failure from error
+            await self._end(failure)
+            raise failure from error
         # Each number once: that is what makes the replay of a whole channel fail.
         self._arrived.add(number)
         data_link = DataLink(channel, carrier, self.link.peer_name)
@@ -149,8 +159,7 @@ class ServiceSession:
         try:
             key_b = await data_link.open_as_acceptor()
         except TransporterError as error:
-            self.failure = error
-            self._scope.cancel()
+            await self._end(error)
             raise
         if number == 0:
             self.key_b, self.key_a = key_b, None
