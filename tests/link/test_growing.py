@@ -19,6 +19,8 @@ class FakeSession:
 
     def __init__(self):
         self.growing = trio.CancelScope()
+        self.is_growing = False
+        self.grown = trio.lowlevel.ParkingLot()
         self.used = []
         self.link = type("Link", (), {"peer_name": "offsite"})()
 

@@ -26,6 +26,7 @@ from protocol.messages import (
     Stored,
 )
 from transporter.errors import QuotaExceeded, RefusedByPeer, TamperingDetected
+from transporter.link import open_session
 from transporter.link import session as module
 from transporter.link.broken import LinkBroken, NoAnswer
 from transporter.link.session import Session, SessionHandlers
@@ -198,7 +199,7 @@ async def test_the_peer_may_ask_for_less_at_any_time(session, link, heard, nurse
 
 async def test_a_limit_before_ready_is_taken_in(session, link):
     link.say(Limit(bytes_per_second=50_000), Limit(bytes_per_second=25_000), Ready())
-    await module._wait_until_ready(link, session._handlers.flow)
+    await open_session._wait_until_ready(link, session._handlers.flow)
     assert session._handlers.flow.sending.limited
 
 
