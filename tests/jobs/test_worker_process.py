@@ -15,13 +15,14 @@ import trio
 from transporter.errors import JobFailed, UsageError
 from transporter.jobs.needs import Needs
 from transporter.jobs.reading import open_reading
+from transporter.jobs.start_worker import PACKAGES
 from transporter.jobs.tree_writing import open_tree_writing
-from transporter.jobs.worker_process import PACKAGES, open_worker
+from transporter.jobs.worker_process import open_worker
 from transporter.workloads.write_messages import SLOT, Answer, Open, Wanted
 
 HEAVY = {"trio", "cryptography", "OpenSSL", "trio_websocket", "structlog", "typer", "rich", "argon2", "sqlite3"}
 # Without codecs, too: a reader and a writer see plain content only.
-MODULES = ["transporter.jobs.read_worker", "transporter.workloads.write_worker"]
+MODULES = ["transporter.jobs.read_worker", "transporter.workloads.write_worker", "transporter.jobs.waiting_worker"]
 
 
 @pytest.mark.parametrize("module", MODULES)

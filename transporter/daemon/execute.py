@@ -129,7 +129,17 @@ async def _execute(
     with Catalog(home.catalog_db) as catalog, KeyDatabase(home.keys_db, clock=clock) as keys:
         identity = load_identity(home.path, config.node.name, clock)
         context = JobContext(
-            home, config, identity, catalog, keys, clock, bus, parking, throttle=steering.throttle, gate=steering.gate
+            home,
+            config,
+            identity,
+            catalog,
+            keys,
+            clock,
+            bus,
+            parking,
+            throttle=steering.throttle,
+            gate=steering.gate,
+            spare=steering.spare,
         )
         if isinstance(request, PointsRequest):
             rows, exit_status = await _points(context, request)

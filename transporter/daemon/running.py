@@ -8,10 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from transporter.daemon.keeper import Keeper
-from transporter.daemon.requests import JobOutcome, JobRequest, StatusRequest, SteerRequest, operation_of
+from transporter.daemon.requests import (
+    BackupRequest,
+    JobOutcome,
+    JobRequest,
+    RestoreRequest,
+    StatusRequest,
+    SteerRequest,
+    operation_of,
+)
 from transporter.daemon.steering import Steering, steered
 from transporter.errors import NotRunning
 from transporter.events import Event, EventBus, Progress, RestoreProgress, VerifyProgress
+from transporter.jobs.spare_worker import SpareWorker
 from transporter.service.provider import Provider
 
 
@@ -28,7 +37,8 @@ class _Job:
 class RunningJobs:
     """Jobs under way in this daemon, and sessions that peers have open with it."""
 
-    def __init__(self, provider: Provider, keeper: Keeper | None = None) -> None:
+    def __init__(self, provider: Provider, keeper: Keeper | None = None, spare: SpareWorker | None = None) -> None:
+        self._spare = spare or SpareWorker()
         self._provider = provider
         self._keeper = keeper
         self._jobs: list[_Job] = []
@@ -36,7 +46,7 @@ class RunningJobs:
     @contextmanager
     def job(self, request: JobRequest, bus: EventBus) -> Iterator[Steering]:
         """Note that a job runs, for as long as the context lasts; it can be paused and cancelled meanwhile."""
-        steering = Steering(self._provider.throttle, steer=self.steer)
+        steering = Steering(self._provider.throttle, steer=self.steer, spare=self._spare)
         if isinstance(request, StatusRequest | SteerRequest):
             yield steering
             return
@@ -58,6 +68,12 @@ class RunningJobs:
                 yield steering
         finally:
             self._jobs.remove(entry)
+            if isinstance(request, BackupRequest | RestoreRequest):
+                self._spare.want()
+
+    def idle(self) -> bool:
+        """Tell whether no job runs."""
+        return not self._jobs
 
     def steer(self, request: SteerRequest) -> JobOutcome:
         """Pause, resume or cancel every run of a job. Raises NotRunning where there is none."""

@@ -24,6 +24,7 @@ from transporter.daemon.tuning import tune_process
 from transporter.errors import ConfigError, JobBusy, TransporterError
 from transporter.events import EventBus
 from transporter.home import Home
+from transporter.jobs.spare_worker import SpareWorker
 from transporter.keys.database import KeyDatabase
 from transporter.link.address import parse_address
 from transporter.link.carrier import use_congestion_control
@@ -125,7 +126,8 @@ async def _serve(home: Home, config: Config, provider: Provider, ready: Callable
     bus = EventBus()
     front = Front(provider, bus)
     keeper = Keeper(provider, bus, front.take)
-    running = RunningJobs(provider, keeper)
+    spare = SpareWorker()
+    running = RunningJobs(provider, keeper, spare)
     parking = Parking(provider.parked, provider.tickets)
     async with open_tasks() as nursery:
         nursery.start_soon(_until_signal, nursery.cancel_scope)
@@ -136,6 +138,10 @@ async def _serve(home: Home, config: Config, provider: Provider, ready: Callable
             nursery.start_soon(trio.serve_listeners, front.take, listeners)
         nursery.start_soon(front.tidier.run)
         nursery.start_soon(keeper.run)
+        nursery.start_soon(spare.keep, running.idle)
+        if any(peer.offers for peer in provider.catalog.peers()):
+            # A source: its first job shall not wait for a process to start either.
+            spare.want()
         provider.throttle.apply(config.throttle, provider.clock.local_time())
         nursery.start_soon(watch_limits, provider.throttle, home.config_path, provider.clock, _limits_stay)
         nursery.start_soon(serve_control_socket, home, running.status, running.job, parking)

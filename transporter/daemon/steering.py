@@ -20,6 +20,7 @@ from transporter.errors import Interrupted, NotRunning
 from transporter.events import EventBus, JobPaused, JobResumed, Note
 from transporter.events import JobFailed as JobFailedEvent
 from transporter.home import Home
+from transporter.jobs.spare_worker import SpareWorker
 from transporter.link.gate import Gate
 from transporter.throttle.limits import Throttle
 
@@ -32,7 +33,7 @@ def _nobody(request: SteerRequest) -> JobOutcome:
 
 @dataclass
 class Steering:
-    """One run: its gate and its cancel scope, and the limits that it is under.
+    """One run: its gate and its cancel scope, the limits that it is under, and the worker that may wait for it.
 
     ``steer`` carries out a request that is about other runs.
     """
@@ -41,6 +42,7 @@ class Steering:
     gate: Gate = field(default_factory=Gate)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     steer: Callable[[SteerRequest], JobOutcome] = _nobody
+    spare: SpareWorker = field(default_factory=SpareWorker)
 
     def act(self, request: SteerRequest, bus: EventBus) -> None:
         """Do what is asked. Pausing what is paused changes nothing."""

@@ -110,7 +110,9 @@ class BackupRun:
         link = self._link()
         async with (
             open_tasks() as nursery,
-            open_early_reader(self.context.home.cache, from_stdin=self.job.workload == "stream") as reader,
+            open_early_reader(
+                self.context.home.cache, from_stdin=self.job.workload == "stream", spare=self.context.spare
+            ) as reader,
         ):
             nursery.start_soon(link.run)
             async with open_tasks() as early:

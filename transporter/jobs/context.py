@@ -14,6 +14,7 @@ from transporter.config import Config
 from transporter.errors import IdentityRefused, JobBusy
 from transporter.events import EventBus, Note
 from transporter.home import Home
+from transporter.jobs.spare_worker import SpareWorker
 from transporter.keys.database import KeyDatabase
 from transporter.link.dial import Peer
 from transporter.link.gate import Gate
@@ -37,6 +38,7 @@ class JobContext:
     parking: Parking | None = None
     throttle: Throttle = field(default_factory=Throttle)
     gate: Gate = field(default_factory=Gate)
+    spare: SpareWorker = field(default_factory=SpareWorker)
 
     def flow(self, peer: str, job: str) -> Flow:
         """Return what a run of ``job`` with ``peer`` may send and receive."""

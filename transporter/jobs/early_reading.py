@@ -16,15 +16,17 @@ import trio
 from transporter.jobs.needs import Needs
 from transporter.jobs.read_messages import Open
 from transporter.jobs.reading import Reading, open_reading
+from transporter.jobs.spare_worker import SpareWorker
 
 
 class EarlyReader:
     """One task calls ``begin`` and another ``open``; ``reading`` and ``needs`` are good after ``open``."""
 
-    def __init__(self, stack: AsyncExitStack, folder: Path, *, from_stdin: bool) -> None:
+    def __init__(self, stack: AsyncExitStack, folder: Path, *, from_stdin: bool, spare: SpareWorker | None) -> None:
         self._stack = stack
         self._folder = folder
         self._from_stdin = from_stdin
+        self._spare = spare
         self._guess: Open | None = None
         self._begun = trio.Event()
         self._at_rest = trio.Event()
@@ -62,11 +64,15 @@ class EarlyReader:
     async def _start(self) -> None:
         self.starts += 1
         self.needs = self._stack.enter_context(closing(Needs(self._folder)))
-        self.reading = await self._stack.enter_async_context(open_reading(self.needs, from_stdin=self._from_stdin))
+        self.reading = await self._stack.enter_async_context(
+            open_reading(self.needs, from_stdin=self._from_stdin, spare=self._spare)
+        )
 
 
 @asynccontextmanager
-async def open_early_reader(folder: Path, *, from_stdin: bool) -> AsyncIterator[EarlyReader]:
+async def open_early_reader(
+    folder: Path, *, from_stdin: bool, spare: SpareWorker | None = None
+) -> AsyncIterator[EarlyReader]:
     """Yield a reader to begin with; ``folder`` takes the list of needed chunks. On leaving its process is ended."""
     async with AsyncExitStack() as stack:
-        yield EarlyReader(stack, folder, from_stdin=from_stdin)
+        yield EarlyReader(stack, folder, from_stdin=from_stdin, spare=spare)

@@ -26,6 +26,7 @@ from transporter.jobs.read_messages import (
     Opened,
     Report,
 )
+from transporter.jobs.spare_worker import SpareWorker
 from transporter.jobs.worker_process import WorkerProcess, failure_to_error, open_worker
 from transporter.workloads.notes import Note
 from transporter.workloads.worker_channel import Failed
@@ -141,9 +142,11 @@ class Reading:
 
 
 @asynccontextmanager
-async def open_reading(needs: Needs, *, from_stdin: bool) -> AsyncIterator[Reading]:
+async def open_reading(needs: Needs, *, from_stdin: bool, spare: SpareWorker | None = None) -> AsyncIterator[Reading]:
     """Start a reader. ``needs`` gets the ids of all chunks; ``from_stdin``: the reader gets standard input."""
+    answers = msgspec.msgpack.Decoder(Answer)
+    pass_on = (needs.descriptor,)
     async with open_worker(
-        MODULE, BUFFERS * BUFFER, msgspec.msgpack.Decoder(Answer), pass_on=(needs.descriptor,), from_stdin=from_stdin
+        MODULE, BUFFERS * BUFFER, answers, pass_on=pass_on, from_stdin=from_stdin, spare=spare
     ) as worker:
         yield Reading(worker, needs)

@@ -52,7 +52,7 @@ async def run_restore(context: JobContext, order: RestoreOrder) -> JobFinished:
         )
     )
     async with (
-        open_tree_writing() as writing,
+        open_tree_writing(context.spare) as writing,
         open_recovery(context, where, row, order.password) as recovery,
     ):
         check_newest(context, where, order.point, row.point, recovery.head.created_ns)

@@ -11,6 +11,7 @@ import trio
 
 from pipeline.run import open_tasks
 from transporter.errors import JobFailed
+from transporter.jobs.spare_worker import SpareWorker
 from transporter.jobs.worker_process import WorkerProcess, failure_to_error, open_worker
 from transporter.workloads.notes import Note
 from transporter.workloads.staging import remove_leftover
@@ -134,11 +135,11 @@ def _copy(memory: int, chunk: memoryview, offset: int) -> None:
 
 
 @asynccontextmanager
-async def open_tree_writing() -> AsyncIterator[TreeWriting]:
+async def open_tree_writing(spare: SpareWorker | None = None) -> AsyncIterator[TreeWriting]:
     """Start a writer. On leaving without ``publish``, by whatever error, everything that was staged is removed."""
     ended = _Ended()
     try:
-        async with open_worker(MODULE, SLOTS * SLOT, msgspec.msgpack.Decoder(Answer)) as worker:
+        async with open_worker(MODULE, SLOTS * SLOT, msgspec.msgpack.Decoder(Answer), spare=spare) as worker:
             writing = ended.writing = TreeWriting(worker)
             async with open_tasks() as nursery:
                 nursery.start_soon(writing.read_answers)

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import subprocess
-import sys
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Generic, TypeVar
 
 import msgspec
 import trio
 
 from transporter.errors import JobFailed, TransporterError, error_of
+from transporter.jobs.spare_worker import SpareWorker
+from transporter.jobs.start_worker import start_worker
 from transporter.workloads.worker_channel import Failed, FrameSplitter, encode_frame
 
 READ = 256 << 10
-PACKAGES = Path(__file__).parents[2]
 A = TypeVar("A")
 
 
@@ -85,42 +82,25 @@ async def open_worker(
     *,
     pass_on: tuple[int, ...] = (),
     from_stdin: bool = False,
+    spare: SpareWorker | None = None,
 ) -> AsyncIterator[WorkerProcess[A]]:
     """Run ``module`` in a process with ``memory_size`` bytes of shared memory and the descriptors ``pass_on``.
+
+    ``spare``: one that waits already is used.
 
     On leaving, the stream to it is closed, and it is waited for: it puts its things in order first.
     """
     memory = os.memfd_create("transporter-contents", os.MFD_CLOEXEC)
     try:
         os.ftruncate(memory, memory_size)
-        ours, theirs = socket.socketpair()
-        stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        descriptors = (memory, *pass_on)
+        # What waits was started without the standard input of this process.
+        worker = None if from_stdin or spare is None else await spare.take(module, descriptors)
+        if worker is None:
+            worker = await start_worker(module, descriptors, from_stdin=from_stdin)
         try:
-            with theirs:
-                process = await _start(module, (theirs.fileno(), memory, *pass_on), from_stdin)
-        except BaseException:
-            await trio.aclose_forcefully(stream)
-            raise
-        try:
-            yield WorkerProcess(process, stream, memory, answers)
+            yield WorkerProcess(worker.process, worker.stream, memory, answers)
         finally:
-            with trio.CancelScope(shield=True):
-                await stream.aclose()
-                await process.wait()
+            await worker.end()
     finally:
         os.close(memory)
-
-
-async def _start(module: str, descriptors: tuple[int, ...], from_stdin: bool) -> trio.Process:
-    # Where the daemon found this package the worker shall find it, too, however it was installed (an editable one may
-    # have come through a hook); nothing else is needed of `site`, which costs a third of the start.
-    path = [str(PACKAGES), *filter(None, sys.path)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
-    # `open_process` itself is never cancelled half-way: a process that was started is not lost sight of.
-    return await trio.lowlevel.open_process(
-        [sys.executable, "-P", "-S", "-m", module, *map(str, descriptors)],
-        pass_fds=descriptors,
-        stdin=None if from_stdin else subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        env=environment,
-    )

@@ -70,11 +70,15 @@ def failure(error: Exception) -> Failed:
     return Failed("internal", f"internal error: {type(error).__name__}", "this is a bug: report what the log says")
 
 
-def run_worker(serve: Callable[[socket.socket, memoryview], None]) -> None:
-    """Call ``serve`` with the socket and the shared memory whose descriptors are the process' two arguments."""
-    # A terminal signals the whole group: the daemon alone decides, and its end is the end of the socket.
+def ignore_signals() -> None:
+    """A terminal signals the whole group: the daemon alone decides, and its end is the end of the socket."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
+
+
+def run_worker(serve: Callable[[socket.socket, memoryview], None]) -> None:
+    """Call ``serve`` with the socket and the shared memory whose descriptors are the process' two arguments."""
+    ignore_signals()
     gc.set_threshold(COLLECT_AFTER, 20, 20)
     gc.freeze()
     connection = socket.socket(fileno=int(sys.argv[1]))
