@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 import pytest
 import trio
@@ -50,15 +50,14 @@ async def read_all(tmp_path, spare):
     tree.mkdir(exist_ok=True)
     (tree / "file").write_bytes(b"content")
     order = Open("tree", [os.fsencode(tree)], [], "", str(tmp_path / "manifest"), b"i" * 16, b"", b"k" * 32)
-    needs = Needs(tmp_path)
-    async with open_reading(needs, from_stdin=False, spare=spare) as reading:
-        await reading.open(order)
-        async for _length, chunks in reading.units():
-            for chunk in chunks:
-                chunk.let_go()
-        assert needs.count == 2, "the list of chunks came through its own descriptor"
-        pid = reading._worker._process.pid
-    needs.close()
+    with closing(Needs(tmp_path)) as needs:
+        async with open_reading(needs, from_stdin=False, spare=spare) as reading:
+            await reading.open(order)
+            async for _length, chunks in reading.units():
+                for chunk in chunks:
+                    chunk.let_go()
+            assert needs.count == 2, "the list of chunks came through its own descriptor"
+            pid = reading._worker._process.pid
     return reading.files, pid
 
 
