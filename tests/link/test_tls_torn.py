@@ -130,6 +130,20 @@ async def test_a_send_that_is_cancelled_before_its_first_byte_left_goes_first_th
     assert await server.receive_some() == b"", "and an orderly end is one"
 
 
+async def test_a_cancellation_that_is_due_when_the_sender_gets_its_turn_loses_nothing_either(line, autojump_clock):
+    client, server, carrier = line
+    async with trio.open_nursery() as nursery:
+        async with client._sending:
+            nursery.start_soon(client.send_all, b"first")
+            await trio.testing.wait_all_tasks_blocked()
+        # Its turn has come, and so it is not cancelled where it waited for that.
+        nursery.cancel_scope.cancel()
+    assert carrier.taken == 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.send_all, b"second")
+        assert await received(server, 11) == b"firstsecond"
+
+
 async def test_a_send_that_is_cancelled_between_two_slices_is_the_last_one(line, autojump_clock):
     client, server, carrier = line
     client.flow = await slow_flow()
