@@ -294,6 +294,9 @@ ANSWERS = {
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
         b"Sec-WebSocket-Accept: AAAA\r\n\r\n"
     ),
+    "a rejection that breaks off": (
+        b"HTTP/1.1 301 Moved Permanently\r\nTransfer-Encoding: chunked\r\n\r\nno length\r\n"
+    ),
     "a web page": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
 }
 
