@@ -181,6 +181,63 @@ async def test_tampering_is_told_however_long_the_session_takes_to_end(fast_cloc
     assert committed(world) == 0
 
 
+# Behind magic, version, number, session and salt.
+COMMITMENT = 60
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["the first channel", "the second channel"])
+async def test_an_altered_preface_is_told_before_its_channel_closes(fast_clock, world, middle, monkeypatch, number):
+    """However long the target takes to close its packs: the source must not take it for a line that broke."""
+    closing = await packs_stay_open(world, monkeypatch)
+    middle.meddle = once_at("data", number, True, COMMITMENT, flip)
+    await is_told(world, closing)
+
+
+async def test_an_altered_preface_of_a_channel_that_is_added_later_is_told_too(fast_clock, world, middle, monkeypatch):
+    async def grow(session, opener, *_measured):
+        while session.data_bytes < 10_000:
+            await trio.sleep(0.01)
+        middle.meddle = once_at("data", 1, True, COMMITMENT, flip)
+        await opener.grow_to(2)
+
+    monkeypatch.setattr("transporter.jobs.backup.STREAMS", 1)
+    monkeypatch.setattr("transporter.link.channels._stripe", grow)
+    closing = await packs_stay_open(world, monkeypatch)
+    await is_told(world, closing)
+
+
+async def packs_stay_open(world, monkeypatch):
+    """Have the target commit nothing, and close no pack, before the returned event is set."""
+    may_close = trio.Event()
+    really_close, really_commit = BackupService.close, BackupService._commit
+
+    async def close(self):
+        with trio.CancelScope(shield=True):
+            await may_close.wait()
+        await really_close(self)
+
+    async def commit(self, received):
+        # The job must not be done before what was altered has been looked at.
+        await may_close.wait()
+        await really_commit(self, received)
+
+    monkeypatch.setattr(BackupService, "close", close)
+    monkeypatch.setattr(BackupService, "_commit", commit)
+    return may_close
+
+
+async def is_told(world, closing):
+    """Back up; fail unless that ends as tampering while the target still closes its packs."""
+    result = await outcome(world.source.backup)
+    assert world.provider.sessions, "the target is not done yet"
+    closing.set()
+    assert isinstance(result, TamperingDetected), result
+    assert not world.source.seen(LinkLostEvent), "and nothing was dialled again"
+    assert not [note for note in world.source.seen(Note) if "WebSocket" in note.text]
+    assert "was not opened by" in await security_event(world)
+    assert committed(world) == 0
+
+
 # --- the control connection -----------------------------------------------------------------------------------
 
 CONTROL = [3, 2_000, 4_500]

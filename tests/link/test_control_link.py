@@ -15,8 +15,10 @@ from protocol.messages import Hello, ListPoints, Ping, Points, Refused
 from transporter import errors
 from transporter.errors import CannotConnect, IdentityRefused, RefusedByPeer, TamperingDetected
 from transporter.link import control_link
+from transporter.link.address import Address
 from transporter.link.broken import LinkBroken
 from transporter.link.control_link import control_client, control_server, refusal_to_error
+from transporter.link.dial import Peer, dial_control
 from transporter.link.listen import HalfOpen
 from transporter.link.tls import TlsStream
 
@@ -282,6 +284,54 @@ async def test_a_peer_that_rejects_the_websocket_cannot_be_connected_to(wire, id
             async with client_of(wire, identities):
                 pytest.fail("it was rejected")
         nursery.cancel_scope.cancel()
+
+
+# What comes instead of the WebSocket's answer, and fails in its reader in as many ways.
+ANSWERS = {
+    "no HTTP": b"\x00\x01 no HTTP at all\r\n\r\n",
+    "a header that is no ASCII": b"HTTP/1.1 101 Switching Protocols\r\nConnection: \xff\r\n\r\n",
+    "a wrong accept token": (
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Accept: AAAA\r\n\r\n"
+    ),
+    "a rejection that breaks off": (
+        b"HTTP/1.1 301 Moved Permanently\r\nTransfer-Encoding: chunked\r\n\r\nno length\r\n"
+    ),
+    "a web page": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+async def test_a_peer_that_answers_the_request_with_anything_else_cannot_be_connected_to(identities, nursery, answer):
+    """Inside TLS, and with the right pins: it is the program behind it that is another one."""
+    alice, bob, _ = identities
+    asked = []
+
+    async def serve(stream):
+        tls = TlsStream(stream, bob, server=True, accept_pin=lambda pin: pin == alice.pin)
+        async with tls:
+            await tls.do_handshake()
+            asked.append(await tls.receive_some())
+            await tls.send_all(ANSWERS[answer])
+            # It says no more, and does not close either.
+            with contextlib.suppress(trio.BrokenResourceError):
+                while await tls.receive_some():
+                    pass
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    nursery.start_soon(trio.serve_listeners, serve, listeners)
+    address = Address("127.0.0.1", listeners[0].socket.getsockname()[1])
+    with pytest.raises(CannotConnect, match="does not talk the transporter protocol"), trio.fail_after(5):
+        async with dial_control(Peer("bob", address, bob.pin), alice):
+            pytest.fail("it is no transporter")
+    assert b"GET " + control_link.PATH.encode() in asked[0]
+
+
+async def test_an_error_of_the_caller_is_not_taken_for_one_of_the_peer(wire, identities):
+    """A fault of ours in decoding something is to be seen as one, whatever it has in common with a header's."""
+    with pytest.RaisesGroup(UnicodeDecodeError, flatten_subgroups=True):
+        async with pair(wire, identities):
+            b"\xff".decode("ascii")
 
 
 async def raw_client(nursery, wire, identities):

@@ -220,6 +220,95 @@ async def test_a_line_that_is_cut_during_the_handshake(identities):
     assert isinstance(await outcome(client.do_handshake), CannotConnect | trio.BrokenResourceError)
 
 
+class Cutting(trio.abc.Stream):
+    """Half of a real socket pair. The line breaks just before the first send for which ``when`` is true."""
+
+    def __init__(self, inner):
+        self.inner = inner
+        self.when = lambda: False
+        self.victim = inner
+        self.cut = False
+
+    async def send_all(self, data):
+        if self.when():
+            self.cut = True
+            await self.victim.aclose()
+        await self.inner.send_all(data)
+
+    async def wait_send_all_might_not_block(self):
+        await self.inner.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes=None):
+        return await self.inner.receive_some(max_bytes)
+
+    async def aclose(self):
+        await self.inner.aclose()
+
+
+def socket_streams():
+    return [trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in socket.socketpair()]
+
+
+CUTS = ["by the peer", "here"]
+
+
+async def outcome_of_a_cut(ours, theirs, cutting, far, where):
+    """Shake hands; return what came of ``ours``, whose carrier is ``cutting``."""
+    cutting.victim = {"by the peer": far, "here": cutting.inner}[where]
+    with trio.fail_after(20):
+        result, _ = await both(ours, theirs)
+    await cutting.aclose()
+    await far.aclose()
+    assert cutting.cut
+    return result
+
+
+@pytest.mark.parametrize("where", CUTS)
+async def test_a_line_that_breaks_under_the_last_words_of_the_handshake_is_no_connection(identities, where):
+    """A client is done, and only its Finished has yet to leave."""
+    near, far = socket_streams()
+    cutting = Cutting(near)
+    client, server = streams(identities, wire=(cutting, far))
+    cutting.when = lambda: client._tls.get_finished() is not None
+    result = await outcome_of_a_cut(client, server, cutting, far, where)
+    assert isinstance(result, CannotConnect), repr(result)
+    assert "broke in the TLS handshake" in result.what
+
+
+@pytest.mark.parametrize("where", CUTS)
+@pytest.mark.parametrize("ours", ["client", "server"])
+async def test_who_refuses_a_peer_says_so_even_if_the_alert_cannot_be_sent(identities, ours, where):
+    near, far = socket_streams()
+    cutting = Cutting(near)
+    wire = (cutting, far) if ours == "client" else (far, cutting)
+    client, server = streams(identities, wire=wire, **{f"{ours}_pins": {b"another"}})
+    us, them = (client, server) if ours == "client" else (server, client)
+    # The pin that was offered is looked at, and what is sent next is the alert.
+    cutting.when = lambda: us._offered is not None
+    result = await outcome_of_a_cut(us, them, cutting, far, where)
+    assert isinstance(result, IdentityRefused), repr(result)
+    assert "pinned" in result.what
+
+
+@pytest.mark.parametrize("where", CUTS)
+async def test_tampering_in_the_handshake_is_named_even_if_the_alert_cannot_be_sent(identities, where):
+    near, far = socket_streams()
+    cutting, meddler = Cutting(near), Meddler(far)
+    client, server = streams(identities, wire=(meddler, cutting))
+    altered = []
+
+    def alter_the_last(data):
+        if client._tls.get_finished() is None:
+            return [data]
+        altered.append(data)
+        return MEDDLING["flipped"](data)
+
+    meddler.meddle = alter_the_last
+    cutting.when = lambda: bool(altered)
+    result = await outcome_of_a_cut(server, client, cutting, far, where)
+    assert isinstance(result, TamperingDetected), repr(result)
+
+
 async def test_what_is_no_tls_is_refused(identities):
     near, far = trio.testing.memory_stream_pair()
     server = TlsStream(far, identities[1], server=True, accept_pin=lambda _: True)

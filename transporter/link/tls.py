@@ -220,6 +220,10 @@ class TlsStream(trio.abc.Stream):
                 except trio.BrokenResourceError:
                     await self._hear_out()
                     raise
+                except BaseException:
+                    # The rest was never encrypted: whatever came next would take its place.
+                    self._torn = self._torn or bool(view)
+                    raise
 
     async def _hear_out(self) -> None:
         """The peer closed: what it said before that may be why. Nobody need listen where somebody reads anyway."""
