@@ -11,9 +11,11 @@ from world import contents
 from protocol.data import DataChannel
 from protocol.messages import Piece
 from transporter.link import open_session as open_session_module
+from transporter.link.broken import LinkBroken
 from transporter.link.channels import ChannelOpener
 from transporter.link.data_link import DataLink
 from transporter.link.dial import dial_carrier
+from transporter.service.session import ServiceSession
 
 PATIENCE = 60.0
 
@@ -83,3 +85,35 @@ async def test_a_channel_that_is_cut_behind_a_frame_ends_the_session(world, open
         finished = await world.source.backup()
     assert (opener.sessions, finished.redials) == (2, 1)
     assert contents(await world.source.restore()) == contents(world.source.tree)
+
+
+class LateOpener(ChannelOpener):
+    """Adds one channel, as `stripe` does, that no chunk is sent on."""
+
+    async def open_first(self, early, ready):
+        await super().open_first(early, ready)
+        self._session.use_channels(self.opened)
+        await self.grow_to(self.opened + 1)
+
+
+@pytest.mark.parametrize("work", ["backup", "verify"])
+async def test_a_channel_that_nobody_has_answered_at_the_end_is_dropped(world, monkeypatch, work):
+    """The provider may have no more time for it: a FIN there would be waited for in vain."""
+    await world.source.backup()
+    attach, came = ServiceSession.attach, []
+
+    async def never_answered(self, preface, carrier):
+        if preface.channel < 2:
+            return await attach(self, preface, carrier)
+        came.append(await carrier.receive_into(memoryview(bytearray(100))))
+        raise LinkBroken("the end of it")
+
+    monkeypatch.setattr(ServiceSession, "attach", never_answered)
+    monkeypatch.setattr(open_session_module, "ChannelOpener", LateOpener)
+    (world.source.tree / "more").write_bytes(os.urandom(100_000))
+    with trio.fail_after(PATIENCE):
+        finished = await getattr(world.source, work)()
+        while not came or world.provider.sessions:
+            await trio.sleep(0.005)
+    assert finished.redials == 0
+    assert came == [0], "neither a FIN nor anything else"
