@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 
 import msgspec
@@ -21,7 +21,7 @@ from pipeline.chunk import Chunk
 from protocol.channel_keys import binding
 from protocol.data import HEADROOM, DataChannel
 from protocol.frame import encode
-from protocol.limits import MAX_SLOTS
+from protocol.limits import MAX_PLAIN_LENGTH, MAX_SLOTS, PIECE
 from protocol.messages import Chunk as ChunkMessage
 from protocol.messages import (
     Commit,
@@ -36,11 +36,13 @@ from protocol.messages import (
     ListPoints,
     Needs,
     Pair,
+    Piece,
     Points,
     PutSlot,
     Refused,
     Started,
 )
+from protocol.pieces import BACKUP_AT_MOST
 from transporter.catalog import Peer
 from transporter.clock import SystemClock
 from transporter.errors import (
@@ -119,8 +121,8 @@ def assert_untouched(world):
 class Attack:
     """A session by the real link, with chunks of the test's own making."""
 
-    def __init__(self, session, send):
-        self.session, self._send = session, send
+    def __init__(self, session, send, stored):
+        self.session, self._send, self.stored = session, send, stored
         self.started = session.started
         self.link = session.link
 
@@ -141,8 +143,10 @@ async def attack(node, **fields):
     send, receive = trio.open_memory_channel(0)
     try:
         with trio.fail_after(PATIENCE):
-            async with node.session(start_of(**fields), handlers=quiet_handlers(next_chunk=receive.receive)) as session:
-                yield Attack(session, send.send)
+            stored = []
+            handlers = quiet_handlers(next_chunk=receive.receive, on_stored=stored.append)
+            async with node.session(start_of(**fields), handlers=handlers) as session:
+                yield Attack(session, send.send, stored)
     except BaseExceptionGroup as group:
         raise next(iter(group.exceptions)) from group
 
@@ -793,3 +797,19 @@ async def test_a_session_of_another_tenant_is_not_joined(world):
         stolen = binding(world.neighbour.identity.pin, world.target.identity.pin, session.link.exporter)
         _, carrier = await session.opened(0, session.started.key_a, binding=stolen)
         await session.is_closed(carrier)
+
+
+@pytest.mark.parametrize(("more", "refused"), [(0, False), (1, True)])
+async def test_chunks_that_are_begun_in_pieces_and_not_finished_are_bounded(world, more, refused):
+    """Each first piece makes the provider hold a whole chunk; an honest source has 16 MiB and a chunk under way."""
+    with pytest.raises(RefusedByPeer, match="not finished") if refused else nullcontext():
+        async with attack(world.source) as evil:
+            (channel,) = evil.session._channels
+            for number in range(BACKUP_AT_MOST // MAX_PLAIN_LENGTH + more):
+                begun = {"codec": 0, "plain_length": MAX_PLAIN_LENGTH, "length": MAX_PLAIN_LENGTH, "index": 0}
+                await channel.send(Piece(id=number.to_bytes(32, "big"), **begun), bytes(PIECE))
+            # Once a chunk behind them is stored, all of them were looked at.
+            stored = b"\1" + bytes(100)
+            await evil.chunk(stored, plain_length=60)
+            while not evil.stored:
+                await trio.sleep(0.005)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
 import trio
 
 from protocol.messages import Have, Start
-from transporter.errors import UsageError
+from transporter.errors import JobFailed, UsageError
 from transporter.events import Note
 from transporter.jobs import early_reading, reading
 from transporter.jobs.early_reading import EarlyReader, open_early_reader
 from transporter.jobs.read_messages import BUFFER, BUFFERS, NO_BUFFER, Cut, MetadataChunk, Open, Report
 from transporter.link import control_link
 from transporter.link.resilient import ResilientLink
+from transporter.workloads.notes import Note as FileNote
 
 
 @pytest.fixture
@@ -99,9 +102,11 @@ async def test_what_cannot_be_read_ends_the_run_before_the_peer_has_answered(tmp
 
 
 class Endless:
-    """A reader of a tree without end: nothing but lines of the manifest, a MiB at a time."""
+    """A reader of a tree without end: nothing but lines of the manifest, a MiB at a time, or only notes."""
 
-    def __init__(self):
+    def __init__(self, notes=0):
+        self._metadata = [] if notes else [MetadataChunk(bytes(32), bytes(1 << 20))]
+        self._notes = [FileNote("unreadable", b"n" * 200, "Permission denied", True)] * notes
         self.memory = os.memfd_create("test")
         os.ftruncate(self.memory, BUFFERS * BUFFER)
         self.said = 0
@@ -109,7 +114,7 @@ class Endless:
     async def receive(self):
         await trio.lowlevel.checkpoint()
         self.said += 1
-        return Cut(NO_BUFFER, 0, [], [MetadataChunk(bytes(32), bytes(1 << 20))], Report(0, 0, 0, None, []))
+        return Cut(NO_BUFFER, 0, [], self._metadata, Report(0, 0, 0, None, self._notes))
 
 
 async def test_what_waits_here_is_bounded(tmp_path):
@@ -125,6 +130,21 @@ async def test_what_waits_here_is_bounded(tmp_path):
         assert endless.said == reading.AHEAD_BYTES >> 20, "what waited comes first"
         await anext(units)
     assert endless.said == (reading.AHEAD_BYTES >> 20) + 1
+    os.close(endless.memory)
+
+
+async def test_notes_that_wait_here_are_bounded_too():
+    """A tree in which nothing can be read has no content and no lines: all that it gives are notes."""
+    endless = Endless(notes=1000)
+    read = reading.Reading(endless, None)
+    with trio.fail_after(30):
+        await read.run_ahead()
+    waiting = sum(len(answer.report.notes) for answer in read._ahead)
+    assert waiting == endless.said * 1000
+    assert waiting * reading.NOTE_BYTES <= reading.AHEAD_BYTES + 1000 * reading.NOTE_BYTES
+    note = endless._notes[0]
+    held = sys.getsizeof(note) + sys.getsizeof(note.path) + sys.getsizeof(note.text)
+    assert held * 0.75 <= reading.NOTE_BYTES, "with a long path it is counted for about what it takes"
     os.close(endless.memory)
 
 
@@ -216,3 +236,42 @@ async def test_a_first_run_asks_for_nothing_and_begins_to_read_before_the_target
         released.set()
     assert begun_at == ["reader", "answer"]
     assert [type(message) for message in sent if isinstance(message, Start | Have)] == [Start]
+
+
+async def kill(read):
+    """End a reader as the system does when memory is short, and wait until nothing of it is left."""
+    process = read._worker._process
+    os.kill(process.pid, signal.SIGKILL)
+    await process.wait()
+
+
+async def test_a_reader_that_is_killed_before_it_was_told_what_to_read_ends_the_run(world, monkeypatch):
+    """In zone none the target names the chunks: the process is started, and waits for what to read."""
+    open_reader = EarlyReader.open
+
+    async def killed_before(self, order):
+        await self._begun.wait()
+        assert self._guess is None
+        await kill(self.reading)
+        return await open_reader(self, order)
+
+    monkeypatch.setattr(EarlyReader, "open", killed_before)
+    with trio.fail_after(60), pytest.raises(JobFailed, match="SIGKILL"):
+        await world.source.backup("none")
+
+
+async def test_a_reader_that_is_killed_before_it_keeps_its_manifest_ends_the_run(world, monkeypatch):
+    keep = reading.Reading.keep_manifest
+
+    async def killed_before(self):
+        assert self.manifest_chunks, "all was read"
+        await kill(self)
+        await keep(self)
+
+    monkeypatch.setattr(reading.Reading, "keep_manifest", killed_before)
+    with trio.fail_after(60), pytest.raises(JobFailed, match="SIGKILL"):
+        await world.source.backup()
+    monkeypatch.undo()
+    # The point was committed before that: the next run builds on it.
+    again = await world.source.backup()
+    assert (again.kind, again.bytes_new) == ("incremental", 0)

@@ -173,3 +173,15 @@ async def test_no_descriptor_of_a_worker_stays_open(out, tmp_path):
     before = sorted(os.listdir("/proc/self/fd"))
     await start_both()
     assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+async def test_an_order_to_a_worker_that_is_gone_waits_for_nobody(out):
+    """Whoever reads its answers says what became of it."""
+    async with open_worker("transporter.workloads.write_worker", 1, msgspec.msgpack.Decoder(Answer)) as worker:
+        os.kill(worker._process.pid, signal.SIGKILL)
+        await worker._process.wait()
+        with trio.fail_after(10):
+            for _ in range(2):
+                await worker.send(order(out))
+            with pytest.raises(JobFailed, match="SIGKILL"):
+                await worker.receive()

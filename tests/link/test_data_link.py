@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from pipeline.run import first_error
 from protocol.data import HEADROOM, PREFACE_LENGTH, DataChannel, parse_preface
 from protocol.messages import Chunk, Fin
 from transporter.errors import TamperingDetected
@@ -162,3 +163,10 @@ async def test_the_low_water_mark_is_what_is_missing_and_bounded() -> None:
         assert right._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT) == mark
     await left.aclose()
     await right.aclose()
+
+
+def test_tampering_goes_before_the_break_that_came_in_the_same_moment():
+    """Whoever alters one connection may cut the others: a broken line would be dialled again, and nobody told."""
+    tampering = TamperingDetected("altered", "")
+    cut = BaseExceptionGroup("", [LinkBroken("cut"), BaseExceptionGroup("", [LinkBroken("cut"), tampering])])
+    assert first_error(cut) is tampering

@@ -7,14 +7,18 @@ import trio
 import trio.testing
 
 from protocol.control import Received
+from protocol.data import Event
+from protocol.limits import PIECE
 from protocol.messages import (
     Committed,
+    Fin,
     Flush,
     Flushed,
     Have,
     HaveReply,
     Limit,
     Missing,
+    Piece,
     PointHead,
     Progress,
     Ready,
@@ -25,10 +29,12 @@ from protocol.messages import (
     Stopped,
     Stored,
 )
+from protocol.pieces import RECOVERY_AT_MOST
 from transporter.errors import QuotaExceeded, RefusedByPeer, TamperingDetected
 from transporter.link import open_session
 from transporter.link import session as module
 from transporter.link.broken import LinkBroken, NoAnswer
+from transporter.link.channels import stripe
 from transporter.link.session import Session, SessionHandlers
 
 KEYS = [b"a" * 32, b"b" * 32]
@@ -274,3 +280,100 @@ async def test_batches_are_forgotten_once_answered(session, link, nursery):
         await session.have(ids(1))
     assert session._batches == {}
     assert isinstance(link.sent[0], Have)
+
+
+class FakeChannel:
+    """A data channel that notes what is done to it. ``answered``: whether anything came on it."""
+
+    bytes_sent = 0
+
+    def __init__(self, answered):
+        self.answered = answered
+        self.bytes_received = 100 if answered else 0
+        self.done = []
+        self._gone = trio.Event()
+
+    async def finish(self):
+        self.done.append("fin")
+
+    async def receive(self):
+        if self.answered:
+            return Event(Fin(frames=1, payload_bytes=0), memoryview(b""))
+        await self._gone.wait()
+        raise LinkBroken("closed")
+
+    async def aclose(self):
+        self.done.append("closed")
+        self._gone.set()
+
+
+async def test_a_channel_that_was_not_answered_is_left_without_fin(session, link, nursery):
+    nursery.start_soon(session.read_control)
+    channels = [FakeChannel(answered=True), FakeChannel(answered=False)]
+    for channel in channels:
+        session.add(channel)
+        nursery.start_soon(session.receive_chunks, channel)
+    await trio.testing.wait_all_tasks_blocked()
+    link.say(Stopped())
+    with trio.fail_after(5):
+        await session.close()
+    assert [channel.done for channel in channels] == [["fin"], ["closed"]]
+    assert session.streams == 1
+    assert link.sent == [Stop()]
+
+
+async def test_a_channel_of_the_session_that_breaks_ends_it(session):
+    channel = FakeChannel(answered=False)
+    session.add(channel)
+    await channel.aclose()
+    with pytest.raises(LinkBroken):
+        await session.receive_chunks(channel)
+
+
+class SlowOpener:
+    """Is in the middle of adding a channel, where it cannot be cancelled."""
+
+    opened = 2
+
+    def __init__(self):
+        self.released = trio.Event()
+
+    async def grow_to(self, _count):
+        with trio.CancelScope(shield=True):
+            await self.released.wait()
+
+
+@pytest.mark.parametrize("last", [True, False])
+async def test_the_end_is_said_only_when_no_channel_is_being_added(session, link, nursery, last):
+    nursery.start_soon(session.read_control)
+    opener = SlowOpener()
+    nursery.start_soon(stripe, session, opener, 32, 0.1)
+    await trio.testing.wait_all_tasks_blocked()
+    assert session.is_growing
+    if last:
+        nursery.start_soon(lambda: session.request(Flush(), b"", Flushed, last=True))
+    else:
+        nursery.start_soon(session.close)
+    await trio.testing.wait_all_tasks_blocked()
+    assert Stop() not in link.sent
+    opener.released.set()
+    await trio.testing.wait_all_tasks_blocked()
+    assert not session.is_growing
+    assert link.sent[-1] == Stop()
+    nursery.cancel_scope.cancel()
+
+
+async def test_of_what_was_asked_for_so_much_may_be_begun(session):
+    """The bound for what comes in a recovery: a peer that sends first pieces only fills no more memory than that."""
+    payload, begun = memoryview(bytes(PIECE)), 0
+
+    class Begins(FakeChannel):
+        async def receive(self):
+            nonlocal begun
+            begun += 1
+            piece = Piece(id=ids(begun)[-1], codec=0, plain_length=4 << 20, length=4 << 20, index=0)
+            return Event(piece, payload)
+
+    with pytest.raises(RefusedByPeer, match="not finished"):
+        await session.receive_chunks(Begins(answered=True))
+    assert begun - 1 == RECOVERY_AT_MOST // (4 << 20)

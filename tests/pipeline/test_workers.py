@@ -202,3 +202,37 @@ def test_the_first_error_of_a_group():
         first_error(BaseExceptionGroup("", [KeyboardInterrupt(), BaseExceptionGroup("", [deep]), KeyError()])) is deep
     )
     assert first_error(BaseExceptionGroup("", [KeyboardInterrupt()])) is None
+
+
+class Outranking(Exception):
+    OUTRANKS = True
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_an_error_that_outranks_goes_before_those_that_came_first(depth):
+    grave = Outranking()
+    inner = grave
+    for _ in range(depth):
+        inner = BaseExceptionGroup("", [OSError(), inner, Outranking()])
+    assert first_error(BaseExceptionGroup("", [ValueError(), KeyboardInterrupt(), inner, KeyError()])) is grave
+
+
+def test_without_an_error_that_outranks_the_first_stays_the_first():
+    first = ValueError()
+    deep = BaseExceptionGroup("", [BaseExceptionGroup("", [KeyboardInterrupt(), first]), KeyError()])
+    assert first_error(BaseExceptionGroup("", [deep, OSError()])) is first
+    # Beside worse than errors nothing outranks: cancellation and interrupts leave as they are.
+    assert first_error(BaseExceptionGroup("", [KeyboardInterrupt(), BaseExceptionGroup("", [SystemExit()])])) is None
+
+
+async def test_what_outranks_is_what_the_tasks_end_with_though_another_failed_before():
+    async def fail(error):
+        raise error
+
+    grave = Outranking()
+    with pytest.raises(Outranking) as caught:
+        async with open_tasks() as outer:
+            outer.start_soon(fail, OSError())
+            async with open_tasks() as inner:
+                inner.start_soon(fail, grave)
+    assert caught.value is grave

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import trio
 
 from protocol.control import Received
 from protocol.messages import GetPoint, ListPoints, Pair, Paired, Park, Reach, Start, StatusReply, StatusRequest
 from transporter.catalog import PEER_DIALS, Peer
-from transporter.errors import IdentityRefused, JobFailed, RefusedByPeer, TransporterError
+from transporter.errors import IdentityRefused, JobBusy, JobFailed, RefusedByPeer, TransporterError
 from transporter.events import EventBus
 from transporter.link.broken import LinkBroken
 from transporter.link.control_link import ControlLink
@@ -19,6 +21,8 @@ from transporter.service.starting import serve_session
 
 # A peer that asks for nothing may stay (its heartbeat is cheap), but an unpaired one has only this long to pair.
 PAIRING_SECONDS = 20.0
+# One that has too many connections here has this long to ask for something, and to be told so.
+REQUEST_SECONDS = 5.0
 
 
 async def serve_peer(provider: Provider, link: ControlLink, bus: EventBus) -> None:
@@ -27,7 +31,14 @@ async def serve_peer(provider: Provider, link: ControlLink, bus: EventBus) -> No
         with trio.fail_after(PAIRING_SECONDS) as deadline:
             if provider.catalog.peer_by_pin(link.peer_pin) is None:
                 await _pair(provider, link)
-            with provider.connected(link.peer_pin):
+            with ExitStack() as counted:
+                try:
+                    counted.enter_context(provider.connected(link.peer_pin))
+                except JobBusy:
+                    # It can be told so only in answer to a request.
+                    with trio.move_on_after(REQUEST_SECONDS):
+                        await link.receive()
+                    raise
                 link.peer_is_known()
                 deadline.deadline = float("inf")
                 while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import trio
 
@@ -40,6 +41,14 @@ def opened_here(point: OpenedPoint) -> ToWire:
     return to_wire
 
 
+@dataclass(eq=False)
+class _Sending:
+    """What goes out over one channel: cancelled when it was given up, before anything did."""
+
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    begun: bool = False
+
+
 class RecoveryService:
     """Serves one recovery session from Started to its end."""
 
@@ -62,28 +71,34 @@ class RecoveryService:
     async def _accept(self, channels: trio.MemoryReceiveChannel[DataLink], nursery: trio.Nursery) -> None:
         async for channel in channels:
             self._open.opened()
-            nursery.start_soon(self._send, channel)
-            nursery.start_soon(self._receive, channel)
+            sending = _Sending()
+            nursery.start_soon(self._send, channel, sending)
+            nursery.start_soon(self._receive, channel, sending)
 
-    async def _send(self, channel: DataLink) -> None:
-        while True:
-            if self._session.start.pieces:
-                await channel.send(*await self._pieces.next())
-                continue
-            item = await self._chunks.next_chunk()
-            await channel.send_chunk(item.header, item.memory)
+    async def _send(self, channel: DataLink, sending: _Sending) -> None:
+        with sending.scope:
+            while True:
+                if self._session.start.pieces:
+                    piece, data = await self._pieces.next()
+                    sending.begun = True
+                    await channel.send(piece, data)
+                    continue
+                item = await self._chunks.next_chunk()
+                sending.begun = True
+                await channel.send_chunk(item.header, item.memory)
 
     async def _next_stored(self) -> tuple[Chunk, memoryview]:
         item = await self._chunks.next_chunk()
         return item.header, memoryview(item.memory)[HEADROOM:]
 
-    async def _receive(self, channel: DataLink) -> None:
+    async def _receive(self, channel: DataLink, sending: _Sending) -> None:
         try:
             event = await channel.receive()
         except LinkBroken:
-            if channel.answered:
+            if channel.answered or sending.begun:
                 raise
-            # Given up as soon as it was opened.
+            # Given up as soon as it was opened: no chunk may go there any more.
+            sending.scope.cancel()
             self._open.finished()
             return
         if not isinstance(event.message, Fin):
