@@ -213,14 +213,14 @@ async def test_a_chunk_nobody_asked_for_and_a_chunk_twice_change_nothing(world, 
     original = DataLink.send_chunk
     recovering = RecoveryService._send
 
-    async def send(self, channel):
+    async def send(self, channel, sending):
         async def send_chunk(self, header, memory):
             for _ in range(2):
                 await original(self, header, memory)
             await original(self, replace(header, id=b"x" * 32), memory)
 
         monkeypatch.setattr(DataLink, "send_chunk", send_chunk)
-        await recovering(self, channel)
+        await recovering(self, channel, sending)
 
     monkeypatch.setattr(RecoveryService, "_send", send)
     assert contents(await world.source.restore()) == contents(world.source.tree)
@@ -627,7 +627,7 @@ async def test_no_message_of_the_target_chooses_the_mode(world, monkeypatch):
 async def test_a_huge_frame_on_a_data_channel_is_tampering(world, monkeypatch):
     await world.source.backup()
 
-    async def send(self, channel):
+    async def send(self, channel, sending):
         await channel._carrier.send_all(b"\x7f\xff\xff\xff" + bytes(100))
         await trio.sleep_forever()
 
@@ -650,7 +650,7 @@ async def test_a_huge_message_on_the_control_connection_is_refused(world, monkey
 async def test_garbage_on_a_data_channel_is_tampering(world, monkeypatch, garbage):
     await world.source.backup()
 
-    async def send(self, channel):
+    async def send(self, channel, sending):
         await channel._carrier.send_all(garbage)
         await trio.sleep_forever()
 

@@ -116,7 +116,7 @@ async def test_it_does_not_mind_the_signals_of_a_terminal(tmp_path):
         pid = await until_it_waits(spare)
         # Not before it ignores them: whoever presses Ctrl-C in its first moment ends it, and a job starts its own.
         with trio.fail_after(30):
-            while not int(status(pid, "SigIgn"), 16) & 1 << (signal.SIGHUP - 1):
+            while not int(status(pid, "SigIgn"), 16) & 1 << (signal.SIGTERM - 1):
                 await trio.sleep(0.01)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             os.kill(pid, number)

@@ -170,3 +170,19 @@ def test_tampering_goes_before_the_break_that_came_in_the_same_moment():
     tampering = TamperingDetected("altered", "")
     cut = BaseExceptionGroup("", [LinkBroken("cut"), BaseExceptionGroup("", [LinkBroken("cut"), tampering])])
     assert first_error(cut) is tampering
+
+
+async def test_whoever_sends_on_a_channel_that_broke_meets_a_broken_link():
+    """The end of a run says FIN on every channel; its receiving task may have found one broken a moment before."""
+    initiator, acceptor = await open_pair()
+    await acceptor._carrier.aclose()
+    with pytest.raises(LinkBroken):
+        await initiator.receive()
+    for sending in (
+        initiator.finish(),
+        initiator.send(Fin(frames=0, payload_bytes=0)),
+        initiator.send_chunk(Chunk(id=bytes(32), codec=0, plain_length=1), bytearray(HEADROOM + 1)),
+    ):
+        with pytest.raises(LinkBroken):
+            await sending
+    await initiator.aclose()

@@ -138,7 +138,7 @@ def test_the_command_line_chooses_lines_works_and_contenders(monkeypatch):
     assert parse_wan([]).lines == tuple(figures.LINES)
     monkeypatch.setattr(iperf, "installed", lambda: True)
     peers, with_iperf, _ = bench.choose(parse_wan(["--only", "transporter"]))
-    assert ([peer.name for peer in peers], with_iperf) == ([OURS], False)
+    assert ([peer.name for peer in peers], with_iperf) == ([OURS, figures.PROXIED], False)
     assert bench.choose(parse_wan(["--only", "iperf3"]))[:2] == ([], True)
     monkeypatch.setattr(iperf, "installed", lambda: False)
     _, with_iperf, missing = bench.choose(parse_wan([]))

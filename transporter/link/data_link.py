@@ -42,16 +42,24 @@ class DataLink:
         """Whether anything has come on it: its preface, or the answer to ours, apart."""
         return self.bytes_received > 0
 
+    def _check_alive(self) -> None:
+        """Raise LinkBroken once receiving has found the channel broken: whoever sends may be the first to notice."""
+        if self._channel.dead:
+            raise LinkBroken("a data channel broke")
+
     async def send(self, message: Message, payload: bytes | memoryview = b"") -> None:
         """Send one small message."""
+        self._check_alive()
         await self._send_all(self._channel.seal(message, payload))
 
     async def send_chunk(self, header: ChunkHeader, memory: bytes | bytearray | memoryview) -> None:
         """Send a stored chunk; ``memory`` is ``[HEADROOM][stored bytes]`` and is left as it is."""
+        self._check_alive()
         await self._send_all(self._channel.seal_chunk(header, memoryview(memory)))
 
     async def finish(self) -> None:
         """Send the FIN of this direction, with its totals."""
+        self._check_alive()
         await self._send_all(self._channel.finish())
 
     async def open_as_initiator(self, key_b: bytes | None) -> None:
