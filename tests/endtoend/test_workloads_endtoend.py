@@ -86,7 +86,8 @@ def test_a_stream_whose_command_dies_is_still_what_came(pair, tmp_path):
     assert done.finished["bytes_total"] == len(b"half a dump")
 
 
-@pytest.fixture(scope="module")
+# Of the whole session, as the pair is: the tests of a module may come in parts, and a job is defined once.
+@pytest.fixture(scope="session")
 def restorable(pair, tmp_path_factory):
     tree = small_tree(tmp_path_factory.mktemp("restorable") / "tree")
     (tree / "folder-1" / "deep").mkdir()
