@@ -12,7 +12,7 @@ BENCH  := $(VENV)/.installed-bench
 CODE   := protocol pipeline transporter loadtest tests
 DATA   ?=
 # Most tests wait more than they work. Empty: all in one process.
-PROCESSES ?= -n 3 --dist worksteal
+PROCESSES ?= -n 4 --dist worksteal
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 
 .PHONY: help venv demo demo-reverse test test-tools lint format types imports unit bench bench-wan fuzz
