@@ -26,7 +26,7 @@ MAX_HEADER = 0xFFFF
 
 # On a line where one connection carries 200 kB/s this is a third of a second: so long a slow one may hold up a chunk.
 PIECE = 64 * KIB
-# What a piece may be where connections are fast, and each piece costs more than the line's patience: 4 steps.
+# Where connections are fast a piece may have up to 4 steps: it costs both ends the same, long or short.
 MAX_PIECE = 4 * PIECE
 
 # The longest chunk of the workloads is 4 MiB; 64 KiB beside it hold any header, seal overhead and tag.

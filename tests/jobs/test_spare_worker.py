@@ -105,6 +105,24 @@ async def test_none_is_started_beside_a_job():
         await until_it_waits(spare)
 
 
+async def test_one_that_was_started_while_a_job_began_is_ended(monkeypatch):
+    started, idle = [], [True]
+    start = spare_worker.start_worker
+
+    async def a_job_begins(*arguments):
+        started.append(await start(*arguments))
+        idle[0] = False
+        return started[-1]
+
+    monkeypatch.setattr(spare_worker, "start_worker", a_job_begins)
+    async with kept(lambda: idle[0]) as spare:
+        spare.want()
+        with trio.fail_after(30):
+            while not started or started[0].process.returncode is None:
+                await trio.sleep(0.01)
+        assert spare._spare is None
+
+
 async def test_without_a_keeper_there_is_none(tmp_path):
     spare = SpareWorker()
     spare.want()

@@ -36,7 +36,12 @@ class SpareWorker:
                 await trio.sleep(PAUSE_SECONDS)
                 self._wanted = trio.Event()
                 if self._spare is None and idle():
-                    self._spare = await start_worker(MODULE, ())
+                    started = await start_worker(MODULE, ())
+                    if idle():
+                        self._spare = started
+                    else:
+                        # A job began meanwhile, and started its own.
+                        await started.end()
         finally:
             if self._spare is not None:
                 await self._spare.end()

@@ -61,7 +61,9 @@ class EarlyCarriers:
             if self._counts[part] and self._error is None:
                 # The provider counts from when it accepts each of them.
                 self._at = trio.current_time()
-                self._carriers += await dial_carriers(self._peer, self._identity, self._counts[part])
+                # In two steps: `+=` would look up the list before it waits, and hand out the same connections twice.
+                made = await dial_carriers(self._peer, self._identity, self._counts[part])
+                self._carriers += made
         except CannotConnect as error:
             self._error = error
         finally:
