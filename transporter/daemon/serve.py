@@ -141,7 +141,7 @@ async def _serve(home: Home, config: Config, provider: Provider, ready: Callable
         nursery.start_soon(spare.keep, running.idle)
         if any(peer.offers for peer in provider.catalog.peers()):
             # A source: its first job shall not wait for a process to start either.
-            spare.want()
+            spare.want(at_once=True)
         provider.throttle.apply(config.throttle, provider.clock.local_time())
         nursery.start_soon(watch_limits, provider.throttle, home.config_path, provider.clock, _limits_stay)
         nursery.start_soon(serve_control_socket, home, running.status, running.job, parking)

@@ -23,9 +23,11 @@ class SpareWorker:
     def __init__(self) -> None:
         self._spare: Started | None = None
         self._wanted = trio.Event()
+        self._pause = PAUSE_SECONDS
 
-    def want(self) -> None:
-        """Have one started in a moment, if there is none."""
+    def want(self, *, at_once: bool = False) -> None:
+        """Have one started in a moment, if there is none. ``at_once``: nothing is in the way of it."""
+        self._pause = 0.0 if at_once else PAUSE_SECONDS
         self._wanted.set()
 
     async def keep(self, idle: Callable[[], bool]) -> None:
@@ -33,7 +35,7 @@ class SpareWorker:
         try:
             while True:
                 await self._wanted.wait()
-                await trio.sleep(PAUSE_SECONDS)
+                await trio.sleep(self._pause)
                 self._wanted = trio.Event()
                 if self._spare is None and idle():
                     started = await start_worker(MODULE, ())
