@@ -73,6 +73,8 @@ MAX_WORD = 64
 # A password slot takes some 200 bytes, an RSA-4096 slot 600; 16 passwords and keysets open one point.
 MAX_SLOT = 2 * KIB
 MAX_SLOTS = 16
+# Points whose slots are asked for or replaced together: with the most and the longest slots 8 MiB, and a round trip.
+MAX_POINTS_AT_ONCE = 256
 # Repositories that one invitation opens.
 MAX_REPOSITORIES = 100
 

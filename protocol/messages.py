@@ -32,20 +32,25 @@ from protocol.fields import (
     Text,
     Word,
 )
+from protocol.message import Message
+from protocol.point_messages import (
+    GetPoint,
+    GetSlots,
+    ListPoints,
+    PointHead,
+    Points,
+    PutSlots,
+    Slots,
+    SlotsPut,
+)
+
+# Defined elsewhere, and had from here by everybody.
+__all__ = ["GetPoint", "GetSlots", "ListPoints", "Message", "PointHead", "Points", "PutSlots", "Slots", "SlotsPut"]
 
 ZONES: Final = frozenset({"source", "target", "none"})
 PURPOSES: Final = frozenset({"backup", "recovery"})
 # Chunk.flags
 METADATA: Final = 1
-
-
-class Message:
-    """Base of all messages. ``PAYLOAD`` is the most bytes that may follow the header."""
-
-    __slots__ = ()
-    KIND: ClassVar[int]
-    PAYLOAD: ClassVar[int] = 0
-    IN_PAYLOAD: ClassVar[str | None] = None
 
 
 # --- control connection: 1 … 99 ------------------------------------------------------------------------------
@@ -286,44 +291,6 @@ class Committed(Message):
 
 
 @dataclass(frozen=True, slots=True)
-class ListPoints(Message):
-    """Which restore points are there? An empty ``job`` asks for those of all jobs."""
-
-    KIND: ClassVar[int] = 26
-    repository: Name
-    job: Name = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Points(Message):
-    """Answer to ListPoints: a msgpack list of rows as payload (`codec.ROWS_BOUNDS`). ``more``: another one follows."""
-
-    KIND: ClassVar[int] = 27
-    PAYLOAD: ClassVar[int] = limits.MAX_HEAD
-    more: Bool
-
-
-@dataclass(frozen=True, slots=True)
-class GetPoint(Message):
-    """Send the head of this point."""
-
-    KIND: ClassVar[int] = 28
-    repository: Name
-    job: Name
-    point: Bytes16
-
-
-@dataclass(frozen=True, slots=True)
-class PointHead(Message):
-    """Answer to GetPoint: the slots, and the head as payload."""
-
-    KIND: ClassVar[int] = 29
-    PAYLOAD: ClassVar[int] = limits.MAX_HEAD
-    point: Bytes16
-    slots: Annotated[list[bytes], ListOf(Sized(0, limits.MAX_SLOT), limits.MAX_SLOTS)]
-
-
-@dataclass(frozen=True, slots=True)
 class Stop(Message):
     """Initiator: the session ends here, in order."""
 
@@ -509,6 +476,7 @@ class Fin(Message):
 CONTROL_MESSAGES: Final[tuple[type[Message], ...]] = (
     Hello, Pair, Paired, Ping, Pong, Start, Started, Ready, Have, HaveReply, Stored, Get, Missing, Flush, Flushed,
     Needs, PutSlot, SlotStored, Commit, CommitPlain, Committed, ListPoints, Points, GetPoint, PointHead, Stop, Stopped,
-    Refused, StatusRequest, StatusReply, Progress, Limit, Park, Parked, Reach, Tickets, Incoming,
+    Refused, StatusRequest, StatusReply, Progress, Limit, Park, Parked, Reach, Tickets, Incoming, GetSlots, Slots,
+    PutSlots, SlotsPut,
 )  # fmt: skip
 DATA_MESSAGES: Final[tuple[type[Message], ...]] = (KeyB, KeyBProof, Chunk, Rekey, Fin, Piece)

@@ -3,10 +3,11 @@
 The rules, in words:
 
 * Control connection. Both sides say Hello, in any order. Then the initiator asks and the provider answers, one request
-  at a time: Pair, ListPoints, GetPoint, StatusRequest. Start opens a session; in a session requests overlap freely, and
-  a reply without its request is the provider's fault. Refused ends the request, or the session it comes in. Stop ends a
-  session; the provider still says what was under way and then Stopped. Ping and Pong fit everywhere after the Hellos.
-  Limit fits everywhere in a session, from both sides, and has no answer; after Stop the initiator sends none.
+  at a time: Pair, ListPoints, GetPoint, GetSlots, PutSlots, StatusRequest. Start opens a session; in a session requests
+  overlap freely, and a reply without its request is the provider's fault. Refused ends the request, or the session it
+  comes in. Stop ends a session; the provider still says what was under way and then Stopped. Ping and Pong fit
+  everywhere after the Hellos. Limit fits everywhere in a session, from both sides, and has no answer; after Stop the
+  initiator sends none.
 * Park keeps a connection for the other side's use: from then on only the provider speaks (Incoming).
 * Both sides run the *same* machine: an event is who sends what. That works because wherever messages of both sides can
   cross (OPENING_…, BACKUP, RECOVERY, STOPPING, REFUSED) their order does not matter.
@@ -44,6 +45,8 @@ CONTROL: Final[dict[str, dict[Event, str]]] = {
         (I, "ListPoints"): "LISTING",
         (I, "GetPoint"): "READING_POINT",
         (I, "StatusRequest"): "ASKING_STATUS",
+        (I, "GetSlots"): "READING_SLOTS",
+        (I, "PutSlots"): "PUTTING_SLOTS",
         (I, "Start backup"): "STARTING_BACKUP",
         (I, "Start recovery"): "STARTING_RECOVERY",
         (I, "Park"): "PARKING",
@@ -55,6 +58,8 @@ CONTROL: Final[dict[str, dict[Event, str]]] = {
     "PAIRING": {(P, "Paired"): "IDLE", (P, "Refused"): "IDLE"},
     "LISTING": {(P, "Points more"): "LISTING", (P, "Points"): "IDLE", (P, "Refused"): "IDLE"},
     "READING_POINT": {(P, "PointHead"): "IDLE", (P, "Refused"): "IDLE"},
+    "READING_SLOTS": {(P, "Slots"): "IDLE", (P, "Refused"): "IDLE"},
+    "PUTTING_SLOTS": {(P, "SlotsPut"): "IDLE", (P, "Refused"): "IDLE"},
     "ASKING_STATUS": {(P, "StatusReply"): "IDLE", (P, "Refused"): "IDLE"},
     "STARTING_BACKUP": {(P, "Started"): "OPENING_BACKUP", (P, "Progress"): "STARTING_BACKUP", (P, "Refused"): "IDLE"},
     "STARTING_RECOVERY": {

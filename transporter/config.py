@@ -1,7 +1,7 @@
 """The configuration of a home: ``config.toml``, read strictly.
 
     [node]               name, listen, address
-    [repositories.NAME]  path, quota, encrypt_at_rest
+    [repositories.NAME]  path, quota, encrypt_at_rest, keep_replaced_slots
     [jobs.NAME]          to, encrypt, password, paths, as, exclude, stdin_name, compression, network_acceleration
     [limits]             redial_for, connect_timeout, max_streams
     [link]               outbound_proxy, outbound_proxy_password_file, data
@@ -53,11 +53,15 @@ class NodeConfig(_Table, frozen=True, kw_only=True):
 
 
 class RepositoryConfig(_Table, frozen=True, kw_only=True):
-    """A repository of this home. ``path`` empty: inside the home. ``encrypt_at_rest`` names a password of this home."""
+    """A repository of this home. ``path`` empty: inside the home. ``encrypt_at_rest`` names a password of this home.
+
+    ``keep_replaced_slots``: how long (seconds) a slot is kept after a tenant's password change has replaced it.
+    """
 
     path: str = ""
     quota: Size | None = None
     encrypt_at_rest: str = ""
+    keep_replaced_slots: Duration = Duration(7 * 86400)
 
 
 class JobConfig(_Table, frozen=True, kw_only=True):

@@ -103,7 +103,17 @@ def snapshot(world):
 
 
 HOME = {
-    *("config.toml", "identity.key", "identity.crt", "master.key", "cache", "repositories", "locks", "run"),
+    *(
+        "config.toml",
+        "identity.key",
+        "identity.crt",
+        "master.key",
+        "audit.log",
+        "cache",
+        "repositories",
+        "locks",
+        "run",
+    ),
     *(f"{name}.db{suffix}" for name in ("keys", "catalog") for suffix in ("", "-wal", "-shm")),
 }
 BESIDE = ("office", "neighbour", "offsite")

@@ -23,7 +23,7 @@ COMMANDS = (
     *("init", "serve", "invite", "join", "backup", "run", "restore", "verify", "points", "scrub", "status"),
     "check-config",
 )
-GROUPS = ("repository", "password", "peer", "job", "throttle")
+GROUPS = ("repository", "password", "audit", "peer", "job", "throttle")
 HELP_OPTIONS = ("-h", "--help")
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from transporter.cli.asking import read_password
+from transporter.cli.password_change import change, jobs_and_repositories, remove, rotate
 from transporter.cli.terminal import Terminal
 
 app = typer.Typer(name="password", help="The passwords of this home.", no_args_is_help=True)
@@ -50,14 +51,14 @@ def list_passwords(context: typer.Context) -> int:
         infos = keys.list()
     rows = []
     for info in infos:
-        jobs = [name for name, job in config.jobs.items() if job.encrypt == "source" and job.password == info.name]
-        stores = [name for name, store in config.repositories.items() if store.encrypt_at_rest == info.name]
+        jobs, stores = jobs_and_repositories(config, info.name)
         if terminal.json:
             terminal.object(
                 {
                     "password_name": info.name,
                     "hint": info.hint,
                     "created": show_time(info.created_ns),
+                    "changed": show_time(info.changed_ns) if info.changed_ns else None,
                     "jobs": jobs,
                     "repositories": stores,
                 }
@@ -65,9 +66,60 @@ def list_passwords(context: typer.Context) -> int:
         elif terminal.quiet:
             terminal.result(info.name)
         else:
-            rows.append([info.name, show_time(info.created_ns), ", ".join(jobs + stores) or "–", info.hint])
+            rows.append(
+                [info.name, show_time(info.changed_ns or info.created_ns), ", ".join(jobs + stores) or "–", info.hint]
+            )
     if rows:
         terminal.table(["password", "since", "used by", "hint"], rows)
     elif not infos:
         terminal.hint("there are no passwords yet: transporter password add NAME")
     return 0
+
+
+@app.command("show")
+def show_password(context: typer.Context, name: Annotated[str, typer.Argument(help="What jobs call it.")]) -> int:
+    """Show what is known of a password, and what hangs on it; never the password, which is not here."""
+    from transporter.cli.job import show_time
+    from transporter.keys.database import KeyDatabase
+
+    terminal = Terminal.of(context)
+    home, config = terminal.home_and_config()
+    with KeyDatabase(home.keys_db) as keys:
+        use = keys.use_of(name)
+        info = next(info for info in keys.list() if info.name == name)
+        unfinished = len(keys.unfinished_changes(name))
+    jobs, stores = jobs_and_repositories(config, name)
+    price = info.params
+    facts = {
+        "password_name": name,
+        "hint": info.hint,
+        "created": show_time(info.created_ns),
+        "changed": show_time(info.changed_ns) if info.changed_ns else None,
+        "jobs": jobs,
+        "repositories": stores,
+        "points": use.points,
+        "interrupted_runs": use.runs,
+        "argon2id": {"memory_kib": price.memory_kib, "iterations": price.iterations, "lanes": price.lanes},
+        "unfinished_changes": unfinished,
+    }
+    if terminal.json:
+        terminal.object(facts)
+        return 0
+    lines = {
+        "since": info.created_ns and show_time(info.created_ns),
+        "changed": show_time(info.changed_ns) if info.changed_ns else "never",
+        "hint": info.hint or "–",
+        "jobs": ", ".join(jobs) or "–",
+        "repositories": ", ".join(stores) or "–",
+        "points": f"{use.points:,} whose storage key is kept here",
+        "argon2id": f"{price.memory_kib // 1024} MiB, {price.iterations} passes, {price.lanes} lanes",
+    }
+    terminal.table([name, ""], [[key, str(value)] for key, value in lines.items()])
+    if unfinished:
+        terminal.warn(f"its last change is not finished: transporter password change {name} --resume")
+    return 0
+
+
+app.command("change")(change)
+app.command("rotate")(rotate)
+app.command("remove")(remove)

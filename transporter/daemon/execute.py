@@ -18,6 +18,7 @@ from transporter.daemon.requests import (
     JobRequest,
     PointsRequest,
     RestoreRequest,
+    RewrapRequest,
     StatusRequest,
     SteerRequest,
     VerifyRequest,
@@ -40,6 +41,7 @@ from transporter.jobs.backup import run_backup
 from transporter.jobs.context import JobContext
 from transporter.jobs.points import Where, list_points, where_of
 from transporter.jobs.restore import RestoreOrder, run_restore
+from transporter.jobs.rewrap import rewrap
 from transporter.jobs.verify import VerifyOrder, run_verify
 from transporter.keys.database import KeyDatabase
 from transporter.link.carrier import use_congestion_control
@@ -144,6 +146,9 @@ async def _execute(
         if isinstance(request, PointsRequest):
             rows, exit_status = await _points(context, request)
             return JobOutcome(exit_status=exit_status, result={"points": rows})
+        if isinstance(request, RewrapRequest):
+            report = await rewrap(context, request.password_name, give_up=request.give_up)
+            return JobOutcome(exit_status=0, result=report.public())
         return await _recorded(context, request)
 
 

@@ -69,6 +69,16 @@ class PointsRequest(_Request, frozen=True, kw_only=True):
     source: str = ""
 
 
+class RewrapRequest(_Request, frozen=True, kw_only=True):
+    """Replace the slots of the unfinished changes of a password (empty: of all), wherever they lie.
+
+    ``give_up``: finish although points are left whose old slot is damaged. The result is a `RewrapReport`.
+    """
+
+    password_name: str = ""
+    give_up: bool = False
+
+
 class StatusRequest(_Request, frozen=True, kw_only=True):
     """Ask for what is going on: the result has ``daemon``, ``running`` (jobs), ``sessions``, ``peers``."""
 
@@ -80,7 +90,9 @@ class SteerRequest(_Request, frozen=True, kw_only=True):
     action: Literal["pause", "resume", "cancel"]
 
 
-JobRequest = BackupRequest | RestoreRequest | VerifyRequest | PointsRequest | StatusRequest | SteerRequest
+JobRequest = (
+    BackupRequest | RestoreRequest | VerifyRequest | PointsRequest | RewrapRequest | StatusRequest | SteerRequest
+)
 
 
 def operation_of(request: JobRequest) -> str:

@@ -17,6 +17,7 @@ from transporter.catalog import Catalog
 from transporter.clock import Clock, SystemClock
 from transporter.config import Config, load_config
 from transporter.daemon.control_socket import serve_control_socket
+from transporter.daemon.housekeeping import keep_house
 from transporter.daemon.keeper import Keeper
 from transporter.daemon.listener import Front
 from transporter.daemon.running import RunningJobs
@@ -138,6 +139,7 @@ async def _serve(home: Home, config: Config, provider: Provider, ready: Callable
             nursery.start_soon(trio.serve_listeners, front.take, listeners)
         nursery.start_soon(front.tidier.run)
         nursery.start_soon(keeper.run)
+        nursery.start_soon(keep_house, provider)
         nursery.start_soon(spare.keep, running.idle)
         if any(peer.offers for peer in provider.catalog.peers()):
             # A source: its first job shall not wait for a process to start either.

@@ -15,14 +15,14 @@ from transporter.database_errors import transaction, translated, use_write_ahead
 from transporter.errors import UnsupportedFormat
 from transporter.keys.private_file import check_private, create_private
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 KEY_DATABASE: Final = "the key database"
 
 BUSY_SECONDS: Final = 15.0
 """How long to wait for another process's transaction: each writes a few rows, so only a stopped one takes longer."""
 
-_SCHEMA: Final = (
+_SCHEMA_1: Final = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID",
     """CREATE TABLE passwords (name TEXT PRIMARY KEY, salt BLOB NOT NULL UNIQUE, memory_kib INTEGER NOT NULL,
         iterations INTEGER NOT NULL, lanes INTEGER NOT NULL, hint TEXT NOT NULL, created_ns INTEGER NOT NULL,
@@ -36,6 +36,16 @@ _SCHEMA: Final = (
     """CREATE TABLE plain_domains (job TEXT PRIMARY KEY, created_ns INTEGER NOT NULL, sealed BLOB NOT NULL)
         STRICT, WITHOUT ROWID""",
 )
+
+# 2: passwords can be changed. `changed_ns` 0: never. `password_changes` holds the hash of an old password until every
+# slot that it opens has been replaced; its salt finds it, as it finds a password's.
+_SCHEMA_2: Final = (
+    "ALTER TABLE passwords ADD COLUMN changed_ns INTEGER NOT NULL DEFAULT 0",
+    """CREATE TABLE password_changes (salt BLOB PRIMARY KEY, name TEXT NOT NULL, memory_kib INTEGER NOT NULL,
+        iterations INTEGER NOT NULL, lanes INTEGER NOT NULL, began_ns INTEGER NOT NULL, sealed BLOB NOT NULL)
+        STRICT, WITHOUT ROWID""",
+)
+_SCHEMAS: Final = (_SCHEMA_1, _SCHEMA_2)
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -74,11 +84,13 @@ def has_password(path: Path, name: str) -> bool:
 
 
 def _ensure_schema(connection: sqlite3.Connection, path: Path) -> None:
+    """Make the tables, or bring those of an older version up to date: all of it or nothing."""
     with transaction(connection):
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            for statement in _SCHEMA:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        elif version != SCHEMA_VERSION:
+        if version > SCHEMA_VERSION:
             raise UnsupportedFormat(f"{path} is of a newer version", "use the version of the program that wrote it")
+        for statements in _SCHEMAS[version:]:
+            for statement in statements:
+                connection.execute(statement)
+        if version != SCHEMA_VERSION:
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

@@ -13,6 +13,7 @@ from transporter.repository.errors import (
 from transporter.repository.points import PointRef
 from transporter.repository.record import PLAIN_KEY, ChunkRecord
 from transporter.repository.repository import Repository
+from transporter.repository.slot_store import SlotChange
 from transporter.repository.writer import PackWriter
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "RepositoryBusy",
     "RepositoryExists",
     "RepositoryMissing",
+    "SlotChange",
 ]

@@ -132,6 +132,14 @@ def unlink(path: Path) -> None:
         pass
 
 
+def names_in(folder: Path) -> list[str]:
+    """Return the names in a folder, sorted; none where there is no such folder."""
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def make_folders(path: Path, root: Path) -> None:
     """Create ``path`` and its parents below ``root``, each made durable in its parent.
 

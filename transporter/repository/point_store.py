@@ -1,9 +1,8 @@
-"""Committing, listing and reading restore points and their slots."""
+"""Committing, listing and reading restore points."""
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,18 +13,19 @@ from transporter.repository import files, limits, points
 from transporter.repository.errors import PointExists, PointMissing
 from transporter.repository.layout import ID_NAME, Layout, name_of
 from transporter.repository.points import PointRef
+from transporter.repository.slot_store import SlotStore
 
 _BATCH = 4096
 
 
 class PointStore:
-    """The folders ``points/`` and ``slots/``. Thread-safe."""
+    """The folder ``points/``; ``slots`` is the one beside it. Thread-safe."""
 
-    def __init__(self, layout: Layout, clock: Clock, repository_id: bytes) -> None:
+    def __init__(self, layout: Layout, clock: Clock, repository_id: bytes, slots: SlotStore) -> None:
         self._layout = layout
         self._clock = clock
         self._repository_id = repository_id
-        self._lock = threading.Lock()  # counting slots and adding one
+        self._slots = slots
 
     # -- points -----------------------------------------------------------------------------------------------------
 
@@ -81,7 +81,7 @@ class PointStore:
                 finally:
                     os.close(fd)
                 for slot_id, data in slots:
-                    self.put_slot(target.point_id, slot_id, data)
+                    self._slots.put(target.point_id, slot_id, data)
                 files.make_folders(path.parent, self._layout.root)
                 try:
                     files.link(temporary, path)  # the commit: from here on the point exists
@@ -127,7 +127,8 @@ class PointStore:
 
     def ids(self, tenant: str, job: str) -> list[bytes]:
         """Return the ids of a job's points, in no order that matters."""
-        return [bytes.fromhex(name) for name in _listing(self._layout.job(tenant, job)) if ID_NAME.fullmatch(name)]
+        names = files.names_in(self._layout.job(tenant, job))
+        return [bytes.fromhex(name) for name in names if ID_NAME.fullmatch(name)]
 
     def size_of(self, tenant: str) -> int:
         """Return the bytes that a tenant's points and their slots take."""
@@ -152,6 +153,11 @@ class PointStore:
                 for start in range(0, len(piece), 32):
                     yield piece[start : start + 32]
 
+    def head_unproved(self, tenant: str, job: str, point_id: bytes) -> bytes:
+        """Return a point's head as it is: for what nothing but a wish depends on, and for many points."""
+        with self._open(tenant, job, point_id) as (fd, frame, _path):
+            return points.read_head(fd, frame)
+
     def ref(self, tenant: str, job: str, point_id: bytes) -> PointRef:
         """Return what is known of a point; PointMissing if there is none."""
         with self._open(tenant, job, point_id) as (_, frame, _path):
@@ -175,46 +181,6 @@ class PointStore:
                 yield fd, frame, path
             finally:
                 os.close(fd)
-
-    # -- slots ------------------------------------------------------------------------------------------------------
-
-    def put_slot(self, point_id: bytes, slot_id: bytes, data: bytes) -> None:
-        """Store a slot durably. The same bytes again are fine; others under the same id: PointExists."""
-        if not 0 < len(data) <= limits.SLOT_LENGTH:
-            raise UsageError(f"a slot has {len(data)} bytes; 1 to {limits.SLOT_LENGTH} are allowed")
-        path = self._layout.slot(point_id, slot_id)
-        content = points.encode_slot(point_id, slot_id, data)
-        temporary = self._layout.journal / f"{self._clock.random_bytes(16).hex()}.tmp"
-        with self._lock, files.disk_errors("write a slot"):
-            if len(_listing(path.parent)) >= limits.SLOTS_PER_POINT and not path.exists():
-                raise UsageError(
-                    f"a restore point has at most {limits.SLOTS_PER_POINT} slots", "remove a password first"
-                )
-            try:
-                files.publish(temporary, path, self._layout.root, (content,))
-            except FileExistsError:
-                if points.read_small(path, len(content)) != content:
-                    raise PointExists(
-                        f"slot {slot_id.hex()} is there already and differs", "use a new slot id"
-                    ) from None
-                files.sync_folder(path.parent)
-
-    def slots(self, point_id: bytes) -> dict[bytes, bytes]:
-        """Return the sound slots of a point; DamagedData only if there are slots and none is sound."""
-        found: dict[bytes, bytes] = {}
-        damaged: DamagedData | None = None
-        for name in _listing(self._layout.slot(point_id, bytes(16)).parent):
-            if not ID_NAME.fullmatch(name):
-                continue
-            slot_id = bytes.fromhex(name)
-            path = self._layout.slot(point_id, slot_id)
-            try:
-                found[slot_id] = points.decode_slot(points.read_small(path, 2 * limits.SLOT_LENGTH), point_id, slot_id)
-            except DamagedData as error:
-                damaged = error
-        if damaged is not None and not found:
-            raise damaged
-        return found
 
 
 def _exists(target: PointRef) -> PointExists:
@@ -244,13 +210,6 @@ def _batches(pieces: Iterable[bytes]) -> Iterator[bytes]:
         yield bytes(kept)
 
 
-def _listing(folder: Path) -> list[str]:
-    try:
-        return sorted(os.listdir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
 def _size_of_folder(folder: Path) -> int:
     try:
         with os.scandir(folder) as entries:
@@ -260,4 +219,4 @@ def _size_of_folder(folder: Path) -> int:
 
 
 def _names(folder: Path) -> list[str]:
-    return [name for name in map(name_of, _listing(folder)) if name is not None]
+    return [name for name in map(name_of, files.names_in(folder)) if name is not None]

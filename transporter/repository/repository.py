@@ -25,6 +25,7 @@ from transporter.repository.reconcile import Reconciled, enter_second_copies, re
 from transporter.repository.record import ChunkRecord
 from transporter.repository.salvage import Salvaged, salvage
 from transporter.repository.scrub import Scrubber, ScrubProgress, ScrubReport
+from transporter.repository.slot_store import SlotChange, SlotStore
 from transporter.repository.statistics import Statistics, measure
 from transporter.repository.writer import PackWriter
 
@@ -42,7 +43,8 @@ class Repository:
         self._index = index
         self._lease = lease
         self._chunks = ChunkStore(layout, index, self._writers_of)
-        self._points = PointStore(layout, clock, content.id)
+        self._slots = SlotStore(layout, clock)
+        self._points = PointStore(layout, clock, content.id, self._slots)
         self._quota = QuotaBook(content.quota, self._used_by)
         self._lock = threading.Lock()
         self._salvage_lock = threading.Lock()
@@ -254,11 +256,29 @@ class Repository:
     def put_slot(self, point_id: bytes, slot_id: bytes, data: bytes) -> None:
         """Store a slot durably; before the point itself. The same bytes again are fine, others: PointExists."""
         self._need_writable()
-        self._points.put_slot(point_id, slot_id, data)
+        self._slots.put(point_id, slot_id, data)
 
     def slots(self, point_id: bytes) -> dict[bytes, bytes]:
         """Return the sound slots of a point by their ids; DamagedData only if there are some and none is sound."""
-        return self._points.slots(point_id)
+        return self._slots.of(point_id)
+
+    def replace_slots(self, tenant: str, job: str, changes: Sequence[SlotChange], keep_seconds: float) -> int:
+        """Replace slots of points of one job, durably; return until when the old ones are kept (ns; 0: gone).
+
+        Works beside a running writer, also on a repository that is open for reading only. Raises PointMissing,
+        UsageError, DiskFull, JobFailed; then some may have been stored, and none has been put away.
+        """
+        for change in changes:
+            self._points.ref(tenant, job, change.point_id)
+        return self._slots.replace(changes, keep_seconds)
+
+    def replaced_slots(self, point_id: bytes) -> dict[bytes, int]:
+        """Return the replaced slots of a point that are still kept: id → until when (ns)."""
+        return self._slots.replaced(point_id)
+
+    def purge_replaced_slots(self) -> int:
+        """Remove the replaced slots whose time is over; return how many."""
+        return self._slots.purge()
 
     def commit_point(
         self,
@@ -292,6 +312,10 @@ class Repository:
             slots,
         )
 
+    def tenants(self) -> list[str]:
+        """Return the tenants that have restore points here."""
+        return self._points.tenants()
+
     def points(self, tenant: str, job: str | None = None) -> list[PointRef]:
         """Return a tenant's restore points (of one job) in the order of their commits; `scrub` names damaged ones."""
         return self._points.listed(tenant, job, skip_damaged=True)
@@ -307,6 +331,10 @@ class Repository:
     def read_head(self, tenant: str, job: str, point_id: bytes) -> bytes:
         """Return a point's head after proving the whole object."""
         return self._points.read_head(tenant, job, point_id)
+
+    def head_unproved(self, tenant: str, job: str, point_id: bytes) -> bytes:
+        """Return a point's head without proving the object: quick, for many points."""
+        return self._points.head_unproved(tenant, job, point_id)
 
     def read_needs(self, tenant: str, job: str, point_id: bytes) -> Iterator[bytes]:
         """Yield the ids of the chunks a point needs, in its order, after proving the whole object."""

@@ -7,7 +7,19 @@ from contextlib import ExitStack
 import trio
 
 from protocol.control import Received
-from protocol.messages import GetPoint, ListPoints, Pair, Paired, Park, Reach, Start, StatusReply, StatusRequest
+from protocol.messages import (
+    GetPoint,
+    GetSlots,
+    ListPoints,
+    Pair,
+    Paired,
+    Park,
+    PutSlots,
+    Reach,
+    Start,
+    StatusReply,
+    StatusRequest,
+)
 from transporter.catalog import PEER_DIALS, Peer
 from transporter.errors import IdentityRefused, JobBusy, JobFailed, RefusedByPeer, TransporterError
 from transporter.events import EventBus
@@ -17,6 +29,7 @@ from transporter.link.pairing import PROXY_RIGHT, answer_pairing
 from transporter.service.answers import answer_get_point, answer_list_points
 from transporter.service.provider import Provider
 from transporter.service.refusal import refuse
+from transporter.service.slots import answer_get_slots, answer_put_slots
 from transporter.service.starting import serve_session
 
 # A peer that asks for nothing may stay (its heartbeat is cheap), but an unpaired one has only this long to pair.
@@ -82,6 +95,10 @@ async def _answer(provider: Provider, link: ControlLink, received: Received, bus
             await answer_list_points(provider, link, peer, message)
         elif isinstance(message, GetPoint):
             await answer_get_point(provider, link, peer, message)
+        elif isinstance(message, GetSlots):
+            await answer_get_slots(provider, link, peer, message)
+        elif isinstance(message, PutSlots):
+            await answer_put_slots(provider, link, peer, received)
         elif isinstance(message, StatusRequest):
             await link.send(StatusReply(), b"\x80")
         elif isinstance(message, Start):

@@ -90,7 +90,8 @@ class SealedHere:
     """Zone ``target``, or ``none`` in a repository encrypted at rest."""
 
     keys: RunKeys = field(repr=False)
-    user_key: UserKey = field(repr=False)
+    # As it is when a point is put together: the password may have been changed since the session began.
+    user_key: Callable[[], UserKey] = field(repr=False)
     clock: Clock
     forget: Callable[[], None] = field(repr=False)
 
@@ -112,7 +113,7 @@ class SealedHere:
 
     def assemble(self, place: Place, facts: PointFacts) -> tuple[bytes, list[tuple[bytes, bytes]]]:
         """Seal the point."""
-        head, slots, _storage_key = assemble_sealed(place, facts, self.keys, self.user_key, self.clock)
+        head, slots, _storage_key = assemble_sealed(place, facts, self.keys, self.user_key(), self.clock)
         return head, slots
 
     def trim(self, needs: Iterable[bytes], have: Have) -> None:

@@ -137,7 +137,8 @@ def _target_sealing(session: ServiceSession, parent: PointRef | None) -> tuple[T
     if not seals_here(zone, encrypt_at_rest=bool(at_rest)):
         chunk_id_key = provider.keys.ensure_plain_domain_key(session.key_label)
         return Unsealed(chunk_id_key), chunk_id_key.secret
-    user_key = provider.keys.user_key(start.password if zone is Zone.TARGET else at_rest)
+    password = start.password if zone is Zone.TARGET else at_rest
+    user_key = provider.keys.user_key(password)
     rings = usable_rings(session, parent)
     # Remembered for each session, not for each run: a run that redials has one key for each of its sessions, and its
     # point needs them all.
@@ -152,7 +153,9 @@ def _target_sealing(session: ServiceSession, parent: PointRef | None) -> tuple[T
     )
     for ring in rings[1:]:
         keys.add(ring)
-    sealing = SealedHere(keys, user_key, provider.clock, lambda: provider.keys.forget_runs(label))
+    sealing = SealedHere(
+        keys, lambda: provider.keys.user_key(password), provider.clock, lambda: provider.keys.forget_runs(label)
+    )
     return sealing, keys.chunk_id_key.secret
 
 

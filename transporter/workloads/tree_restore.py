@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 
 from transporter.errors import DamagedData, JobFailed
+from transporter.file_system_sync import sync_all
 from transporter.workloads.entry import CONTINUATION, MORE, PAGED, Entry
 from transporter.workloads.hard_links import HardLinks
 from transporter.workloads.layout import lay_out
@@ -31,7 +32,7 @@ from transporter.workloads.restore_path import Step, Walk
 from transporter.workloads.restore_stage import Stage
 from transporter.workloads.restored import MAX_GROUP_PIECES, Group, Piece, RestoredFile, StagedFolder
 from transporter.workloads.staging import Staging
-from transporter.workloads.writeback import EarlyWriteback, sync_all
+from transporter.workloads.writeback import EarlyWriteback
 
 
 class TreeWriter:

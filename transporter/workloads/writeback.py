@@ -1,39 +1,14 @@
-"""Waiting until a whole file system is on its disk (syncfs(2), Linux)."""
+"""Flushing early, while a restore still writes."""
 
 from __future__ import annotations
 
-import ctypes
-import os
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
+from transporter.file_system_sync import sync_all
+
 STEP: Final = 32 << 20
 """Bytes written between two early flushes: the disk then works while files are made, and not only at the end."""
-
-
-def _library() -> Callable[[int], int] | None:
-    try:
-        syncfs = ctypes.CDLL(None, use_errno=True).syncfs
-    except (OSError, AttributeError):
-        return None
-    syncfs.argtypes = [ctypes.c_int]
-    return syncfs
-
-
-_syncfs = _library()
-
-
-def sync_all(fd: int) -> None:
-    """Return once everything in the file system of ``fd`` is on its disk. Raises ``OSError`` when some of it is not.
-
-    One call for all files of a restore: a sync of each would cost more than writing them.
-    """
-    if _syncfs is None:
-        os.sync()
-    elif _syncfs(fd) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
 
 
 class EarlyWriteback:

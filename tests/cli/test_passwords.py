@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+
+import pytest
+
+from transporter.catalog import Catalog
+from transporter.keys.database import KeyDatabase
+from transporter.keys.storage_key import StorageKey
+
+SECRETS = (b"correct horse", b"a new and better one")
+JOB = '[jobs.docs]\nto = "offsite/main"\nencrypt = "source"\npassword = "office"\npaths = ["/tmp"]\n'
+
+
+@pytest.fixture
+def new(node):
+    file = node.path.parent / "new"
+    file.write_bytes(SECRETS[1] + b"\n")
+    return str(file)
+
+
+@pytest.fixture
+def alone(paired):
+    """A node with a password, and no peer that would have to be reached."""
+    with Catalog(paired.path / "catalog.db") as catalog:
+        known = catalog.peer("offsite")
+        catalog.put_peer(replace(known, offers=()))
+    return paired
+
+
+def keys_of(node):
+    return KeyDatabase(node.path / "keys.db")
+
+
+def test_show_tells_what_hangs_on_a_password(paired):
+    paired.add_to_config(JOB)
+    with keys_of(paired) as keys:
+        keys.put_storage_key(b"p" * 16, StorageKey.generate(), keys.user_key("office"))
+    (row,) = paired.json("password", "show", "office").objects()
+    assert (row["jobs"], row["points"], row["changed"], row["unfinished_changes"]) == (["docs"], 1, None, 0)
+    assert row["argon2id"] == {"memory_kib": 65536, "iterations": 3, "lanes": 4}
+    shown = paired("password", "show", "office")
+    assert shown.status == 0 and "docs" in shown.out and "64 MiB" in shown.out
+    assert paired("password", "show", "vault").status == 6
+
+
+def test_a_password_is_changed(alone, new):
+    with keys_of(alone) as keys:
+        before = keys.user_key("office")
+    done = alone.json("password", "change", "office", "--from-file", new, "--hint", "a riddle")
+    (row,) = [row for row in done.objects() if "slots_replaced" in row]
+    assert done.status == 0 and (row["password_name"], row["slots_replaced"]) == ("office", 0)
+    with keys_of(alone) as keys:
+        assert keys.user_key("office").salt != before.salt and keys.unfinished_changes() == []
+    (row,) = alone.json("password", "list").objects()
+    assert row["changed"] and row["hint"] == "a riddle"
+
+
+def test_a_place_that_is_not_reached_is_named_and_the_change_goes_on_later(paired, new):
+    done = paired("password", "change", "office", "--from-file", new)
+    assert done.status == 4
+    assert "offsite/main" in done.err and "--resume" in done.err
+    again = paired("password", "change", "office", "--from-file", new)
+    assert again.status == 2 and "not finished" in again.err
+    assert paired("password", "remove", "office").status == 2
+    assert "not finished" in paired("password", "show", "office").err
+    assert paired("password", "change", "office", "--resume").status == 4
+    with Catalog(paired.path / "catalog.db") as catalog:
+        catalog.put_peer(replace(catalog.peer("offsite"), offers=()))
+    assert paired("password", "change", "office", "--resume").status == 0
+    with keys_of(paired) as keys:
+        assert keys.unfinished_changes() == []
+
+
+def test_a_change_needs_a_name_that_is_there_and_one_source(alone, new):
+    assert alone("password", "change", "vault", "--from-file", new).status == 6
+    assert alone("password", "change", "office").status == 2
+    assert alone("password", "change", "office", "--resume", "--from-file", new).status == 2
+    with keys_of(alone) as keys:
+        assert keys.unfinished_changes() == []
+
+
+def test_rotating_keeps_the_password_and_takes_no_other(alone, new):
+    with keys_of(alone) as keys:
+        before = keys.user_key("office")
+    wrong = alone("password", "rotate", "office", "--from-file", new)
+    assert wrong.status == 6 and "not the password" in wrong.err
+    right = str(alone.path.parent / "secret")
+    assert alone("password", "rotate", "office", "--from-file", right).status == 0
+    with keys_of(alone) as keys:
+        after = keys.user_key("office")
+    assert after.salt != before.salt and after.hash.raw != before.hash.raw
+    assert alone("password", "rotate", "office", "--from-file", right).status == 0
+
+
+def test_at_a_terminal_there_are_three_tries(alone, monkeypatch):
+    tries = iter(["no", "nor this", "correct horse", "never asked"])
+    monkeypatch.setattr("getpass.getpass", lambda _prompt: next(tries))
+    monkeypatch.setattr("transporter.cli.asking.sys.stdin.isatty", lambda: True)
+    assert alone("password", "rotate", "office").status == 0
+    tries = iter(["no", "nor this", "nor that", "correct horse"])
+    done = alone("password", "rotate", "office")
+    assert done.status == 6 and next(tries) == "correct horse"
+
+
+def test_a_password_in_use_is_not_removed_without_force(alone):
+    alone.add_to_config(JOB)
+    with keys_of(alone) as keys:
+        keys.put_storage_key(b"p" * 16, StorageKey.generate(), keys.user_key("office"))
+    refused = alone("password", "remove", "office")
+    assert refused.status == 2
+    assert "job docs" in refused.err and "1 restore points" in refused.err and "--force" in refused.err
+    assert alone.quiet("password", "list").out == "office\n"
+    done = alone.json("password", "remove", "office", "--force")
+    assert done.status == 0 and len(done.objects()[-1]["lost"]) == 2
+    assert alone.quiet("password", "list").out == ""
+    assert alone("password", "remove", "office").status == 6
+
+
+def test_one_that_nothing_hangs_on_is_just_removed(alone):
+    assert alone("password", "remove", "office").status == 0
+
+
+def test_the_audit_trail_is_shown_and_proved(alone, new):
+    alone("password", "change", "office", "--from-file", new)
+    rows = alone.json("audit", "log").objects()
+    assert [row["event"] for row in rows] == ["password.add", "password.change", "password.changed"]
+    assert [row["event"] for row in alone.json("audit", "log", "--last", "1").objects()] == ["password.changed"]
+    assert "password.change" in alone("audit", "log").out
+    assert alone.json("audit", "verify").objects() == [{"entries": 3}]
+    trail = alone.path / "audit.log"
+    trail.write_bytes(trail.read_bytes().replace(b"office", b"0ffice", 1))
+    assert alone("audit", "verify").status == 7
+    assert alone("audit", "log").status == 7
+    # Nothing is done that could not be entered.
+    before = alone("password", "show", "office").out
+    trail.write_bytes(trail.read_bytes()[:-9])
+    assert alone("password", "remove", "office").status in {0, 7}
+    assert before
+
+
+def test_an_empty_trail(node):
+    assert node("audit", "log").status == 0 and node.json("audit", "verify").objects() == [{"entries": 0}]
+
+
+def test_no_secret_is_printed_or_written(alone, new):
+    outputs = [
+        alone("password", "change", "office", "--from-file", new),
+        alone("password", "show", "office"),
+        alone.json("password", "list"),
+        alone("audit", "log"),
+        alone("password", "remove", "office"),
+    ]
+    files = [path.read_bytes() for path in alone.path.rglob("*") if path.is_file()]
+    for secret in SECRETS:
+        assert not any(secret.decode() in done.out + done.err for done in outputs)
+        assert not any(secret in content for content in files)
+
+
+def test_a_locked_database_is_a_clear_error(alone, monkeypatch):
+    monkeypatch.setattr("transporter.keys.database_schema.BUSY_SECONDS", 0.05)
+    holder = sqlite3.connect(alone.path / "keys.db", isolation_level=None)
+    holder.execute("BEGIN IMMEDIATE")
+    done = alone("password", "remove", "office")
+    holder.close()
+    assert done.status == 1 and "in use" in done.err

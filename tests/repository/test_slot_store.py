@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from transporter.errors import DamagedData, DiskFull, JobFailed, UsageError
+from transporter.repository import PointExists, PointMissing, Repository, SlotChange, files, slot_store
+
+DOMAIN = b"D" * 16
+WEEK = 7 * 86400.0
+POINTS = [bytes([number]) * 16 for number in range(1, 5)]
+
+
+@pytest.fixture
+def filled(repository, record):
+    writer = repository.writer(DOMAIN, "t")
+    writer.append(record(1))
+    writer.close()
+    for point in POINTS:
+        slots = [(b"a" * 16, b"old of " + point), (b"b" * 16, b"other of " + point)]
+        repository.commit_point("t", "job", point, b"head", record(1).chunk_id, domain=DOMAIN, slots=slots)
+    return repository
+
+
+def change_of(point, slot_id=b"n", replaces=(b"a",)):
+    return SlotChange(point, slot_id * 16, b"new of " + point, tuple(name * 16 for name in replaces))
+
+
+CHANGES = [change_of(point) for point in POINTS]
+
+
+def new_only(repository):
+    return all(
+        repository.slots(point) == {b"n" * 16: b"new of " + point, b"b" * 16: b"other of " + point} for point in POINTS
+    )
+
+
+def test_new_slots_take_the_place_of_old_ones(filled, clock):
+    until = filled.replace_slots("t", "job", CHANGES, WEEK)
+    assert new_only(filled)
+    assert until == clock.now_ns() + int(WEEK * 1e9)
+    assert filled.replaced_slots(POINTS[0]) == {b"a" * 16: until}
+    assert filled.scrub().clean
+
+
+def test_replaced_slots_stay_until_their_time_is_over(filled, clock, place):
+    filled.replace_slots("t", "job", CHANGES, WEEK)
+    clock.advance(WEEK - 1)
+    assert filled.purge_replaced_slots() == 0
+    clock.advance(2)
+    assert filled.purge_replaced_slots() == len(POINTS)
+    assert filled.replaced_slots(POINTS[0]) == {} and new_only(filled)
+    assert len(list((place / "slots" / POINTS[0].hex()).iterdir())) == 2
+
+
+def test_without_keeping_they_are_gone_at_once(filled):
+    assert filled.replace_slots("t", "job", CHANGES, 0) == 0
+    assert new_only(filled) and filled.replaced_slots(POINTS[0]) == {}
+
+
+def test_the_same_change_again_changes_nothing(filled):
+    for _ in range(3):
+        filled.replace_slots("t", "job", CHANGES, WEEK)
+    assert new_only(filled)
+
+
+def test_another_slot_under_the_same_id_is_refused(filled):
+    filled.replace_slots("t", "job", CHANGES, WEEK)
+    with pytest.raises(PointExists, match="differs"):
+        filled.replace_slots("t", "job", [SlotChange(POINTS[0], b"n" * 16, b"another")], WEEK)
+    assert new_only(filled)
+
+
+def test_a_point_keeps_its_last_slot(filled):
+    for change in (
+        SlotChange(POINTS[0], bytes(16), b"", (b"a" * 16, b"b" * 16)),
+        SlotChange(POINTS[0], b"a" * 16, b"old of " + POINTS[0], (b"a" * 16, b"b" * 16)),
+    ):
+        with pytest.raises(UsageError):
+            filled.replace_slots("t", "job", [*CHANGES[1:], change], WEEK)
+    # Nothing of such a request is done, not even its sound parts.
+    assert all(set(filled.slots(point)) == {b"a" * 16, b"b" * 16} for point in POINTS)
+    filled.replace_slots("t", "job", [SlotChange(POINTS[0], bytes(16), b"", (b"a" * 16,))], WEEK)
+    assert set(filled.slots(POINTS[0])) == {b"b" * 16}
+
+
+def test_only_points_of_that_job_and_tenant(filled):
+    for tenant, job in (("u", "job"), ("t", "other")):
+        with pytest.raises(PointMissing):
+            filled.replace_slots(tenant, job, CHANGES, WEEK)
+    with pytest.raises(PointMissing):
+        filled.replace_slots("t", "job", [change_of(b"z" * 16)], WEEK)
+    assert set(filled.slots(POINTS[0])) == {b"a" * 16, b"b" * 16}
+
+
+def test_replaced_slots_are_bounded(filled):
+    current = b"a"
+    with pytest.raises(UsageError, match="at most"):
+        for number in range(200):
+            change = SlotChange(POINTS[0], bytes([number]) * 16, b"x", (current * 16,))
+            filled.replace_slots("t", "job", [change], WEEK)
+            current = bytes([number])
+    assert number > 64 and len(filled.slots(POINTS[0])) == 2
+
+
+def test_replaced_slots_leave_room_for_those_in_use(filled):
+    current = b"a"
+    for number in range(70):
+        filled.replace_slots("t", "job", [SlotChange(POINTS[0], bytes([number]) * 16, b"x", (current * 16,))], WEEK)
+        current = bytes([number])
+    filled.put_slot(POINTS[0], b"y" * 16, b"one more")
+    assert b"y" * 16 in filled.slots(POINTS[0])
+
+
+def test_beside_a_writer_and_without_its_lock(filled, place, clock):
+    with Repository.open(place, clock, writable=False) as beside:
+        beside.replace_slots("t", "job", CHANGES, WEEK)
+    assert new_only(filled)
+
+
+def opens(repository, point):
+    """Every point has a slot that opens it, by the old password or by the new one."""
+    return {b"old of " + point, b"new of " + point} & set(repository.slots(point).values())
+
+
+@pytest.mark.parametrize("step", ["create", "write", "link", "replace", "sync_all"])
+@pytest.mark.parametrize("at", range(4))
+def test_a_disk_that_fails_at_any_step_costs_no_point(filled, monkeypatch, step, at):
+    module = slot_store if step == "sync_all" else files
+    real, calls = getattr(module, step), []
+
+    def fails(*arguments):
+        calls.append(1)
+        if len(calls) == at + 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*arguments)
+
+    monkeypatch.setattr(module, step, fails)
+    if len(POINTS) > at and not (step == "sync_all" and at > 2):
+        with pytest.raises(DiskFull):
+            filled.replace_slots("t", "job", CHANGES, WEEK)
+    monkeypatch.undo()
+    assert all(opens(filled, point) for point in POINTS)
+    filled.replace_slots("t", "job", CHANGES, WEEK)
+    assert new_only(filled) and filled.scrub().clean
+
+
+def test_names_are_durable_before_any_old_slot_goes(filled, monkeypatch):
+    seen = []
+    monkeypatch.setattr(slot_store, "sync_all", lambda _fd: seen.append("sync"))
+    for step in ("link", "replace"):
+        real = getattr(files, step)
+        monkeypatch.setattr(files, step, lambda *a, real=real, step=step: (seen.append(step), real(*a)))
+    filled.replace_slots("t", "job", CHANGES[:2], WEEK)
+    assert seen == ["sync", "link", "link", "sync", "replace", "replace", "sync"]
+
+
+def test_a_disk_that_forgets_is_told_of(filled, monkeypatch):
+    def fails(_fd):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(slot_store, "sync_all", fails)
+    with pytest.raises((DamagedData, JobFailed)):
+        filled.replace_slots("t", "job", CHANGES, WEEK)
+    assert all(b"old of " + point in filled.slots(point).values() for point in POINTS)

@@ -1,0 +1,166 @@
+"""``transporter password change | rotate | remove``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from transporter.cli.asking import read_password
+from transporter.cli.terminal import Terminal
+from transporter.errors import UsageError, WrongPassword
+
+if TYPE_CHECKING:
+    from transporter.config import Config
+    from transporter.home import Home
+    from transporter.keys.database import KeyDatabase, PasswordUse
+
+TRIES = 3
+Name = Annotated[str, typer.Argument(help="What jobs call it.")]
+FromFile = Annotated[str, typer.Option(metavar="FILE", help="Read it from a file (one line), or - for stdin.")]
+FromEnv = Annotated[str, typer.Option(metavar="NAME", help="Read it from an environment variable.")]
+GiveUp = Annotated[bool, typer.Option("--give-up", help="Finish although points are left whose old slot is damaged.")]
+
+
+def change(
+    context: typer.Context,
+    name: Name,
+    from_file: FromFile = "",
+    from_env: FromEnv = "",
+    hint: Annotated[str, typer.Option(help="A reminder for whoever must type it one day. Stored in clear.")] = "",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a change that missed some points.")] = False,
+    give_up: GiveUp = False,
+) -> int:
+    """Put a new password in the place of an old one, on every restore point that this node can reach.
+
+    The old one need not be known: its hash is kept here. Nothing of the backups is read or sent again.
+    """
+    terminal = Terminal.of(context)
+    home, _ = terminal.home_and_config()
+    if resume and (from_file or from_env or hint):
+        raise UsageError("--resume goes on with a change whose password is known already", "leave out the new one")
+    if not resume:
+
+        def put(keys: KeyDatabase) -> None:
+            password = _read(from_file, from_env, f"new password {name}", twice=True)
+            keys.change_password(name, password, hint)
+
+        _begin(home, name, put)
+    return _replace_slots(terminal, home, name, give_up=give_up)
+
+
+def rotate(
+    context: typer.Context, name: Name, from_file: FromFile = "", from_env: FromEnv = "", give_up: GiveUp = False
+) -> int:
+    """Keep the password, and stretch it anew: with a new salt, at the price that is asked for today."""
+    terminal = Terminal.of(context)
+    home, _ = terminal.home_and_config()
+
+    def put(keys: KeyDatabase) -> None:
+        keys.change_password(name, _known_password(keys, name, from_file, from_env))
+
+    _begin(home, name, put)
+    return _replace_slots(terminal, home, name, give_up=give_up)
+
+
+def remove(
+    context: typer.Context,
+    name: Name,
+    force: Annotated[bool, typer.Option("--force", help="Also when in use; what is lost is listed.")] = False,
+) -> int:
+    """Forget a password. Its restore points stay, for whoever still knows it."""
+    from transporter.keys.database import KeyDatabase
+
+    terminal = Terminal.of(context)
+    home, config = terminal.home_and_config()
+    with KeyDatabase(home.keys_db) as keys:
+        lost = _hanging_on(config, name, keys.use_of(name))
+        if lost and not force:
+            raise UsageError(
+                f"the password {name!r} is in use: {'; '.join(lost)}",
+                "change the jobs first, or say --force: then whoever needs these points must know the password",
+            )
+        keys.remove_password(name)
+    for line in lost:
+        terminal.warn(line)
+    terminal.result(name if terminal.quiet else f"the password {name!r} is forgotten", password_name=name, lost=lost)
+    return 0
+
+
+def jobs_and_repositories(config: Config, name: str) -> tuple[list[str], list[str]]:
+    """Return what the configuration uses a password for: jobs that seal here, and repositories encrypted at rest."""
+    jobs = [job for job, settings in config.jobs.items() if settings.encrypt == "source" and settings.password == name]
+    stores = [store for store, settings in config.repositories.items() if settings.encrypt_at_rest == name]
+    return jobs, stores
+
+
+def _hanging_on(config: Config, name: str, use: PasswordUse) -> list[str]:
+    jobs, stores = jobs_and_repositories(config, name)
+    lines = [f"job {job} cannot run any more" for job in jobs]
+    lines += [f"repository {store} cannot take in or give out anything any more" for store in stores]
+    if use.points:
+        lines.append(f"{use.points} restore points open only for who types the password")
+    if use.runs:
+        lines.append(f"{use.runs} interrupted runs send again what they had sent")
+    return lines
+
+
+def _begin(home: Home, name: str, put: Callable[[KeyDatabase], None]) -> None:
+    """The first half. What an earlier change left behind comes first: two old hashes are two old passwords at large."""
+    from transporter.keys.database import KeyDatabase
+
+    with KeyDatabase(home.keys_db) as keys:
+        keys.user_key(name)
+        if keys.unfinished_changes(name):
+            raise UsageError(
+                f"the last change of the password {name!r} is not finished",
+                f"finish it first: transporter password change {name} --resume",
+            )
+        put(keys)
+
+
+def _replace_slots(terminal: Terminal, home: Home, name: str, *, give_up: bool) -> int:
+    """The second half, by the daemon where one runs: peers that dial have their connections there."""
+    from transporter.cli.job_runner import run_request
+    from transporter.daemon.requests import RewrapRequest
+
+    outcome = run_request(terminal, home, RewrapRequest(password_name=name, give_up=give_up))
+    if outcome.exit_status:
+        return outcome.exit_status
+    done = outcome.result
+    terminal.result(
+        name if terminal.quiet else f"the password {name!r} is changed: {done['slots_replaced']} slots replaced",
+        password_name=name,
+        **done,
+    )
+    if done["old_slots_kept_until_ns"]:
+        until = datetime.fromtimestamp(done["old_slots_kept_until_ns"] / 1e9, UTC).isoformat(timespec="minutes")
+        terminal.hint(
+            f"the provider keeps the replaced slots until {until}, hidden, against theft of this node's identity: "
+            "until then whoever has the provider's disk can try the old password on them"
+        )
+    terminal.hint("write the new password down where this machine's loss cannot reach it")
+    return 0
+
+
+def _read(from_file: str, from_env: str, ask: str, *, twice: bool) -> bytes:
+    return read_password(file=Path(from_file) if from_file else None, env=from_env, ask=ask, twice=twice)
+
+
+def _known_password(keys: KeyDatabase, name: str, from_file: str, from_env: str) -> bytes:
+    """Return the password that is kept as ``name``, asked for up to three times at a terminal."""
+    from transporter.keys.password import hash_password
+
+    kept = keys.user_key(name)
+    tries = TRIES if not from_file and not from_env and sys.stdin.isatty() else 1
+    for left in reversed(range(tries)):
+        password = _read(from_file, from_env, f"password {name}", twice=False)
+        if hash_password(password, kept.salt, kept.params).verifies(kept.hash.verifier):
+            return password
+        if left:
+            sys.stderr.write("that is not it\n")
+    raise WrongPassword(f"this is not the password that is kept as {name!r}", "try another, or `password change`")

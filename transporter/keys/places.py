@@ -1,0 +1,40 @@
+"""Where each cryptogram of the key database belongs: it opens in no other row, and under no other name."""
+
+from __future__ import annotations
+
+from transporter.keys.derive import bind
+from transporter.keys.password import KdfParameters
+
+
+def password_place(name: str, salt: bytes, price: KdfParameters) -> bytes:
+    """Of a password's hash, under the master key."""
+    return bind(b"password", name.encode(), salt, *_numbers(price))
+
+
+def change_place(name: str, salt: bytes, price: KdfParameters) -> bytes:
+    """Of the hash of an old password, while its slots are being replaced, under the master key."""
+    return bind(b"old password", name.encode(), salt, *_numbers(price))
+
+
+def storage_key_place(point_id: bytes) -> bytes:
+    """Of a point's storage key, under a user key."""
+    return bind(b"storage key", point_id)
+
+
+def run_place(job: str, run_id: bytes) -> bytes:
+    """Of the keys of a run, under a user key."""
+    return bind(b"run", job.encode(), run_id)
+
+
+def domain_place(job: str) -> bytes:
+    """Of the chunk-id key of a job's domain, under a user key."""
+    return bind(b"domain", job.encode())
+
+
+def plain_domain_place(job: str) -> bytes:
+    """Of the chunk-id key of a job that nobody seals, under the master key."""
+    return bind(b"plain domain", job.encode())
+
+
+def _numbers(price: KdfParameters) -> tuple[bytes, ...]:
+    return tuple(number.to_bytes(4, "big") for number in (price.memory_kib, price.iterations, price.lanes))

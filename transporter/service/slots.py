@@ -1,0 +1,86 @@
+"""Slots of points that are there already: which, and their replacement when a tenant's password changes.
+
+The keys are the tenant's. What this end sees to: the points are that tenant's own and sealed at the source, what is
+stored has the form of a slot, and no point loses its last one. Replaced slots are kept for a while.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import structlog
+
+from pipeline.trust_zone import Zone
+from protocol.control import Received
+from protocol.limits import MAX_SLOTS, POINT_ID
+from protocol.messages import GetSlots, PutSlots, Slots, SlotsPut
+from transporter.catalog import Peer
+from transporter.errors import DamagedData, RefusedByPeer, UsageError
+from transporter.keys.slot import check_slot
+from transporter.link.control_link import ControlLink
+from transporter.points.slot_rows import PointSlots, SlotChangeRow, decode_slot_changes, encode_rows
+from transporter.repository import PointMissing, Repository, SlotChange
+from transporter.repository.point_head import decode_head
+from transporter.service.provider import OpenRepository, Provider
+
+log = structlog.get_logger()
+
+
+async def answer_get_slots(provider: Provider, link: ControlLink, peer: Peer, message: GetSlots) -> None:
+    """Send the slots of some points of one job of this tenant."""
+    store = provider.repository(peer, message.repository).store
+    rows = await provider.lookups.run(_slots_of, store, peer.tenant, message)
+    await link.send(Slots(repository_id=store.repository_id, tenant=peer.tenant), encode_rows(rows))
+
+
+def _slots_of(store: Repository, tenant: str, message: GetSlots) -> list[PointSlots]:
+    rows = []
+    for at in range(0, len(message.points), POINT_ID):
+        point = message.points[at : at + POINT_ID]
+        try:
+            store.point(tenant, message.job, point)
+            slots = store.slots(point)
+        except (PointMissing, DamagedData):
+            continue
+        rows.append(PointSlots(point, list(slots.items())[:MAX_SLOTS]))
+    return rows
+
+
+async def answer_put_slots(provider: Provider, link: ControlLink, peer: Peer, received: Received) -> None:
+    """Replace slots of some points of one job of this tenant; all is durable before the answer."""
+    message = received.message
+    assert isinstance(message, PutSlots)
+    repository = provider.repository(peer, message.repository)
+    try:
+        rows = decode_slot_changes(received.payload)
+    except msgspec.DecodeError as error:
+        raise RefusedByPeer("the list of slots is not valid", "update the transporter") from error
+    await provider.lookups.run(_check, repository.store, peer.tenant, message.job, rows)
+    until = await provider.writes.run(_replace, provider, repository, peer, message.job, rows)
+    log.info("slots replaced", peer=peer.name, job=message.job, points=len(rows))
+    await link.send(SlotsPut(kept_until_ns=until))
+
+
+def _check(store: Repository, tenant: str, job: str, rows: list[SlotChangeRow]) -> None:
+    if len({row.point for row in rows}) != len(rows):
+        raise RefusedByPeer("a restore point is named twice", "update the transporter")
+    for row in rows:
+        head = decode_head(store.head_unproved(tenant, job, row.point))
+        if head.zone != Zone.SOURCE or not head.encrypted:
+            raise RefusedByPeer(
+                "the slots of a point that is not sealed at the source are not the source's to replace",
+                "change the password where it is kept",
+            )
+        if row.slot:
+            check_slot(row.slot)
+        count = len(store.slots(row.point).keys() - set(row.replaces)) + bool(row.slot)
+        if count > MAX_SLOTS:
+            raise RefusedByPeer(f"a restore point has at most {MAX_SLOTS} slots", "remove a password first")
+
+
+def _replace(provider: Provider, repository: OpenRepository, peer: Peer, job: str, rows: list[SlotChangeRow]) -> int:
+    changes = [SlotChange(row.point, row.slot_id, row.slot, tuple(row.replaces)) for row in rows]
+    provider.keys.record("slots.replace", tenant=peer.tenant, job=job, repository=repository.name, points=len(changes))
+    try:
+        return repository.store.replace_slots(peer.tenant, job, changes, float(repository.config.keep_replaced_slots))
+    except UsageError as error:
+        raise RefusedByPeer(error.what, error.remedy) from error
