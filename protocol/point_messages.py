@@ -62,9 +62,9 @@ class GetSlots(Message):
 
 @dataclass(frozen=True, slots=True)
 class Slots(Message):
-    """Answer to GetSlots: a msgpack list of rows ``[point, [[slot id, slot], …]]`` as payload (`ROWS_BOUNDS`).
+    """Answer to GetSlots: rows ``[point, [[slot id, slot], …], keys in its ring, the first of them, wrapped]``.
 
-    A point that is not there, or not sound, has no row. ``repository_id`` and ``tenant`` are the place that the points'
+    A msgpack list as payload (`ROWS_BOUNDS`). A point that is not there, or not sound, has no row. ``repository_id`` and ``tenant`` are the place that the points'
     keys are bound to.
     """
 

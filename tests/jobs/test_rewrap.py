@@ -197,6 +197,42 @@ async def test_a_damaged_slot_is_made_anew_from_the_key_that_this_home_kept(worl
     assert contents(await world.source.restore()) == contents(world.source.tree)
 
 
+async def test_of_two_slots_of_one_password_the_one_that_opens_the_point_counts(world):
+    """A commit that was killed between its slot and its point, and repeated, left both; only one has the right key."""
+    await world.source.backup()
+    point = add_sound_slot_of_another_key(world)
+    new = world.source.keys.change_password("office", NEW)
+    world.source.keys.drop_storage_key(point)
+    report = await rewrap(world.source.context)
+    assert (report.replaced, report.failed) == (2, [])
+    assert set(map(tuple, slots_of(world).values())) == {(new.salt,)}
+    assert contents(await world.source.restore()) == contents(world.source.tree)
+
+
+async def test_a_slot_of_the_new_password_that_opens_nothing_does_not_count(world):
+    await world.source.backup()
+    new = world.source.keys.change_password("office", NEW)
+    point = add_sound_slot_of_another_key(world, b"\0" * 16)
+    report = await rewrap(world.source.context)
+    assert report.replaced == 1
+    assert slots_of(world)["docs", point] == [new.salt, new.salt]
+    assert contents(await world.source.restore()) == contents(world.source.tree)
+
+
+def add_sound_slot_of_another_key(world, slot_id=b"\0" * 16):
+    """It sorts before the right one."""
+    from transporter.keys.storage_key import StorageKey, make_password_slot
+    from transporter.keys.wrap import context
+    from transporter.points.assemble import PURPOSE
+
+    store, tenant = world.store(), world.tenant(world.source)
+    (ref,) = store.points(tenant, "docs")
+    key = world.source.keys.user_key("office")
+    where = context(PURPOSE, tenant, store.repository_id, ref.point_id)
+    store.put_slot(ref.point_id, slot_id, make_password_slot(StorageKey.generate(), key, key.salt, key.params, where))
+    return ref.point_id
+
+
 async def test_where_nothing_opens_a_slot_the_change_waits_for_a_word(world):
     await two_points(world)
     point = break_slot(world)

@@ -28,7 +28,7 @@ from transporter.link.broken import LinkBroken
 from transporter.link.control_link import ControlLink, refusal_to_error
 from transporter.link.dial import dial_control
 from transporter.points.rewrap import Rewrapping
-from transporter.points.slot_rows import PointSlots, SlotChangeRow, decode_point_slots, encode_rows
+from transporter.points.slot_rows import PointSlots, SlotChangeRow, decode_point_slots, encode_rows, point_slots
 from transporter.repository import Repository, SlotChange
 
 ANSWER_SECONDS = 120.0
@@ -133,7 +133,7 @@ def _rewrap_here(context: JobContext, name: str, rewrapping: Rewrapping, report:
                 for job, group in groupby(sorted(refs, key=lambda ref: ref.job), key=lambda ref: ref.job):
                     ids = [ref.point_id for ref in group]
                     for batch in _batches(ids, LOCAL_BATCH):
-                        rows = [PointSlots(point, list(_slots(store, point).items())) for point in batch]
+                        rows = list(_rows_of(store, tenant, job, batch))
                         found = _changes_of(rewrapping, tenant, store.repository_id, rows, report)
                         if found:
                             changes = [SlotChange(r.point, r.slot_id, r.slot, tuple(r.replaces)) for r in found]
@@ -141,11 +141,12 @@ def _rewrap_here(context: JobContext, name: str, rewrapping: Rewrapping, report:
                             _count(report, found, until)
 
 
-def _slots(store: Repository, point: bytes) -> dict[bytes, bytes]:
-    try:
-        return store.slots(point)
-    except DamagedData:
-        return {}
+def _rows_of(store: Repository, tenant: str, job: str, points: list[bytes]) -> Iterator[PointSlots]:
+    for point in points:
+        try:
+            yield point_slots(store, tenant, job, point)
+        except DamagedData:
+            continue  # scrub names it; there is nothing here that a key could be taken out of
 
 
 # --- repositories at peers ---------------------------------------------------------------------------------------
@@ -214,7 +215,7 @@ def _changes_of(
     found = []
     for row in rows:
         try:
-            change = rewrapping.of_point(tenant, repository_id, row.point, dict(row.slots))
+            change = rewrapping.of_point(tenant, repository_id, row)
         except DamagedData:
             report.failed.append(row.point.hex())
             continue

@@ -95,5 +95,15 @@ def open_ring(storage_key: StorageKey, cryptograms: Sequence[bytes], context: by
     )
 
 
+def check_opens(storage_key: StorageKey, first: bytes, total: int, context: bytes) -> None:
+    """Prove that ``storage_key`` opens a ring of ``total`` cryptograms, by the ``first`` of them alone.
+
+    Raises:
+        NoKey: another storage key wrapped it, as of an attempt to commit that was repeated.
+        DamagedData: altered, or of another point.
+    """
+    unwrap(storage_key.ring_kek, first, _place(context, 0, total), length=1 + KEY_LENGTH)
+
+
 def _place(context: bytes, index: int, total: int) -> bytes:
     return bind(b"key ring", context, index.to_bytes(4, "big"), total.to_bytes(4, "big"))

@@ -5,17 +5,18 @@ Points, chunks and rings stay as they are; nothing here asks whether a point is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from transporter.clock import Clock
 from transporter.errors import DamagedData, NoKey
+from transporter.keys.key_ring import check_opens
 from transporter.keys.password import PasswordHash, UserKey
 from transporter.keys.slot import SlotInfo
 from transporter.keys.storage_key import StorageKey, make_password_slot, open_slot, read_slot_public
 from transporter.keys.wrap import context
 from transporter.points.assemble import PURPOSE, SLOT_ID_LENGTH
-from transporter.points.slot_rows import SlotChangeRow
+from transporter.points.slot_rows import PointSlots, SlotChangeRow
 
 
 @dataclass(frozen=True)
@@ -27,44 +28,57 @@ class Rewrapping:
     kept: Callable[[bytes], StorageKey | None] = field(repr=False)
     clock: Clock
 
-    def of_point(
-        self, tenant: str, repository_id: bytes, point: bytes, slots: Mapping[bytes, bytes]
-    ) -> SlotChangeRow | None:
-        """Return the change that frees a point of its old slots; None where it has none. Raises DamagedData."""
-        old: dict[bytes, SlotInfo] = {}
-        salts = set()
-        for slot_id, slot in slots.items():
-            info = _info(slot)
-            if info is None:
-                continue
-            salts.add(info.salt)
-            if info.salt in self.changes:
-                old[slot_id] = info
-        if not old:
-            return None
-        # All old slots of one point belong to one password, unless it was changed again before a change was finished.
-        new = self.changes[next(iter(old.values())).salt][1]
-        if new.salt in salts:
-            return SlotChangeRow(point, bytes(SLOT_ID_LENGTH), b"", list(old))
-        where = context(PURPOSE, tenant, repository_id, point)
-        storage_key = self._storage_key(point, where, {slot_id: slots[slot_id] for slot_id in old}, old)
-        hint_name = next(iter(old.values())).hint_name
-        slot = make_password_slot(storage_key, new, new.salt, new.params, where, hint_name=hint_name, clock=self.clock)
-        return SlotChangeRow(point, self.clock.random_bytes(SLOT_ID_LENGTH), slot, list(old))
+    def of_point(self, tenant: str, repository_id: bytes, row: PointSlots) -> SlotChangeRow | None:
+        """Return the change that frees a point of its old slots; None where it has none.
 
-    def _storage_key(
-        self, point: bytes, where: bytes, slots: Mapping[bytes, bytes], infos: Mapping[bytes, SlotInfo]
-    ) -> StorageKey:
-        failure: DamagedData | None = None
-        for slot_id, slot in slots.items():
-            try:
-                return open_slot(slot, self.changes[infos[slot_id].salt][0], where)
-            except (DamagedData, NoKey) as error:
-                failure = error if isinstance(error, DamagedData) else failure
-        kept = self.kept(point)
-        if kept is not None:
-            return kept
-        raise failure or DamagedData("a slot is not what was written", "use another copy of this restore point")
+        Raises DamagedData where nothing at hand opens the point by an old slot's key: then its slots must stay.
+        """
+        infos = {slot_id: _info(slot) for slot_id, slot in row.slots}
+        old = {slot_id: info for slot_id, info in infos.items() if info is not None and info.salt in self.changes}
+        if not old or not row.ring_length:
+            return None
+        # All old slots of a point belong to one password: a second change does not begin before the first is finished.
+        hint_name, new = next((info.hint_name, self.changes[info.salt][1]) for info in old.values())
+        where = context(PURPOSE, tenant, repository_id, row.point)
+        slots = dict(row.slots)
+        by_new = [slots[slot_id] for slot_id, info in infos.items() if info is not None and info.salt == new.salt]
+        if _first_that_opens(_opened(by_new, lambda _info: new.hash, where), row, where) is not None:
+            return SlotChangeRow(row.point, bytes(SLOT_ID_LENGTH), b"", list(old))
+        storage_key = self._storage_key(row, where, [slots[slot_id] for slot_id in old])
+        slot = make_password_slot(storage_key, new, new.salt, new.params, where, hint_name=hint_name, clock=self.clock)
+        return SlotChangeRow(row.point, self.clock.random_bytes(SLOT_ID_LENGTH), slot, list(old))
+
+    def _storage_key(self, row: PointSlots, where: bytes, slots: list[bytes]) -> StorageKey:
+        """Return the key that opens this point. Not just the first: a commit that was repeated left a slot of each."""
+
+        def candidates() -> Iterator[StorageKey]:
+            yield from _opened(slots, lambda info: self.changes[info.salt][0], where)
+            kept = self.kept(row.point)
+            if kept is not None:
+                yield kept
+
+        found = _first_that_opens(candidates(), row, where)
+        if found is None:
+            raise DamagedData("no slot holds the key of its restore point", "use another copy of this restore point")
+        return found
+
+
+def _opened(slots: list[bytes], hash_of: Callable[[SlotInfo], PasswordHash], where: bytes) -> Iterator[StorageKey]:
+    for slot in slots:
+        try:
+            yield open_slot(slot, hash_of(read_slot_public(slot)), where)
+        except (DamagedData, NoKey):
+            continue
+
+
+def _first_that_opens(keys: Iterator[StorageKey], row: PointSlots, where: bytes) -> StorageKey | None:
+    for key in keys:
+        try:
+            check_opens(key, row.ring_first, row.ring_length, where)
+        except (DamagedData, NoKey):
+            continue
+        return key
+    return None
 
 
 def _info(slot: bytes) -> SlotInfo | None:

@@ -8,16 +8,25 @@ import msgspec
 from msgspec import Meta
 
 from protocol import limits
+from transporter.keys.key_ring import MAX_RING
+from transporter.keys.wrap import MAX_WRAPPED
+from transporter.repository import Repository
+from transporter.repository.point_head import decode_head
 
 _Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
 _Slot = Annotated[bytes, Meta(min_length=1, max_length=limits.MAX_SLOT)]
 
 
 class PointSlots(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The slots of a point that are in use: (id, slot)."""
+    """The slots of a point that are in use, (id, slot); how many keys its ring has, and the first of them, wrapped.
+
+    By that one it is proved that what a slot holds is the storage key of this point.
+    """
 
     point: _Id
     slots: Annotated[list[tuple[_Id, _Slot]], Meta(max_length=limits.MAX_SLOTS)]
+    ring_length: Annotated[int, Meta(ge=0, le=MAX_RING)]
+    ring_first: Annotated[bytes, Meta(max_length=MAX_WRAPPED)]
 
 
 class SlotChangeRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -27,6 +36,13 @@ class SlotChangeRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
     slot_id: _Id
     slot: Annotated[bytes, Meta(max_length=limits.MAX_SLOT)]
     replaces: Annotated[list[_Id], Meta(max_length=limits.MAX_SLOTS)] = []
+
+
+def point_slots(store: Repository, tenant: str, job: str, point: bytes) -> PointSlots:
+    """Return what a repository holds for opening one point. Raises PointMissing, DamagedData."""
+    cryptograms = decode_head(store.head_unproved(tenant, job, point)).cryptograms
+    slots = list(store.slots(point).items())[: limits.MAX_SLOTS]
+    return PointSlots(point, slots, len(cryptograms), cryptograms[0] if cryptograms else b"")
 
 
 def encode_rows(rows: list[PointSlots] | list[SlotChangeRow]) -> bytes:

@@ -17,7 +17,7 @@ from transporter.catalog import Peer
 from transporter.errors import DamagedData, RefusedByPeer, UsageError
 from transporter.keys.slot import check_slot
 from transporter.link.control_link import ControlLink
-from transporter.points.slot_rows import PointSlots, SlotChangeRow, decode_slot_changes, encode_rows
+from transporter.points.slot_rows import PointSlots, SlotChangeRow, decode_slot_changes, encode_rows, point_slots
 from transporter.repository import PointMissing, Repository, SlotChange
 from transporter.repository.point_head import decode_head
 from transporter.service.provider import OpenRepository, Provider
@@ -37,11 +37,9 @@ def _slots_of(store: Repository, tenant: str, message: GetSlots) -> list[PointSl
     for at in range(0, len(message.points), POINT_ID):
         point = message.points[at : at + POINT_ID]
         try:
-            store.point(tenant, message.job, point)
-            slots = store.slots(point)
+            rows.append(point_slots(store, tenant, message.job, point))
         except (PointMissing, DamagedData):
             continue
-        rows.append(PointSlots(point, list(slots.items())[:MAX_SLOTS]))
     return rows
 
 
