@@ -64,8 +64,8 @@ class GetSlots(Message):
 class Slots(Message):
     """Answer to GetSlots: rows ``[point, [[slot id, slot], …], keys in its ring, the first of them, wrapped]``.
 
-    A msgpack list as payload (`ROWS_BOUNDS`). A point that is not there, or not sound, has no row. ``repository_id`` and ``tenant`` are the place that the points'
-    keys are bound to.
+    A msgpack list as payload (`ROWS_BOUNDS`). A point that is not there, or not sound, has no row. ``repository_id``
+    and ``tenant`` are the place that the points' keys are bound to.
     """
 
     KIND: ClassVar[int] = 46

@@ -20,10 +20,10 @@ INTERNAL = 1
 
 # In the order of the help; each has a module of its name. A group has sub-commands.
 COMMANDS = (
-    *("init", "serve", "invite", "join", "backup", "run", "restore", "verify", "points", "scrub", "status"),
+    *("init", "serve", "invite", "join", "backup", "run", "restore", "verify", "points", "scrub", "drill", "status"),
     "check-config",
 )
-GROUPS = ("repository", "password", "audit", "peer", "job", "throttle")
+GROUPS = ("repository", "password", "keys", "audit", "peer", "job", "throttle")
 HELP_OPTIONS = ("-h", "--help")
 
 

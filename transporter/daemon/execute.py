@@ -14,6 +14,8 @@ from transporter.clock import Clock, SystemClock
 from transporter.config import load_config
 from transporter.daemon.requests import (
     BackupRequest,
+    DrillRequest,
+    ExplainRequest,
     JobOutcome,
     JobRequest,
     PointsRequest,
@@ -39,6 +41,7 @@ from transporter.events import JobFailed as JobFailedEvent
 from transporter.home import Home
 from transporter.jobs.backup import run_backup
 from transporter.jobs.context import JobContext
+from transporter.jobs.drill import drill, explain
 from transporter.jobs.points import Where, list_points, where_of
 from transporter.jobs.restore import RestoreOrder, run_restore
 from transporter.jobs.rewrap import rewrap
@@ -149,6 +152,10 @@ async def _execute(
         if isinstance(request, RewrapRequest):
             report = await rewrap(context, request.password_name, give_up=request.give_up)
             return JobOutcome(exit_status=0, result=report.public())
+        if isinstance(request, DrillRequest):
+            return JobOutcome(exit_status=0, result=(await drill(context)).public())
+        if isinstance(request, ExplainRequest):
+            return JobOutcome(exit_status=0, result={"points": await explain(context, request.point)})
         return await _recorded(context, request)
 
 

@@ -79,6 +79,16 @@ class RewrapRequest(_Request, frozen=True, kw_only=True):
     give_up: bool = False
 
 
+class DrillRequest(_Request, frozen=True, kw_only=True):
+    """Try the ways of opening of every point. The result is a `DrillReport`."""
+
+
+class ExplainRequest(_Request, frozen=True, kw_only=True):
+    """Say which ways of opening the points have whose id begins so (hex). The result has ``points``, with ``ways``."""
+
+    point: str
+
+
 class StatusRequest(_Request, frozen=True, kw_only=True):
     """Ask for what is going on: the result has ``daemon``, ``running`` (jobs), ``sessions``, ``peers``."""
 
@@ -91,7 +101,15 @@ class SteerRequest(_Request, frozen=True, kw_only=True):
 
 
 JobRequest = (
-    BackupRequest | RestoreRequest | VerifyRequest | PointsRequest | RewrapRequest | StatusRequest | SteerRequest
+    BackupRequest
+    | RestoreRequest
+    | VerifyRequest
+    | PointsRequest
+    | RewrapRequest
+    | DrillRequest
+    | ExplainRequest
+    | StatusRequest
+    | SteerRequest
 )
 
 

@@ -38,11 +38,12 @@ class SlotChangeRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
     replaces: Annotated[list[_Id], Meta(max_length=limits.MAX_SLOTS)] = []
 
 
-def point_slots(store: Repository, tenant: str, job: str, point: bytes) -> PointSlots:
-    """Return what a repository holds for opening one point. Raises PointMissing, DamagedData."""
-    cryptograms = decode_head(store.head_unproved(tenant, job, point)).cryptograms
+def point_slots(store: Repository, tenant: str, job: str, point: bytes) -> tuple[str, PointSlots]:
+    """Return a point's zone, and what a repository holds for opening it. Raises PointMissing, DamagedData."""
+    head = decode_head(store.head_unproved(tenant, job, point))
     slots = list(store.slots(point).items())[: limits.MAX_SLOTS]
-    return PointSlots(point, slots, len(cryptograms), cryptograms[0] if cryptograms else b"")
+    first = head.cryptograms[0] if head.cryptograms else b""
+    return head.zone, PointSlots(point, slots, len(head.cryptograms), first)
 
 
 def encode_rows(rows: list[PointSlots] | list[SlotChangeRow]) -> bytes:

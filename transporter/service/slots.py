@@ -37,7 +37,7 @@ def _slots_of(store: Repository, tenant: str, message: GetSlots) -> list[PointSl
     for at in range(0, len(message.points), POINT_ID):
         point = message.points[at : at + POINT_ID]
         try:
-            rows.append(point_slots(store, tenant, message.job, point))
+            rows.append(point_slots(store, tenant, message.job, point)[1])
         except (PointMissing, DamagedData):
             continue
     return rows

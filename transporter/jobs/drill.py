@@ -1,0 +1,69 @@
+"""The drill: does a live way open every restore point? Tried, not asked; nothing of any point is released."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transporter.errors import CannotConnect
+from transporter.jobs.context import JobContext
+from transporter.jobs.drill_report import DrillReport
+from transporter.jobs.point_walk import Batch, Walk
+from transporter.points.slot_rows import SlotChangeRow
+from transporter.points.ways import KeysAtHand, Way, is_live
+
+
+async def drill(context: JobContext) -> DrillReport:
+    """Try the ways of every sealed point of every repository that this home can reach."""
+    at_hand = KeysAtHand(context.keys.find_by_salt, context.keys.storage_key)
+    report = DrillReport()
+
+    def visit(batch: Batch) -> list[SlotChangeRow]:
+        for row in batch.points:
+            if not row.ring_length:
+                continue  # nobody sealed it
+            report.points += 1
+            ways = at_hand.prove(batch.tenant, batch.repository_id, row)
+            if not is_live(ways):
+                report.closed.append(
+                    {
+                        "point": row.point.hex(),
+                        "job": batch.job,
+                        "repository": batch.place,
+                        "ways": [way.public() for way in ways],
+                    }
+                )
+        return []
+
+    walk = Walk(visit)
+    await walk.everywhere(context)
+    report.unreadable, report.unreached = walk.unreadable, walk.unreached
+    context.keys.record("drill", points=report.points, closed=len(report.closed), unreached=sorted(report.unreached))
+    return report
+
+
+async def explain(context: JobContext, beginning: str) -> list[dict[str, Any]]:
+    """Return the ways of each point whose id begins so, by what is written on them; nothing is opened."""
+    at_hand = KeysAtHand(context.keys.find_by_salt, context.keys.storage_key)
+    found: list[dict[str, Any]] = []
+
+    def visit(batch: Batch) -> list[SlotChangeRow]:
+        for row in batch.points:
+            if row.point.hex().startswith(beginning):
+                ways: list[Way] = at_hand.explain(row)
+                found.append(
+                    {
+                        "point": row.point.hex(),
+                        "job": batch.job,
+                        "repository": batch.place,
+                        "sealed": bool(row.ring_length),
+                        "ways": [way.public() for way in ways],
+                    }
+                )
+        return []
+
+    walk = Walk(visit)
+    await walk.everywhere(context)
+    if not found and walk.unreached:
+        places = "; ".join(f"{place}: {why}" for place, why in walk.unreached.items())
+        raise CannotConnect(f"not every repository was reached ({places})", "try again when they can be reached")
+    return found

@@ -1,0 +1,183 @@
+"""Every restore point that this home has to do with, place by place, as what opens it: slots, and a key of its ring.
+
+Places are the repositories of this node and those that peers offer it. A visitor gets the points of one job in batches,
+and may return changes of slots. Each place is gone through until nothing new turns up, so that a point that was
+committed meanwhile is not missed. A place that cannot be reached is noted; the others are gone through all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+
+import msgspec
+import trio
+
+from pipeline.trust_zone import Zone
+from protocol.limits import MAX_POINTS_AT_ONCE
+from protocol.messages import GetSlots, Message, PutSlots, Refused, Slots, SlotsPut
+from transporter.errors import CannotConnect, DamagedData, RefusedByPeer, TransporterError
+from transporter.jobs.context import JobContext
+from transporter.jobs.points import DAMAGED, Where, list_points
+from transporter.link.broken import LinkBroken
+from transporter.link.control_link import ControlLink, refusal_to_error
+from transporter.link.dial import dial_control
+from transporter.points.slot_rows import PointSlots, SlotChangeRow, decode_point_slots, encode_rows, point_slots
+from transporter.repository import Repository, SlotChange
+
+ANSWER_SECONDS = 120.0
+# Points of a repository of this node that are visited together: three flushes of the disk for each batch of changes.
+LOCAL_BATCH = 1024
+# Rounds through one place. The second finds what was committed during the first; more are for a busy one.
+ROUNDS_AT_MOST = 10
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Points of one job in one place; ``place`` is a repository of this node, or PEER/REPOSITORY."""
+
+    place: str
+    tenant: str
+    repository_id: bytes
+    job: str
+    points: list[PointSlots]
+
+
+# Runs in a thread.
+Visit = Callable[[Batch], list[SlotChangeRow]]
+
+
+@dataclass
+class Walk:
+    """What a walk met. ``unreadable``: points whose object is damaged; ``unreached``: places, with the reason."""
+
+    visit: Visit
+    points: int = 0
+    slots_replaced: int = 0
+    kept_until_ns: int = 0
+    unreadable: list[str] = field(default_factory=list)
+    unreached: dict[str, str] = field(default_factory=dict)
+
+    async def everywhere(self, context: JobContext) -> None:
+        """Go through every place."""
+        for name in sorted(context.config.repositories):
+            with self._noted(name):
+                await trio.to_thread.run_sync(self._here, context, name)
+        for peer in context.catalog.peers():
+            for offer in peer.offers:
+                where = Where(peer.name, offer, "")
+                with self._noted(str(where)):
+                    await self._there(context, where)
+
+    @contextmanager
+    def _noted(self, place: str) -> Iterator[None]:
+        try:
+            yield
+        except TransporterError as error:
+            self.unreached[place] = error.what
+
+    def _changed(self, rows: list[SlotChangeRow], until: int) -> None:
+        self.slots_replaced += sum(len(row.replaces) for row in rows)
+        self.kept_until_ns = max(self.kept_until_ns, until)
+
+    # --- repositories of this node ------------------------------------------------------------------------------
+
+    def _here(self, context: JobContext, name: str) -> None:
+        settings = context.config.repository(name)
+        place = Path(settings.path) if settings.path else context.home.repository_path(name)
+        keep = float(settings.keep_replaced_slots)
+        # For reading only: it goes on beside the daemon that writes.
+        with Repository.open(place, context.clock, writable=False) as store:
+            for tenant in store.tenants():
+                done: set[bytes] = set()
+                for _ in range(ROUNDS_AT_MOST):
+                    refs = [ref for ref in store.points(tenant) if ref.point_id not in done]
+                    if not refs:
+                        break
+                    done.update(ref.point_id for ref in refs)
+                    for job, ids in _by_job((ref.job, ref.point_id) for ref in refs):
+                        for batch in _batches(ids, LOCAL_BATCH):
+                            self._batch_here(store, Batch(name, tenant, store.repository_id, job, []), batch, keep)
+
+    def _batch_here(self, store: Repository, batch: Batch, ids: list[bytes], keep: float) -> None:
+        for point in ids:
+            try:
+                zone, row = point_slots(store, batch.tenant, batch.job, point)
+            except DamagedData:
+                self.unreadable.append(point.hex())
+                continue
+            # What a tenant's source sealed is that tenant's to open: there is no key here; it is visited from there.
+            if zone != Zone.SOURCE:
+                batch.points.append(row)
+        self.points += len(batch.points)
+        rows = self.visit(batch)
+        if rows:
+            changes = [SlotChange(row.point, row.slot_id, row.slot, tuple(row.replaces)) for row in rows]
+            self._changed(rows, store.replace_slots(batch.tenant, batch.job, changes, keep))
+
+    # --- repositories at peers ----------------------------------------------------------------------------------
+
+    async def _there(self, context: JobContext, where: Where) -> None:
+        done: set[bytes] = set()
+        for _ in range(ROUNDS_AT_MOST):
+            rows = [row for row in await list_points(context, where) if row.point not in done]
+            done.update(row.point for row in rows)
+            self.unreadable += [row.point.hex() for row in rows if row.kind == DAMAGED]
+            # What the target seals is the target's to open.
+            ours = [row for row in rows if row.kind != DAMAGED and row.zone == Zone.SOURCE]
+            if not ours:
+                return
+            async with _asking(context, where) as link:
+                for job, ids in _by_job((row.job, row.point) for row in ours):
+                    for batch in _batches(ids, MAX_POINTS_AT_ONCE):
+                        await self._batch_there(link, where, job, batch)
+
+    async def _batch_there(self, link: ControlLink, where: Where, job: str, ids: list[bytes]) -> None:
+        answer, payload = await _ask(link, GetSlots(where.repository, job, b"".join(ids)), b"", Slots)
+        assert isinstance(answer, Slots)
+        asked = set(ids)
+        found = {row.point: row for row in decode_point_slots(payload) if row.point in asked}
+        self.unreadable += [point.hex() for point in ids if point not in found]
+        self.points += len(found)
+        batch = Batch(str(where), answer.tenant, answer.repository_id, job, list(found.values()))
+        rows = await trio.to_thread.run_sync(self.visit, batch)
+        if rows:
+            put, _ = await _ask(link, PutSlots(where.repository, job), encode_rows(rows), SlotsPut)
+            assert isinstance(put, SlotsPut)
+            self._changed(rows, put.kept_until_ns)
+
+
+@asynccontextmanager
+async def _asking(context: JobContext, where: Where) -> AsyncIterator[ControlLink]:
+    try:
+        async with dial_control(context.peer(where.peer), context.identity) as link:
+            yield link
+    except (LinkBroken, trio.TooSlowError) as error:
+        reason = "it is silent" if isinstance(error, trio.TooSlowError) else str(error)
+        raise CannotConnect(f"the peer did not answer: {reason}", "check the line and try again") from error
+    except msgspec.DecodeError as error:
+        raise RefusedByPeer("the peer's list of slots is not valid", "update the transporter there") from error
+
+
+async def _ask(link: ControlLink, message: Message, payload: bytes, reply: type[Message]) -> tuple[Message, memoryview]:
+    with trio.fail_after(ANSWER_SECONDS):
+        await link.send(message, payload)
+        received = await link.receive()
+    if isinstance(received.message, Refused):
+        raise refusal_to_error(received.message.code, received.message.what, received.message.remedy)
+    if not isinstance(received.message, reply):
+        raise RefusedByPeer("the peer answered something else", "update the transporter there")
+    return received.message, received.payload
+
+
+def _by_job(points: Iterator[tuple[str, bytes]]) -> Iterator[tuple[str, list[bytes]]]:
+    for job, group in groupby(sorted(points), key=lambda pair: pair[0]):
+        yield job, [point for _job, point in group]
+
+
+def _batches(ids: list[bytes], size: int) -> Iterator[list[bytes]]:
+    for at in range(0, len(ids), size):
+        yield ids[at : at + size]
