@@ -15,7 +15,7 @@ DATA   ?=
 PROCESSES ?= -n 4 --dist worksteal
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 
-.PHONY: help venv demo demo-reverse test test-tools lint format types imports unit bench bench-wan fuzz
+.PHONY: help venv demo demo-reverse test test-tools lint format types imports unit bench bench-wan bench-keys fuzz
 .PHONY: campaign-kill campaign-bitflip campaign-cuts clean
 .DEFAULT_GOAL := help
 
@@ -67,6 +67,9 @@ bench: $(BENCH)
 
 bench-wan: $(BENCH)
 	$(BIN)/python -m loadtest wan $(BENCH_WAN_ARGS)
+
+bench-keys: $(BENCH)
+	$(BIN)/python -m loadtest keys $(BENCH_KEYS_ARGS)
 
 fuzz: $(STAMP)
 	$(BIN)/python tests/fuzz/fuzz_protocol.py --count $(or $(FUZZ_COUNT),1000000)

@@ -1,4 +1,4 @@
-"""``python -m loadtest [bench]`` on loopback, ``python -m loadtest wan`` over emulated lines: see ``--help``."""
+"""``python -m loadtest [bench]`` on loopback, ``wan`` over emulated lines, ``keys`` of years: see ``--help``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import bench, report
+from . import bench, keys, report
 from .figures import Verdict
 from .measure import BenchError
 from .peers.base import WORKS
@@ -87,6 +87,8 @@ def main() -> int:
     """Run; 0 when no measured figure is missed, 1 when one is or the bench failed, 130 when interrupted."""
     signal.signal(signal.SIGTERM, _terminate)  # so that a polite end removes processes and folders too
     try:
+        if sys.argv[1:2] == ["keys"]:
+            return keys.run(sys.argv[2:])
         verdicts = _run(sys.argv[1:])
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
