@@ -127,6 +127,11 @@ class Home:
         return self.locks / f"job-{safe_name(job)}.lock"
 
     @property
+    def rewrap_lock(self) -> Path:
+        """The file whose ``flock`` is held by whoever replaces slots after a password's change."""
+        return self.locks / "rewrap.lock"
+
+    @property
     def daemon_lock(self) -> Path:
         """The file whose ``flock`` the daemon of this home holds."""
         return self.locks / "daemon.lock"

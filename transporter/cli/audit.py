@@ -53,3 +53,22 @@ def verify(context: typer.Context) -> int:
         count = keys.audit.verify(keys.audit_head())
     terminal.result(f"the audit trail is whole: {count} entries", entries=count)
     return 0
+
+
+@app.command("begin-anew")
+def begin_anew(context: typer.Context) -> int:
+    """Set a damaged audit trail aside and begin another, whose first entry says so. Look into it first."""
+    from transporter.errors import DamagedData, UsageError
+    from transporter.keys.database import KeyDatabase
+
+    terminal = Terminal.of(context)
+    home, _ = terminal.home_and_config()
+    with KeyDatabase(home.keys_db) as keys:
+        try:
+            keys.audit.verify(keys.audit_head())
+        except DamagedData:
+            aside = keys.begin_audit_anew()
+        else:
+            raise UsageError("the audit trail is whole", "nothing to do")
+    terminal.result(f"a new audit trail has begun; the old one lies in {aside}", old=str(aside) if aside else "")
+    return 0

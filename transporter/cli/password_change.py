@@ -12,7 +12,7 @@ import typer
 
 from transporter.cli.asking import read_password
 from transporter.cli.terminal import Terminal
-from transporter.errors import UsageError, WrongPassword
+from transporter.errors import Interrupted, UsageError, WrongPassword
 
 if TYPE_CHECKING:
     from transporter.config import Config
@@ -23,7 +23,7 @@ TRIES = 3
 Name = Annotated[str, typer.Argument(help="What jobs call it.")]
 FromFile = Annotated[str, typer.Option(metavar="FILE", help="Read it from a file (one line), or - for stdin.")]
 FromEnv = Annotated[str, typer.Option(metavar="NAME", help="Read it from an environment variable.")]
-GiveUp = Annotated[bool, typer.Option("--give-up", help="Finish although points are left whose old slot is damaged.")]
+GiveUp = Annotated[bool, typer.Option("--give-up", help="Finish although points are damaged or places out of reach.")]
 
 
 def change(
@@ -50,6 +50,8 @@ def change(
             keys.change_password(name, password, hint)
 
         _begin(home, name, put)
+    else:
+        _check_unfinished(home, name)
     return _replace_slots(terminal, home, name, give_up=give_up)
 
 
@@ -102,6 +104,9 @@ def _hanging_on(config: Config, name: str, use: PasswordUse) -> list[str]:
     jobs, stores = jobs_and_repositories(config, name)
     lines = [f"job {job} cannot run any more" for job in jobs]
     lines += [f"repository {store} cannot take in or give out anything any more" for store in stores]
+    if use.domains and not jobs:
+        # At the end that seals what others send: nothing else of their points is kept here, and nobody can type it there.
+        lines.append(f"what was sealed here under it ({use.domains} jobs) opens for nobody any more")
     if use.points:
         lines.append(f"{use.points} restore points open only for who types the password")
     if use.runs:
@@ -112,15 +117,22 @@ def _hanging_on(config: Config, name: str, use: PasswordUse) -> list[str]:
 def _begin(home: Home, name: str, put: Callable[[KeyDatabase], None]) -> None:
     """The first half. What an earlier change left behind comes first: two old hashes are two old passwords at large."""
     from transporter.keys.database import KeyDatabase
+    from transporter.keys.password_changes import unfinished_change
 
     with KeyDatabase(home.keys_db) as keys:
         keys.user_key(name)
         if keys.unfinished_changes(name):
-            raise UsageError(
-                f"the last change of the password {name!r} is not finished",
-                f"finish it first: transporter password change {name} --resume",
-            )
+            raise unfinished_change(name)  # before somebody types; asked again with the deed
         put(keys)
+
+
+def _check_unfinished(home: Home, name: str) -> None:
+    from transporter.keys.database import KeyDatabase
+
+    with KeyDatabase(home.keys_db) as keys:
+        keys.user_key(name)
+        if not keys.unfinished_changes(name):
+            raise UsageError(f"no change of the password {name!r} waits to be finished", "nothing to do")
 
 
 def _replace_slots(terminal: Terminal, home: Home, name: str, *, give_up: bool) -> int:
@@ -128,7 +140,10 @@ def _replace_slots(terminal: Terminal, home: Home, name: str, *, give_up: bool) 
     from transporter.cli.job_runner import run_request
     from transporter.daemon.requests import RewrapRequest
 
-    outcome = run_request(terminal, home, RewrapRequest(password_name=name, give_up=give_up))
+    try:
+        outcome = run_request(terminal, home, RewrapRequest(password_name=name, give_up=give_up))
+    except Interrupted:
+        raise Interrupted("interrupted", f"go on with it: transporter password change {name} --resume") from None
     if outcome.exit_status:
         return outcome.exit_status
     done = outcome.result
@@ -137,6 +152,8 @@ def _replace_slots(terminal: Terminal, home: Home, name: str, *, give_up: bool) 
         password_name=name,
         **done,
     )
+    for place, why in done["unreached"].items():
+        terminal.warn(f"left out: {place}: {why}")
     if done["old_slots_kept_until_ns"]:
         until = datetime.fromtimestamp(done["old_slots_kept_until_ns"] / 1e9, UTC).isoformat(timespec="minutes")
         terminal.hint(

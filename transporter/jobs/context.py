@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from transporter.catalog import Catalog
 from transporter.clock import Clock
@@ -63,14 +64,25 @@ class JobContext:
 @contextmanager
 def job_lock(home: Home, job: str) -> Iterator[None]:
     """Hold the lock of a job; the kernel lets it go when the process dies. Raises JobBusy."""
-    handle = os.open(home.job_lock(job), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with _lock(home.job_lock(job), f"another run of job {job!r} is under way"):
+        yield
+
+
+@contextmanager
+def rewrap_lock(home: Home) -> Iterator[None]:
+    """Hold the lock of whoever replaces slots after a password's change. Raises JobBusy."""
+    with _lock(home.rewrap_lock, "a password's change is under way"):
+        yield
+
+
+@contextmanager
+def _lock(path: Path, busy: str) -> Iterator[None]:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise JobBusy(
-                f"another run of job {job!r} is under way", "wait until it has ended; `transporter status` shows it"
-            ) from None
+            raise JobBusy(busy, "wait until it has ended; `transporter status` shows it") from None
         yield
     finally:
         os.close(handle)

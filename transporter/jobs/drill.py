@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import trio
+
 from transporter.errors import CannotConnect
 from transporter.jobs.context import JobContext
 from transporter.jobs.drill_report import DrillReport
@@ -37,8 +39,12 @@ async def drill(context: JobContext) -> DrillReport:
     walk = Walk(visit)
     await walk.everywhere(context)
     report.unreadable, report.unreached = walk.unreadable, walk.unreached
-    context.keys.record("drill", points=report.points, closed=len(report.closed), unreached=sorted(report.unreached))
+    await trio.to_thread.run_sync(_record, context, report)
     return report
+
+
+def _record(context: JobContext, report: DrillReport) -> None:
+    context.keys.record("drill", points=report.points, closed=len(report.closed), unreached=sorted(report.unreached))
 
 
 async def explain(context: JobContext, beginning: str) -> list[dict[str, Any]]:

@@ -78,7 +78,8 @@ async def _open_parent(
         zone=job.encrypt,
     )
     try:
-        opened = open_point(head, slots, lambda _head: place, find_in(context.keys.find_by_salt))
+        find = find_in(context.keys.find_by_salt)
+        opened = open_point(head, slots, lambda _head: place, find, context.keys.storage_key)
     except (NoKey, CorruptedPoint, DamagedData, RefusedByPeer) as error:
         # RefusedByPeer: a point of another zone, from before the job was changed.
         context.bus.publish(Note(text=f"the newest point cannot be built upon: {error.what}", job=name))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -17,16 +18,17 @@ import msgspec
 import trio
 
 from pipeline.trust_zone import Zone
+from protocol.errors import ProtocolError
 from protocol.limits import MAX_POINTS_AT_ONCE
 from protocol.messages import GetSlots, Message, PutSlots, Refused, Slots, SlotsPut
-from transporter.errors import CannotConnect, DamagedData, RefusedByPeer, TransporterError
+from transporter.errors import CannotConnect, DamagedData, JobFailed, RefusedByPeer, TransporterError
 from transporter.jobs.context import JobContext
 from transporter.jobs.points import DAMAGED, Where, list_points
 from transporter.link.broken import LinkBroken
 from transporter.link.control_link import ControlLink, refusal_to_error
 from transporter.link.dial import dial_control
 from transporter.points.slot_rows import PointSlots, SlotChangeRow, decode_point_slots, encode_rows, point_slots
-from transporter.repository import Repository, SlotChange
+from transporter.repository import PointMissing, Repository, SlotChange
 
 ANSWER_SECONDS = 120.0
 # Points of a repository of this node that are visited together: three flushes of the disk for each batch of changes.
@@ -60,17 +62,17 @@ class Walk:
     kept_until_ns: int = 0
     unreadable: list[str] = field(default_factory=list)
     unreached: dict[str, str] = field(default_factory=dict)
+    _done: dict[str, set[bytes]] = field(default_factory=dict, repr=False)
 
     async def everywhere(self, context: JobContext) -> None:
-        """Go through every place."""
+        """Go through every place; again: through what has turned up since."""
+        self.unreached.clear()
         for name in sorted(context.config.repositories):
             with self._noted(name):
-                await trio.to_thread.run_sync(self._here, context, name)
-        for peer in context.catalog.peers():
-            for offer in peer.offers:
-                where = Where(peer.name, offer, "")
-                with self._noted(str(where)):
-                    await self._there(context, where)
+                await self._here(context, name)
+        for where in _places(context):
+            with self._noted(str(where)):
+                await self._there(context, where)
 
     @contextmanager
     def _noted(self, place: str) -> Iterator[None]:
@@ -85,27 +87,45 @@ class Walk:
 
     # --- repositories of this node ------------------------------------------------------------------------------
 
-    def _here(self, context: JobContext, name: str) -> None:
+    async def _here(self, context: JobContext, name: str) -> None:
         settings = context.config.repository(name)
         place = Path(settings.path) if settings.path else context.home.repository_path(name)
         keep = float(settings.keep_replaced_slots)
         # For reading only: it goes on beside the daemon that writes.
-        with Repository.open(place, context.clock, writable=False) as store:
-            for tenant in store.tenants():
-                done: set[bytes] = set()
-                for _ in range(ROUNDS_AT_MOST):
-                    refs = [ref for ref in store.points(tenant) if ref.point_id not in done]
-                    if not refs:
-                        break
-                    done.update(ref.point_id for ref in refs)
-                    for job, ids in _by_job((ref.job, ref.point_id) for ref in refs):
-                        for batch in _batches(ids, LOCAL_BATCH):
-                            self._batch_here(store, Batch(name, tenant, store.repository_id, job, []), batch, keep)
+        store = await trio.to_thread.run_sync(partial(Repository.open, place, context.clock, writable=False))
+        with store:
+            for _ in range(ROUNDS_AT_MOST):
+                new = await trio.to_thread.run_sync(self._new_here, store, name)
+                if not new:
+                    return
+                for (tenant, job), ids in new.items():
+                    for some in _batches(ids, LOCAL_BATCH):
+                        batch = Batch(name, tenant, store.repository_id, job, [])
+                        await trio.to_thread.run_sync(self._batch_here, store, batch, some, keep)
+        raise _never_quiet(name)
+
+    def _new_here(self, store: Repository, name: str) -> dict[tuple[str, str], list[bytes]]:
+        """Return the points that were not met yet, by tenant and job."""
+        found: dict[tuple[str, str], list[bytes]] = {}
+        for tenant in store.tenants():
+            for ref in store.points(tenant):
+                if self._is_new(name, ref.point_id):
+                    found.setdefault((tenant, ref.job), []).append(ref.point_id)
+        return found
+
+    def _is_new(self, place: str, point: bytes) -> bool:
+        done = self._done.setdefault(place, set())
+        if point in done:
+            return False
+        done.add(point)
+        return True
 
     def _batch_here(self, store: Repository, batch: Batch, ids: list[bytes], keep: float) -> None:
         for point in ids:
             try:
                 zone, row = point_slots(store, batch.tenant, batch.job, point)
+            except PointMissing:
+                continue  # it was removed this very moment
             except DamagedData:
                 self.unreadable.append(point.hex())
                 continue
@@ -116,24 +136,24 @@ class Walk:
         rows = self.visit(batch)
         if rows:
             changes = [SlotChange(row.point, row.slot_id, row.slot, tuple(row.replaces)) for row in rows]
-            self._changed(rows, store.replace_slots(batch.tenant, batch.job, changes, keep))
+            done = store.replace_slots(batch.tenant, batch.job, changes, keep)
+            self._changed(rows, done.kept_until_ns)
 
     # --- repositories at peers ----------------------------------------------------------------------------------
 
     async def _there(self, context: JobContext, where: Where) -> None:
-        done: set[bytes] = set()
         for _ in range(ROUNDS_AT_MOST):
-            rows = [row for row in await list_points(context, where) if row.point not in done]
-            done.update(row.point for row in rows)
+            rows = [row for row in await list_points(context, where) if self._is_new(str(where), row.point)]
+            if not rows:
+                return
             self.unreadable += [row.point.hex() for row in rows if row.kind == DAMAGED]
             # What the target seals is the target's to open.
-            ours = [row for row in rows if row.kind != DAMAGED and row.zone == Zone.SOURCE]
-            if not ours:
-                return
+            ours = [(row.job, row.point) for row in rows if row.kind != DAMAGED and row.zone == Zone.SOURCE]
             async with _asking(context, where) as link:
-                for job, ids in _by_job((row.job, row.point) for row in ours):
-                    for batch in _batches(ids, MAX_POINTS_AT_ONCE):
+                for job, pairs in groupby(sorted(ours), key=lambda pair: pair[0]):
+                    for batch in _batches([point for _job, point in pairs], MAX_POINTS_AT_ONCE):
                         await self._batch_there(link, where, job, batch)
+        raise _never_quiet(str(where))
 
     async def _batch_there(self, link: ControlLink, where: Where, job: str, ids: list[bytes]) -> None:
         answer, payload = await _ask(link, GetSlots(where.repository, job, b"".join(ids)), b"", Slots)
@@ -158,8 +178,10 @@ async def _asking(context: JobContext, where: Where) -> AsyncIterator[ControlLin
     except (LinkBroken, trio.TooSlowError) as error:
         reason = "it is silent" if isinstance(error, trio.TooSlowError) else str(error)
         raise CannotConnect(f"the peer did not answer: {reason}", "check the line and try again") from error
-    except msgspec.DecodeError as error:
-        raise RefusedByPeer("the peer's list of slots is not valid", "update the transporter there") from error
+    except (msgspec.DecodeError, ProtocolError) as error:
+        raise RefusedByPeer(
+            "the peer's list of points or slots is not valid", "update the transporter there"
+        ) from error
 
 
 async def _ask(link: ControlLink, message: Message, payload: bytes, reply: type[Message]) -> tuple[Message, memoryview]:
@@ -173,9 +195,15 @@ async def _ask(link: ControlLink, message: Message, payload: bytes, reply: type[
     return received.message, received.payload
 
 
-def _by_job(points: Iterator[tuple[str, bytes]]) -> Iterator[tuple[str, list[bytes]]]:
-    for job, group in groupby(sorted(points), key=lambda pair: pair[0]):
-        yield job, [point for _job, point in group]
+def _places(context: JobContext) -> list[Where]:
+    """Return the repositories at peers: those that they offer, and those that jobs go to all the same."""
+    offered = {(peer.name, offer) for peer in context.catalog.peers() for offer in peer.offers}
+    used = {(job.peer, job.repository) for job in context.config.jobs.values() if job.encrypt == Zone.SOURCE}
+    return [Where(peer, repository, "") for peer, repository in sorted(offered | used)]
+
+
+def _never_quiet(place: str) -> JobFailed:
+    return JobFailed(f"new restore points came all the time in {place}", "go on when fewer jobs run")
 
 
 def _batches(ids: list[bytes], size: int) -> Iterator[list[bytes]]:

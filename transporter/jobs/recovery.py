@@ -201,5 +201,5 @@ def _open(
     place = Place(started.tenant, job, started.repository_id, row.point, started.domain, row.zone)
 
     find = find_in(context.keys.find_by_salt, typed_password(password))
-    opened: OpenedPoint = open_point(head, slots, lambda _head: place, find)
+    opened: OpenedPoint = open_point(head, slots, lambda _head: place, find, context.keys.storage_key)
     return opened.head, opened.opener, opened.chunk_id_key

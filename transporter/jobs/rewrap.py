@@ -2,16 +2,25 @@
 
 Any number of changes at once, of any passwords. What was done stays done: a run that is killed, or that did not reach
 every place, is simply run again. An old hash is forgotten only once every place was reached and no old slot is left.
+
+A job of this home that runs meanwhile may have put its point together with the old password, and commit it after every
+place was gone through. So at the end the jobs of these passwords are kept from running, for as long as it takes to go
+through what has turned up since. (What the target seals looks after itself: service/committing.py.)
 """
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from transporter.errors import CannotConnect, DamagedData
-from transporter.jobs.context import JobContext
+import trio
+
+from pipeline.trust_zone import Zone
+from transporter.errors import CannotConnect, DamagedData, JobBusy
+from transporter.jobs.context import JobContext, job_lock, rewrap_lock
 from transporter.jobs.point_walk import Batch, Walk
+from transporter.keys.database import UnfinishedChange
 from transporter.points.rewrap import Rewrapping
 from transporter.points.slot_rows import SlotChangeRow
 
@@ -20,12 +29,16 @@ _SHOWN = 5
 
 @dataclass
 class RewrapReport:
-    """What was done. ``failed``: points whose old slots hold nothing that opens them; those slots stay."""
+    """What was done. ``failed``: points whose old slots hold nothing that opens them; those slots stay.
+
+    ``unreached``: places that were left out, with the reason, because somebody said so.
+    """
 
     replaced: int = 0
     points: int = 0
     failed: list[str] = field(default_factory=list)
     kept_until_ns: int = 0
+    unreached: dict[str, str] = field(default_factory=dict)
 
     def public(self) -> dict[str, Any]:
         """Return it as ``--json`` shows it."""
@@ -33,6 +46,7 @@ class RewrapReport:
             "slots_replaced": self.replaced,
             "points": self.points,
             "failed": self.failed,
+            "unreached": self.unreached,
             "old_slots_kept_until_ns": self.kept_until_ns,
         }
 
@@ -40,53 +54,84 @@ class RewrapReport:
 async def rewrap(context: JobContext, name: str = "", *, give_up: bool = False) -> RewrapReport:
     """Replace every slot of the unfinished changes (of the password ``name``, or all), and finish those changes.
 
-    ``give_up``: finish also where points cannot be opened by the old password any more.
+    ``give_up``: finish also where places were not reached, or points cannot be opened by the old password any more.
 
     Raises:
-        CannotConnect: not every place was reached; what was done stays done.
+        CannotConnect: not every place was reached; what was done stays done, here and below.
         DamagedData: points are left that nothing here opens.
+        JobBusy: a job of the password is running, or another change.
     """
-    changes = context.keys.unfinished_changes(name)
-    if not changes:
-        return RewrapReport()
-    rewrapping = Rewrapping(
+    with rewrap_lock(context.home):
+        changes = await trio.to_thread.run_sync(context.keys.unfinished_changes, name)
+        if not changes:
+            return RewrapReport()
+        rewrapping = await trio.to_thread.run_sync(_rewrapping, context, changes)
+        failed: list[str] = []
+
+        def visit(batch: Batch) -> list[SlotChangeRow]:
+            found = []
+            for point in batch.points:
+                try:
+                    change = rewrapping.of_point(batch.tenant, batch.repository_id, point)
+                except DamagedData:
+                    failed.append(point.point.hex())
+                    continue
+                if change is not None:
+                    found.append(change)
+            return found
+
+        walk = Walk(visit)
+        await walk.everywhere(context)
+        with ExitStack() as jobs:
+            _hold_jobs(context, changes, jobs, walk)
+            await walk.everywhere(context)
+        # A point that cannot even be read may have a slot of the old password, and may be mended one day.
+        failed += walk.unreadable
+        if not give_up:
+            _check(walk, failed)
+        for change in changes:
+            await trio.to_thread.run_sync(_finish, context, change, walk, failed)
+    return RewrapReport(walk.slots_replaced, walk.points, failed, walk.kept_until_ns, dict(walk.unreached))
+
+
+def _rewrapping(context: JobContext, changes: list[UnfinishedChange]) -> Rewrapping:
+    return Rewrapping(
         {change.old.salt: (change.old, context.keys.user_key(change.name)) for change in changes},
         context.keys.storage_key,
         context.clock,
     )
-    failed: list[str] = []
 
-    def visit(batch: Batch) -> list[SlotChangeRow]:
-        found = []
-        for point in batch.points:
+
+def _finish(context: JobContext, change: UnfinishedChange, walk: Walk, failed: list[str]) -> None:
+    context.keys.finish_change(
+        change.old.salt, replaced=walk.slots_replaced, given_up=len(failed), unreached=sorted(walk.unreached)
+    )
+
+
+def _hold_jobs(context: JobContext, changes: list[UnfinishedChange], jobs: ExitStack, walk: Walk) -> None:
+    names = {change.name for change in changes}
+    for job, settings in context.config.jobs.items():
+        if settings.encrypt == Zone.SOURCE and settings.password in names:
             try:
-                change = rewrapping.of_point(batch.tenant, batch.repository_id, point)
-            except DamagedData:
-                failed.append(point.point.hex())
-                continue
-            if change is not None:
-                found.append(change)
-        return found
-
-    walk = Walk(visit)
-    await walk.everywhere(context)
-    # A point that cannot even be read may have a slot of the old password, and may be mended one day.
-    failed += walk.unreadable
-    _check(walk, failed, give_up=give_up)
-    for change in changes:
-        context.keys.finish_change(change.old.salt, replaced=walk.slots_replaced, given_up=len(failed))
-    return RewrapReport(walk.slots_replaced, walk.points, failed, walk.kept_until_ns)
+                jobs.enter_context(job_lock(context.home, job))
+            except JobBusy:
+                raise JobBusy(
+                    f"{walk.slots_replaced} slots were replaced, but job {job!r} is running, and may still commit a point "
+                    "under the old password",
+                    "go on when it has ended: transporter password change NAME --resume",
+                ) from None
 
 
-def _check(walk: Walk, failed: list[str], *, give_up: bool) -> None:
+def _check(walk: Walk, failed: list[str]) -> None:
     if walk.unreached:
         places = "; ".join(f"{place}: {why}" for place, why in walk.unreached.items())
         raise CannotConnect(
             f"{walk.slots_replaced} slots were replaced, but not every repository was reached ({places}); "
             "there the old password still opens its points",
-            "go on when they can be reached: transporter password change NAME --resume",
+            "go on when they can be reached: transporter password change NAME --resume; "
+            "to leave them out for good, add --give-up",
         )
-    if failed and not give_up:
+    if failed:
         named = ", ".join(failed[:_SHOWN]) + (" …" if len(failed) > _SHOWN else "")
         raise DamagedData(
             f"{walk.slots_replaced} slots were replaced, but {len(failed)} restore points are damaged ({named})",

@@ -8,15 +8,17 @@
     event  what was done: "password.add", …
     …      facts of the event: names, counts, ids in hex; never a secret
     prev   `hash` of the entry before (64 zeros in the first)
-    hash   BLAKE3 of the line up to here: everything before `,"hash":`
+    hash   BLAKE3, keyed, of the line up to here: everything before `,"hash":`
 
-An entry that is altered, taken out or put in breaks the chain. That the *end* was cut off shows only to who remembers
-how far it went: the key database does (`Head`, kept by keys/database.py under its master key). An entry is durable
+The key comes from the home's master key: without that nobody makes an entry. One that is altered, taken out or put in
+breaks the chain. That the *end* was cut off shows only to who remembers how far it went: the key database does (`Head`,
+kept by open_database.py), and nothing is added behind an end that is not the one it remembers. An entry is durable
 before the deed is: after a crash between the two there is an entry of something that was not done, never the reverse.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -38,7 +40,7 @@ NO_HASH: Final = "0" * 64
 _LAST_LINE: Final = 64 << 10
 """Bytes read from the end to find the last entry; an entry has at most `MAX_ENTRY`."""
 MAX_ENTRY: Final = 16 << 10
-_RESERVED: Final = frozenset({"n", "at", "by", "event", "prev", "hash"})
+_FIELDS: Final = {"n": int, "at": str, "by": str, "event": str, "prev": str, "hash": str}
 Fact = str | int | bool | list[str]
 
 
@@ -53,21 +55,23 @@ class Head:
 class AuditTrail:
     """The file at ``path``. Several processes may append; each waits for the other (flock)."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, clock: Clock, key: bytes) -> None:
         self.path = path
         self._clock = clock
+        self._key = key
 
-    def append(self, event: str, facts: dict[str, Fact]) -> Head:
-        """Add one entry, durably, and return where the trail ends now.
+    def append(self, event: str, facts: dict[str, Fact], reached: Head = Head()) -> Head:
+        """Add one entry, durably, and return where the trail ends now; ``reached``: how far it went, as remembered.
 
-        Raises DamagedData when its end is not an entry, DiskFull, JobFailed.
+        Raises DamagedData when it does not go so far any more, or its end is not an entry; DiskFull, JobFailed.
         """
-        if _RESERVED & facts.keys():
+        if _FIELDS.keys() & facts.keys():
             raise ValueError("a fact has the name of a field that every entry has")
         with self._locked() as fd:
-            last = _cut_torn(fd, self.path)
+            last = self._end(fd, reached)
+            number = last.number + 1
             entry = {
-                "n": last.number + 1,
+                "n": number,
                 "at": datetime.fromtimestamp(self._clock.now_ns() / 1e9, UTC).isoformat(timespec="microseconds"),
                 "by": _whoever(),
                 "event": event,
@@ -75,7 +79,7 @@ class AuditTrail:
                 "prev": last.hash,
             }
             body = json.dumps(entry, ensure_ascii=False, separators=(",", ":"))[:-1]
-            digest = _digest(body)
+            digest = self._digest(body)
             line = f'{body},"hash":"{digest}"}}\n'.encode("utf-8", "surrogateescape")
             if len(line) > MAX_ENTRY:
                 raise ValueError("an entry of the audit trail is too long")
@@ -83,10 +87,12 @@ class AuditTrail:
                 _write_all(fd, line)
                 os.fsync(fd)
             except OSError as error:
-                raise DiskFull(
-                    f"the audit trail {self.path} cannot be written: {error.strerror}", "free some room"
+                full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+                raise (DiskFull if full else JobFailed)(
+                    f"the audit trail {self.path} cannot be written: {error.strerror}",
+                    "free some room" if full else "look at the disk",
                 ) from error
-            return Head(entry["n"], digest)
+            return Head(number, digest)
 
     def entries(self) -> Iterator[dict[str, Any]]:
         """Yield every entry, oldest first, each proved against the one before. Raises DamagedData at a fault."""
@@ -94,10 +100,15 @@ class AuditTrail:
             return
         last = Head()
         with self.path.open("rb") as file:
+            # Beside a writer that takes a torn entry off.
+            fcntl.flock(file, fcntl.LOCK_SH)
             for line in file:
                 if not line.endswith(b"\n"):
-                    return  # being written, or torn by a crash: no entry
-                entry, last = _proved(line, last, self.path)
+                    return  # torn by a crash: no entry
+                entry = self._parsed(line)
+                if entry["n"] != last.number + 1 or entry["prev"] != last.hash:
+                    raise _damaged(self.path, f"after entry {last.number} there is one that does not follow it")
+                last = Head(entry["n"], entry["hash"])
                 yield entry
 
     def verify(self, head: Head) -> int:
@@ -112,11 +123,17 @@ class AuditTrail:
             if count == head.number:
                 reached = entry["hash"] == head.hash
         if not reached:
-            raise DamagedData(
-                f"the audit trail {self.path} was cut off or replaced: entry {head.number} is not what was written",
-                "find out who could write to this home; the trail before it may be sound: `audit log` shows it",
-            )
+            raise _cut_off(self.path, head)
         return count
+
+    def set_aside(self) -> Path | None:
+        """Rename the file, so that a new trail begins; return where it lies now, or None where there is none."""
+        if not self.path.exists():
+            return None
+        with self._locked():
+            aside = self.path.with_name(f"{self.path.name}.{self._clock.now_ns()}")
+            self.path.rename(aside)
+        return aside
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
@@ -137,47 +154,46 @@ class AuditTrail:
         finally:
             os.close(fd)
 
+    def _end(self, fd: int, reached: Head) -> Head:
+        """Return the last entry, once ``reached`` is found to be it or one of those that a crash left behind it.
 
-def _cut_torn(fd: int, path: Path) -> Head:
-    """Return the last entry; what a crash left of one that was being written is taken off first."""
-    size = os.fstat(fd).st_size
-    start = max(0, size - _LAST_LINE)
-    tail = os.pread(fd, size - start, start)
-    whole = tail.rfind(b"\n") + 1
-    if whole < len(tail):
-        os.ftruncate(fd, start + whole)
-    lines = tail[:whole].splitlines(keepends=True)
-    if not lines:
+        Only then is what a crash left of an entry taken off: a cut is not to pass for a crash.
+        """
+        size = os.fstat(fd).st_size
+        start = max(0, size - _LAST_LINE)
+        tail = os.pread(fd, size - start, start)
+        whole = tail.rfind(b"\n") + 1
+        lines = tail[:whole].splitlines(keepends=True)
         if start:
-            raise _damaged(path, "its end holds no entry")
-        return Head()
-    entry = _parsed(lines[-1], path)
-    return Head(entry["n"], entry["hash"])
+            del lines[:1]  # its beginning may lie before what was read
+        entries = (self._parsed(line) for line in reversed(lines))
+        last = next(entries, None)
+        known = last
+        while known is not None and known["n"] > reached.number:
+            known = next(entries, None)
+        if reached.number and (known is None or known["hash"] != reached.hash):
+            raise _cut_off(self.path, reached)
+        if whole < len(tail):
+            os.ftruncate(fd, start + whole)
+        return Head() if last is None else Head(last["n"], last["hash"])
 
+    def _parsed(self, line: bytes) -> dict[str, Any]:
+        """Return an entry that holds its own hash, and nothing behind it. Raises DamagedData."""
+        text = line.decode("utf-8", "surrogateescape")
+        body, _mark, _rest = text.rpartition(',"hash":"')
+        try:
+            entry = json.loads(text)
+            sound = text == f'{body},"hash":"{self._digest(body)}"}}\n' and all(
+                type(entry[name]) is kind for name, kind in _FIELDS.items()
+            )
+        except (ValueError, KeyError, TypeError, RecursionError):
+            sound = False
+        if not sound:
+            raise _damaged(self.path, "an entry was altered")
+        return dict(entry)
 
-def _proved(line: bytes, last: Head, path: Path) -> tuple[dict[str, Any], Head]:
-    entry = _parsed(line, path)
-    if entry["n"] != last.number + 1 or entry["prev"] != last.hash:
-        raise _damaged(path, f"after entry {last.number} there is one that does not follow it")
-    return entry, Head(entry["n"], entry["hash"])
-
-
-def _parsed(line: bytes, path: Path) -> dict[str, Any]:
-    """Return an entry that holds its own hash."""
-    text = line.decode("utf-8", "surrogateescape")
-    body, mark, _rest = text.rpartition(',"hash":"')
-    try:
-        entry = json.loads(text)
-        sound = bool(mark) and entry["hash"] == _digest(body) and type(entry["n"]) is int and type(entry["prev"]) is str
-    except (ValueError, KeyError, TypeError):
-        sound = False
-    if not sound:
-        raise _damaged(path, "an entry was altered")
-    return dict(entry)
-
-
-def _digest(body: str) -> str:
-    return blake3(body.encode("utf-8", "surrogateescape")).hexdigest()
+    def _digest(self, body: str) -> str:
+        return blake3(body.encode("utf-8", "surrogateescape"), key=self._key).hexdigest()
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -195,5 +211,15 @@ def _whoever() -> str:
         return str(user)
 
 
+def _cut_off(path: Path, head: Head) -> DamagedData:
+    return DamagedData(
+        f"the audit trail {path} was cut off or replaced: entry {head.number} is not what was written",
+        "find out who could write to this home; then `transporter audit begin-anew` sets the old file aside",
+    )
+
+
 def _damaged(path: Path, why: str) -> DamagedData:
-    return DamagedData(f"the audit trail {path} is damaged: {why}", "find out who could write to this home")
+    return DamagedData(
+        f"the audit trail {path} is damaged: {why}",
+        "find out who could write to this home; then `transporter audit begin-anew`",
+    )

@@ -23,6 +23,7 @@ METAKEY_CHUNKS: Final = _PREFIX + b"metakey chunks"
 METAKEY_MAC: Final = _PREFIX + b"metakey point mac"
 METAKEY_FSI: Final = _PREFIX + b"metakey file-system index"
 STORAGE_RING: Final = _PREFIX + b"storage key ring"
+AUDIT_TRAIL: Final = _PREFIX + b"audit trail"
 MASTER_ID: Final = _PREFIX + b"master key id"
 MASTER_KEK: Final = _PREFIX + b"master key kek"
 

@@ -15,7 +15,7 @@ from transporter.database_errors import transaction, translated
 from transporter.errors import DamagedData, NoKey
 from transporter.keys.audit_trail import AUDIT_LOG, AuditTrail, Fact, Head
 from transporter.keys.database_schema import KEY_DATABASE, connect
-from transporter.keys.derive import bind, same
+from transporter.keys.derive import AUDIT_TRAIL, bind, hkdf, same
 from transporter.keys.master_key import load_master_key
 from transporter.keys.wrap import unwrap, wrap
 
@@ -33,12 +33,12 @@ class OpenDatabase:
         self._clock = clock
         self._lock = threading.RLock()
         self._connection = connect(path)
-        self.audit = AuditTrail(path.with_name(AUDIT_LOG), clock)
         try:
             self._kek = self._open_master()
         except BaseException:
             self._connection.close()
             raise
+        self.audit = AuditTrail(path.with_name(AUDIT_LOG), clock, hkdf(self._kek, AUDIT_TRAIL))
 
     def close(self) -> None:
         """Let go of the file."""
@@ -61,7 +61,19 @@ class OpenDatabase:
     def audit_head(self) -> Head:
         """Return how far the audit trail went when this database last wrote to it."""
         with self._read() as db:
-            row = db.execute("SELECT value FROM meta WHERE name = 'audit'").fetchone()
+            return self._audit_head(db)
+
+    def begin_audit_anew(self) -> Path | None:
+        """Set a broken trail aside and begin another, whose first entry says so; return where the old one lies now."""
+        with self._write() as db:
+            head = self._audit_head(db)
+            aside = self.audit.set_aside()
+            facts: dict[str, Fact] = {"last": head.number, "last_hash": head.hash, "file": aside.name if aside else ""}
+            self._remember(db, self.audit.append("audit.begun-anew", facts))
+        return aside
+
+    def _audit_head(self, db: sqlite3.Connection) -> Head:
+        row = db.execute("SELECT value FROM meta WHERE name = 'audit'").fetchone()
         if row is None:
             return Head()
         try:
@@ -77,12 +89,22 @@ class OpenDatabase:
 
     def _record(self, db: sqlite3.Connection, event: str, **facts: Fact) -> None:
         """Add an entry to the audit trail before the transaction under way commits what it tells of."""
-        head = self.audit.append(event, facts)
+        self._remember(db, self.audit.append(event, facts, self._audit_head(db)))
+
+    def _remember(self, db: sqlite3.Connection, head: Head) -> None:
         plain = head.number.to_bytes(_NUMBER, "big") + bytes.fromhex(head.hash)
         sealed = wrap(self._kek, plain, _AUDIT_PLACE, clock=self._clock)
         db.execute("INSERT OR REPLACE INTO meta VALUES ('audit', ?)", (sealed,))
 
     # ---- within ----
+
+    def _scrape(self) -> None:
+        """Empty the write-ahead log: what was deleted still stands in it, until every connection is closed.
+
+        As good as it goes: a reader of this moment keeps it from being emptied.
+        """
+        with self._read() as db:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def _open_master(self) -> bytes:
         path = self._path.with_name(MASTER_KEY_NAME)

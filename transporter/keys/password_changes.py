@@ -52,13 +52,15 @@ class PasswordChanges(PasswordTable):
 
         Raises:
             UnknownPassword: there is none of that name.
-            UsageError: the password is empty, or the hint holds it.
+            UsageError: the password is empty, the hint holds it, or the last change has not been finished.
         """
         check_hint(hint or "", password)
         unknown_or(self._find("name = ?", name), name)  # before the dear hashing
         new = hash_password(password, self._clock.random_bytes(SALT_LENGTH), self._parameters)
         with self._write() as db:
             old = unknown_or(self._find("name = ?", name), name)
+            # Two old hashes would be two old passwords at large, and what replaces slots knows of one.
+            _refuse_unfinished(db, name)
             self._record(db, "password.change", password=name, points=self._count(db, "storage_keys", name))
             self._set_aside(db, old)
             self._replace(db, UserKey(name, new), hint)
@@ -73,14 +75,20 @@ class PasswordChanges(PasswordTable):
             rows = db.execute(query, (name,)).fetchall()
         return [UnfinishedChange(row[0], row[6], self._old(row).hash) for row in rows]
 
-    def finish_change(self, salt: bytes, *, replaced: int, given_up: int = 0) -> None:
-        """Forget an old hash: ``replaced`` slots were, and ``given_up`` points could not be opened by it any more."""
+    def finish_change(self, salt: bytes, *, replaced: int, given_up: int = 0, unreached: Sequence[str] = ()) -> None:
+        """Forget an old hash: ``replaced`` slots were.
+
+        ``given_up`` points could not be opened by it any more, and ``unreached`` places were left out.
+        """
         with self._write() as db:
             row = db.execute("SELECT name FROM password_changes WHERE salt = ?", (salt,)).fetchone()
             if row is None:
                 return
-            self._record(db, "password.changed", password=row[0], slots=replaced, given_up=given_up)
+            self._record(
+                db, "password.changed", password=row[0], slots=replaced, given_up=given_up, left_out=list(unreached)
+            )
             db.execute("DELETE FROM password_changes WHERE salt = ?", (salt,))
+        self._scrape()
 
     def use_of(self, name: str) -> PasswordUse:
         """Count what hangs on a password in this database. Raises UnknownPassword."""
@@ -97,16 +105,13 @@ class PasswordChanges(PasswordTable):
         """
         with self._write() as db:
             unknown_or(self._find("name = ?", name), name)
-            if db.execute("SELECT 1 FROM password_changes WHERE name = ?", (name,)).fetchone():
-                raise UsageError(
-                    f"a change of the password {name!r} is not finished",
-                    f"finish it first: transporter password change {name} --resume",
-                )
+            _refuse_unfinished(db, name)
             use = PasswordUse(*(self._count(db, table, name) for table in _BELOW))
             self._record(db, "password.remove", password=name, points=use.points)
             for table in _BELOW:
                 db.execute(f"DELETE FROM {table} WHERE password = ?", (name,))
             db.execute("DELETE FROM passwords WHERE name = ?", (name,))
+        self._scrape()
         return use
 
     def find_by_salt(self, salt: bytes) -> UserKey | None:
@@ -164,7 +169,7 @@ class PasswordChanges(PasswordTable):
     def _moved(self, old: UserKey, new: UserKey, sealed: bytes, place: bytes, length: int) -> bytes:
         try:
             plain = unwrap(old.hash.kek, sealed, place, length=length)
-        except NoKey:  # of an older password of that name: as it is
+        except (NoKey, DamagedData):  # of an older password of that name, or rotten: of no use either way
             return sealed
         return wrap(new.hash.kek, plain, place, clock=self._clock)
 
@@ -180,3 +185,16 @@ class PasswordChanges(PasswordTable):
     def _count(db: sqlite3.Connection, table: str, name: str) -> int:
         row = db.execute(f"SELECT count(*) FROM {table} WHERE password = ?", (name,)).fetchone()
         return int(row[0])
+
+
+def unfinished_change(name: str) -> UsageError:
+    """Return the error about a change that has to be finished first."""
+    return UsageError(
+        f"the last change of the password {name!r} is not finished",
+        f"finish it first: transporter password change {name} --resume",
+    )
+
+
+def _refuse_unfinished(db: sqlite3.Connection, name: str) -> None:
+    if db.execute("SELECT 1 FROM password_changes WHERE name = ?", (name,)).fetchone():
+        raise unfinished_change(name)

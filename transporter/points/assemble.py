@@ -144,7 +144,11 @@ def find_in(
 
 
 def _open_ring(
-    slots: Sequence[bytes], cryptograms: list[bytes], where: bytes, find: Callable[[SlotInfo], PasswordHash | None]
+    slots: Sequence[bytes],
+    cryptograms: list[bytes],
+    where: bytes,
+    find: Callable[[SlotInfo], PasswordHash | None],
+    kept: StorageKey | None,
 ) -> KeyRing:
     """Open the ring by whichever slot fits it, looking for each password once.
 
@@ -155,6 +159,9 @@ def _open_ring(
     for slot in slots if len(slots) <= MAX_SLOTS else ():
         with suppress(NoKey, DamagedData):
             return open_ring(unlock([slot], where, find)[0], cryptograms, where)
+    if kept is not None:
+        with suppress(NoKey, DamagedData):
+            return open_ring(kept, cryptograms, where)
     # None fits: what is wrong is told from all of them together.
     return open_ring(unlock(slots, where, find)[0], cryptograms, where)
 
@@ -164,8 +171,9 @@ def open_point(
     slots: Sequence[bytes],
     place_of: Callable[[PointHead], Place],
     find: Callable[[SlotInfo], PasswordHash | None],
+    kept: Callable[[bytes], StorageKey | None] = lambda _point: None,
 ) -> OpenedPoint:
-    """Open a point: slots, then ring, then the MAC of its head.
+    """Open a point: slots (or, where none of them does it, the storage key that this home ``kept``), ring, MAC of its head.
 
     ``place_of`` says where this point must belong, from what the caller knows himself; a head that says otherwise is
     not the one that was asked for. Raises WrongPassword, NoKey, CorruptedPoint, DamagedData.
@@ -191,7 +199,7 @@ def open_point(
             raise _no_chunk_id_key()
         key = ChunkIdKey(head.chunk_id_key)
         return OpenedPoint(head, None, ChunkOpener((), allow_plain=True), key)
-    ring = _open_ring(slots, head.cryptograms, place.context, find)
+    ring = _open_ring(slots, head.cryptograms, place.context, find, kept(head.point_id))
     ring.metakey.check_mac(encode_head(msgspec.structs.replace(head, mac=b"")), head.mac)
     if ring.chunk_id_key is None:
         raise _no_chunk_id_key()

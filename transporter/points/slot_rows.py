@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from protocol import limits
+from transporter.errors import DamagedData
 from transporter.keys.key_ring import MAX_RING
 from transporter.keys.wrap import MAX_WRAPPED
 from transporter.repository import Repository
@@ -41,7 +42,10 @@ class SlotChangeRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
 def point_slots(store: Repository, tenant: str, job: str, point: bytes) -> tuple[str, PointSlots]:
     """Return a point's zone, and what a repository holds for opening it. Raises PointMissing, DamagedData."""
     head = decode_head(store.head_unproved(tenant, job, point))
-    slots = list(store.slots(point).items())[: limits.MAX_SLOTS]
+    slots = list(store.slots(point).items())
+    if len(slots) > limits.MAX_SLOTS:
+        # Never only some of them: the one that matters may be among the others.
+        raise DamagedData("a restore point has more slots than anyone makes", "remove what was added to them")
     first = head.cryptograms[0] if head.cryptograms else b""
     return head.zone, PointSlots(point, slots, len(head.cryptograms), first)
 
@@ -61,5 +65,9 @@ def decode_slot_changes(payload: bytes | memoryview) -> list[SlotChangeRow]:
     return _slot_changes.decode(payload)
 
 
-_point_slots = msgspec.msgpack.Decoder(Annotated[list[PointSlots], Meta(max_length=limits.MAX_POINTS_AT_ONCE)])
-_slot_changes = msgspec.msgpack.Decoder(Annotated[list[SlotChangeRow], Meta(max_length=limits.MAX_POINTS_AT_ONCE)])
+_point_slots: msgspec.msgpack.Decoder[list[PointSlots]] = msgspec.msgpack.Decoder(
+    Annotated[list[PointSlots], Meta(max_length=limits.MAX_POINTS_AT_ONCE)]
+)
+_slot_changes: msgspec.msgpack.Decoder[list[SlotChangeRow]] = msgspec.msgpack.Decoder(
+    Annotated[list[SlotChangeRow], Meta(max_length=limits.MAX_POINTS_AT_ONCE)]
+)

@@ -28,6 +28,9 @@ SLOT_LENGTH: Final = 64 * KIB
 # One slot for each password or keyset that opens a point.
 SLOTS_PER_POINT: Final = 64
 
+# Replaced slots of one point that are kept at once: as many changes of a password in the time that they are kept for.
+REPLACED_PER_POINT: Final = 8
+
 # A name of a folder may have 255 bytes on every file system that matters; percent-encoding may triple a name.
 NAME_LENGTH: Final = 255
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from transporter.clock import Clock
@@ -211,11 +211,15 @@ def _batches(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _size_of_folder(folder: Path) -> int:
+    total = 0
     try:
         with os.scandir(folder) as entries:
-            return sum(entry.stat().st_size for entry in entries)
+            for entry in entries:
+                with suppress(FileNotFoundError):  # a slot that is being put away
+                    total += entry.stat().st_size
     except (FileNotFoundError, NotADirectoryError):
         return 0
+    return total
 
 
 def _names(folder: Path) -> list[str]:

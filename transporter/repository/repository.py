@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transporter.clock import Clock
 from transporter.errors import DamagedData, TransporterError, UsageError
-from transporter.repository import files, format_file
+from transporter.repository import files, format_file, limits
 from transporter.repository.chunk_store import ChunkStore
 from transporter.repository.errors import RepositoryExists, RepositoryMissing
 from transporter.repository.format_file import Format
@@ -25,7 +25,7 @@ from transporter.repository.reconcile import Reconciled, enter_second_copies, re
 from transporter.repository.record import ChunkRecord
 from transporter.repository.salvage import Salvaged, salvage
 from transporter.repository.scrub import Scrubber, ScrubProgress, ScrubReport
-from transporter.repository.slot_store import SlotChange, SlotStore
+from transporter.repository.slot_store import Replaced, SlotChange, SlotStore
 from transporter.repository.statistics import Statistics, measure
 from transporter.repository.writer import PackWriter
 
@@ -262,23 +262,29 @@ class Repository:
         """Return the sound slots of a point by their ids; DamagedData only if there are some and none is sound."""
         return self._slots.of(point_id)
 
-    def replace_slots(self, tenant: str, job: str, changes: Sequence[SlotChange], keep_seconds: float) -> int:
-        """Replace slots of points of one job, durably; return until when the old ones are kept (ns; 0: gone).
+    def replace_slots(
+        self, tenant: str, job: str, changes: Sequence[SlotChange], keep_seconds: float, most: int | None = None
+    ) -> Replaced:
+        """Replace slots of points of one job, durably.
 
-        Works beside a running writer, also on a repository that is open for reading only. Raises PointMissing,
-        UsageError, DiskFull, JobFailed; then some may have been stored, and none has been put away.
+        Works beside a running writer, also on a repository that is open for reading only. ``most``: slots that a point
+        may have then. Raises PointMissing, and what `SlotStore.replace` does.
         """
         for change in changes:
             self._points.ref(tenant, job, change.point_id)
-        return self._slots.replace(changes, keep_seconds)
+        return self._slots.replace(changes, keep_seconds, limits.SLOTS_PER_POINT if most is None else most)
 
     def replaced_slots(self, point_id: bytes) -> dict[bytes, int]:
         """Return the replaced slots of a point that are still kept: id → until when (ns)."""
         return self._slots.replaced(point_id)
 
-    def purge_replaced_slots(self) -> int:
-        """Remove the replaced slots whose time is over; return how many."""
-        return self._slots.purge()
+    def slot_folders(self) -> list[str]:
+        """Return the names of the folders that `purge_replaced_slots` takes, a few at a time: there are many."""
+        return self._slots.folders()
+
+    def purge_replaced_slots(self, folders: Sequence[str]) -> int:
+        """Remove the replaced slots in these folders whose time is over; return how many."""
+        return self._slots.purge(folders)
 
     def commit_point(
         self,

@@ -105,7 +105,8 @@ class Scrubber:
         try:
             points.decode_slot(points.read_small(path, 2 * limits.SLOT_LENGTH), point_id, slot_id)
         except TransporterError as error:
-            self._report.hurt(str(path.relative_to(self._layout.root)), str(error))
+            if path.exists():  # else it was put away meanwhile
+                self._report.hurt(str(path.relative_to(self._layout.root)), str(error))
 
     def _check_strays(self) -> None:
         """Note what is not ours: it proves nothing, but whoever looks after the repository should know."""

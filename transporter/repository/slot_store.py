@@ -25,6 +25,8 @@ from transporter.repository.errors import PointExists
 from transporter.repository.layout import ID_NAME, Layout
 
 _REPLACED: Final = re.compile(r"([0-9a-f]{32})\.([0-9]{1,19})")
+# A slot that is replaced between the look into its folder and the look at it is found anew by another look.
+_LOOKS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +39,25 @@ class SlotChange:
     replaces: tuple[bytes, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """What took effect: for how many points, and until when (ns) their old slots are kept; 0: they are gone."""
+
+    points: int
+    kept_until_ns: int
+
+
 class SlotStore:
     """The folder ``slots/``. Thread-safe."""
 
     def __init__(self, layout: Layout, clock: Clock) -> None:
         self._layout = layout
         self._clock = clock
-        self._lock = threading.Lock()  # counting slots and adding one
+        self._lock = threading.Lock()  # counting slots and adding one: short, as commits wait for it
+        self._one_replacement = threading.Lock()
+
+    def _folder(self, point_id: bytes) -> Path:
+        return self._layout.slot(point_id, bytes(16)).parent
 
     def put(self, point_id: bytes, slot_id: bytes, data: bytes) -> None:
         """Store a slot durably. The same bytes again are fine; others under the same id: PointExists."""
@@ -53,28 +67,32 @@ class SlotStore:
         content = points.encode_slot(point_id, slot_id, data)
         temporary = self._layout.journal / f"{self._clock.random_bytes(16).hex()}.tmp"
         with self._lock, files.disk_errors("write a slot"):
-            if _in_use(path.parent) >= limits.SLOTS_PER_POINT and not path.exists():
-                raise UsageError(
-                    f"a restore point has at most {limits.SLOTS_PER_POINT} slots", "remove a password first"
-                )
+            if len(_in_use(path.parent)) >= limits.SLOTS_PER_POINT and not path.exists():
+                raise _too_many(limits.SLOTS_PER_POINT)
             try:
                 files.publish(temporary, path, self._layout.root, (content,))
             except FileExistsError:
                 if points.read_small(path, len(content)) != content:
-                    raise PointExists(
-                        f"slot {slot_id.hex()} is there already and differs", "use a new slot id"
-                    ) from None
+                    raise _differs(slot_id) from None
                 files.sync_folder(path.parent)
 
     def of(self, point_id: bytes) -> dict[bytes, bytes]:
         """Return the sound slots of a point; DamagedData only if there are slots and none is sound."""
+        for _ in range(_LOOKS - 1):
+            try:
+                return self._of(point_id)
+            except FileNotFoundError:
+                continue
+        with files.disk_errors("read a slot"):
+            return self._of(point_id)
+
+    def _of(self, point_id: bytes) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
         damaged: DamagedData | None = None
-        for name in files.names_in(self._layout.slot(point_id, bytes(16)).parent):
-            if not ID_NAME.fullmatch(name):
-                continue
+        for name in _in_use(self._folder(point_id)):
             slot_id = bytes.fromhex(name)
             path = self._layout.slot(point_id, slot_id)
+            path.lstat()  # FileNotFoundError: it was put away this very moment
             try:
                 found[slot_id] = points.decode_slot(points.read_small(path, 2 * limits.SLOT_LENGTH), point_id, slot_id)
             except DamagedData as error:
@@ -83,63 +101,85 @@ class SlotStore:
             raise damaged
         return found
 
-    def replace(self, changes: Sequence[SlotChange], keep_seconds: float) -> int:
-        """Store new slots and put away those that they replace, durably; return until when (ns; 0: removed at once).
+    # -- replacing ---------------------------------------------------------------------------------------------------
+
+    def replace(
+        self, changes: Sequence[SlotChange], keep_seconds: float, most: int = limits.SLOTS_PER_POINT
+    ) -> Replaced:
+        """Store new slots and put away those that they replace, durably.
 
         New ones first, and durable before any old one goes: a crash leaves points with both. The same changes may be
-        made again. Raises UsageError for one that would leave a point without a slot, DiskFull, JobFailed.
+        made again; what is done already costs nothing. ``most``: slots in use that a point may have then.
+
+        Raises UsageError for a change that would leave a point without a slot, or with too many (then nothing is
+        done); PointExists, DiskFull, JobFailed (then some slots may be stored, and some put away: do it again).
         """
-        with self._lock, files.disk_errors("replace slots"):
-            for change in changes:
-                self._check(change)
-            self._publish([change for change in changes if change.slot])
+        with self._one_replacement, files.disk_errors("replace slots"):
+            with self._lock:
+                due = [change for change in changes if self._takes_effect(change, most)]
+            if not due:
+                return Replaced(0, 0)
+            self._publish([change for change in due if change.slot], keep_seconds)
             until = self._clock.now_ns() + int(keep_seconds * 1e9) if keep_seconds > 0 else 0
-            for change in changes:
+            for change in due:
                 for slot_id in change.replaces:
                     self._put_away(self._layout.slot(change.point_id, slot_id), until)
             self._sync()
-        return until
+        return Replaced(len(due), until)
 
-    def _check(self, change: SlotChange) -> None:
-        folder = self._layout.slot(change.point_id, change.slot_id or bytes(16)).parent
-        names = files.names_in(folder)
+    def _takes_effect(self, change: SlotChange, most: int) -> bool:
+        """Tell whether there is anything to do. Raises UsageError for what must not be done."""
+        names = files.names_in(self._folder(change.point_id))
         in_use = {name for name in names if ID_NAME.fullmatch(name)}
-        left = in_use - {slot_id.hex() for slot_id in change.replaces}
+        kept = [match[1] for match in map(_REPLACED.fullmatch, names) if match is not None]
+        gone = {slot_id.hex() for slot_id in change.replaces}
+        left = in_use - gone
         if change.slot:
+            new = change.slot_id.hex()
             if len(change.slot) > limits.SLOT_LENGTH:
                 raise UsageError(f"a slot has at most {limits.SLOT_LENGTH} bytes")
-            if change.slot_id in change.replaces:
-                raise UsageError("a slot does not replace itself", "use a new slot id")
-            left.add(change.slot_id.hex())
+            if new in gone or new in kept:
+                raise UsageError("a slot has an id that another one has or had", "use a new slot id")
+            left.add(new)
         if not left:
             raise UsageError("a restore point must keep a slot", "store the new one with the change")
-        if len(left) > limits.SLOTS_PER_POINT or len(names) >= 2 * limits.SLOTS_PER_POINT:
+        if len(left) > most:
+            raise _too_many(most)
+        if len(kept) + len(in_use & gone) > limits.REPLACED_PER_POINT:
             raise UsageError(
-                f"a restore point has at most {limits.SLOTS_PER_POINT} slots, and as many that were replaced lately",
-                "remove a password first, or wait until the replaced ones have gone",
+                f"a restore point keeps at most {limits.REPLACED_PER_POINT} replaced slots",
+                "wait until those of the last changes have gone (keep_replaced_slots)",
             )
+        return bool(in_use & gone) or left != in_use - gone
 
-    def _publish(self, changes: Sequence[SlotChange]) -> None:
+    def _publish(self, changes: Sequence[SlotChange], keep_seconds: float) -> None:
         """As `files.publish`, for many at once: a sync of each file would cost ten times as much as all the rest."""
         temporaries = []
         try:
             for change in changes:
                 temporary = self._layout.journal / f"{self._clock.random_bytes(16).hex()}.tmp"
                 temporaries.append(temporary)
-                fd = files.create(temporary)
-                try:
-                    files.write(fd, points.encode_slot(change.point_id, change.slot_id, change.slot))
-                finally:
-                    os.close(fd)
+                self._write(temporary, change, alone=keep_seconds <= 0)
             if temporaries:
                 self._sync()  # the contents, before any name shows them
-            for change, temporary in zip(changes, temporaries, strict=True):
-                self._link(change, temporary)
+            with self._lock:
+                for change, temporary in zip(changes, temporaries, strict=True):
+                    self._link(change, temporary)
             if temporaries:
                 self._sync()  # the names, before any old one goes
         finally:
             for temporary in temporaries:
                 files.discard(temporary)
+
+    def _write(self, temporary: Path, change: SlotChange, *, alone: bool) -> None:
+        fd = files.create(temporary)
+        try:
+            files.write(fd, points.encode_slot(change.point_id, change.slot_id, change.slot))
+            if alone:
+                # No way back from here: then do not rely on a flush that some file systems do not do.
+                files.sync(fd)
+        finally:
+            os.close(fd)
 
     def _link(self, change: SlotChange, temporary: Path) -> None:
         path = self._layout.slot(change.point_id, change.slot_id)
@@ -148,9 +188,7 @@ class SlotStore:
             files.link(temporary, path)
         except FileExistsError:
             if points.read_small(path, 2 * limits.SLOT_LENGTH) != temporary.read_bytes():
-                raise PointExists(
-                    f"slot {change.slot_id.hex()} is there already and differs", "use a new slot id"
-                ) from None
+                raise _differs(change.slot_id) from None
 
     @staticmethod
     def _put_away(path: Path, until: int) -> None:
@@ -169,16 +207,21 @@ class SlotStore:
         finally:
             os.close(fd)
 
+    # -- what was replaced ---------------------------------------------------------------------------------------------
+
     def replaced(self, point_id: bytes) -> dict[bytes, int]:
         """Return the slots of a point that were replaced and are still kept: id → until when (ns)."""
-        folder = self._layout.slot(point_id, bytes(16)).parent
-        return {bytes.fromhex(match[1]): int(match[2]) for match in _replaced_in(folder)}
+        return {bytes.fromhex(match[1]): int(match[2]) for match in _replaced_in(self._folder(point_id))}
 
-    def purge(self) -> int:
-        """Remove every replaced slot whose time is over; return how many that were. Stops at a disk's error."""
+    def folders(self) -> list[str]:
+        """Return the names of all folders, for `purge`."""
+        return files.names_in(self._layout.slots)
+
+    def purge(self, folders: Sequence[str]) -> int:
+        """Remove the replaced slots in these folders whose time is over; return how many. Stops at a disk's error."""
         now, removed = self._clock.now_ns(), 0
         with files.disk_errors("remove replaced slots"):
-            for name in files.names_in(self._layout.slots):
+            for name in folders:
                 folder = self._layout.slots / name
                 for match in _replaced_in(folder):
                     if int(match[2]) <= now:
@@ -187,8 +230,8 @@ class SlotStore:
         return removed
 
 
-def _in_use(folder: Path) -> int:
-    return sum(1 for name in files.names_in(folder) if ID_NAME.fullmatch(name))
+def _in_use(folder: Path) -> list[str]:
+    return [name for name in files.names_in(folder) if ID_NAME.fullmatch(name)]
 
 
 def _replaced_in(folder: Path) -> Iterator[re.Match[str]]:
@@ -196,3 +239,11 @@ def _replaced_in(folder: Path) -> Iterator[re.Match[str]]:
         match = _REPLACED.fullmatch(name)
         if match is not None:
             yield match
+
+
+def _too_many(most: int) -> UsageError:
+    return UsageError(f"a restore point has at most {most} slots", "remove a password first")
+
+
+def _differs(slot_id: bytes) -> PointExists:
+    return PointExists(f"slot {slot_id.hex()} is there already and differs", "use a new slot id")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from protocol.limits import MAX_SLOTS
 from protocol.messages import GetPoint, ListPoints, PointHead, Points
 from transporter.catalog import Peer
 from transporter.errors import DamagedData
@@ -62,4 +63,4 @@ async def answer_get_point(provider: Provider, link: ControlLink, peer: Peer, me
 
 def load_point(store: Repository, tenant: str, job: str, point: bytes) -> tuple[bytes, list[bytes]]:
     """Return the head and the slots of a point. Raises DamagedData."""
-    return store.read_head(tenant, job, point), list(store.slots(point).values())
+    return store.read_head(tenant, job, point), list(store.slots(point).values())[:MAX_SLOTS]

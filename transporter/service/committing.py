@@ -65,7 +65,10 @@ def commit_in_thread(request: CommitRequest, writer: PackWriter) -> bytes:
         ) from error
     except PointExists:
         return store.points(session.tenant, session.start.job)[-1].hash
-    request.sealing.committed()
+    late = request.sealing.committed()
+    if late is not None:
+        keep = float(session.repository.config.keep_replaced_slots)
+        store.replace_slots(session.tenant, session.start.job, [late], keep)
     return point_hash
 
 

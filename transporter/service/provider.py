@@ -71,8 +71,10 @@ class Provider:
     # One lane for look-ups and one for writes: a slow fsync must not hold up a HAVE.
     lookups: Lane = field(default_factory=lambda: Lane(2))
     writes: Lane = field(default_factory=lambda: Lane(4))
+    slots: Lane = field(default_factory=lambda: Lane(1))
     # The limits of the whole daemon: its own jobs are under them, too.
     throttle: Throttle = field(default_factory=Throttle)
+    _replacing: dict[str, trio.Lock] = field(default_factory=dict)
     _connections: Counter[bytes] = field(default_factory=Counter)
 
     @contextmanager
@@ -90,6 +92,10 @@ class Provider:
             self._connections[pin] -= 1
             if not self._connections[pin]:
                 del self._connections[pin]
+
+    def replacing_slots(self, tenant: str) -> trio.Lock:
+        """Return the lock that a tenant's replacement of slots holds."""
+        return self._replacing.setdefault(tenant, trio.Lock())
 
     def known_peer(self, pin: bytes) -> Peer:
         """Return the peer of this public key as it is known now. Raises IdentityRefused once it has been removed."""

@@ -17,9 +17,10 @@ from transporter.clock import Clock
 from transporter.errors import RefusedByPeer
 from transporter.keys.chunk_id import ChunkIdKey
 from transporter.keys.password import UserKey
-from transporter.points.assemble import Place, PointFacts, assemble_plain, assemble_sealed
+from transporter.keys.storage_key import StorageKey, make_password_slot
+from transporter.points.assemble import SLOT_ID_LENGTH, Place, PointFacts, assemble_plain, assemble_sealed
 from transporter.points.run_keys import RunKeys
-from transporter.repository import PLAIN_KEY, ChunkRecord
+from transporter.repository import PLAIN_KEY, ChunkRecord, SlotChange
 
 PLAIN_FORM = 0
 SEALED_FORM = 1
@@ -47,8 +48,8 @@ class TargetSealing(Protocol):
     def trim(self, needs: Iterable[bytes], have: Have) -> None:
         """Let go of keys of old runs that the point does not need. ``needs`` comes in pieces of a few thousand ids."""
 
-    def committed(self) -> None:
-        """The point is visible."""
+    def committed(self) -> SlotChange | None:
+        """The point is visible. Return what its slots need, where the password was changed since it was put together."""
 
 
 def _check(header: Chunk, stored: memoryview, wanted: int) -> None:
@@ -82,7 +83,17 @@ class SealedAtSource:
         """There are no keys here."""
 
     def committed(self) -> None:
-        """Nothing is remembered here."""
+        """Nothing is remembered here, and no password has to do with it."""
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a point was put together with."""
+
+    place: Place
+    storage_key: StorageKey = field(repr=False)
+    user_key: UserKey = field(repr=False)
+    slot_ids: tuple[bytes, ...]
 
 
 @dataclass(frozen=True)
@@ -94,6 +105,7 @@ class SealedHere:
     user_key: Callable[[], UserKey] = field(repr=False)
     clock: Clock
     forget: Callable[[], None] = field(repr=False)
+    _made: list[_Made] = field(default_factory=list, repr=False)
 
     @property
     def key_ids(self) -> frozenset[bytes]:
@@ -113,7 +125,9 @@ class SealedHere:
 
     def assemble(self, place: Place, facts: PointFacts) -> tuple[bytes, list[tuple[bytes, bytes]]]:
         """Seal the point."""
-        head, slots, _storage_key = assemble_sealed(place, facts, self.keys, self.user_key(), self.clock)
+        user_key = self.user_key()
+        head, slots, storage_key = assemble_sealed(place, facts, self.keys, user_key, self.clock)
+        self._made[:] = [_Made(place, storage_key, user_key, tuple(slot_id for slot_id, _ in slots))]
         return head, slots
 
     def trim(self, needs: Iterable[bytes], have: Have) -> None:
@@ -126,9 +140,19 @@ class SealedHere:
                 used.update(key_ids)
         self.keys.keep_only(used)
 
-    def committed(self) -> None:
-        """The ring of the point holds the run's keys now."""
+    def committed(self) -> SlotChange | None:
+        """The ring of the point holds the run's keys now.
+
+        A change of the password that began before this look may have gone through the repository before the point was
+        there; one that begins after it will find the point.
+        """
         self.forget()
+        (made,) = self._made
+        now = self.user_key()
+        if now.salt == made.user_key.salt:
+            return None
+        slot = make_password_slot(made.storage_key, now, now.salt, now.params, made.place.context, clock=self.clock)
+        return SlotChange(made.place.point_id, self.clock.random_bytes(SLOT_ID_LENGTH), slot, made.slot_ids)
 
 
 @dataclass(frozen=True)
@@ -159,7 +183,7 @@ class Unsealed:
         """There are no keys here."""
 
     def committed(self) -> None:
-        """Nothing is remembered here."""
+        """Nothing is remembered here, and no password has to do with it."""
 
 
 def seals_here(zone: Zone, *, encrypt_at_rest: bool) -> bool:
