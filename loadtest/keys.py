@@ -132,7 +132,7 @@ def table(rows: list[Row], machine: dict[str, str]) -> str:
     lines = [
         "# Benchmark of keys",
         "",
-        "Made by `make bench-keys` (loadtest/keys.py): a home that seals, its repository on the disk, every flush made;",
+        "Made by `make bench-keys` (loadtest/keys.py): a home that seals, a repository on the disk, all flushes made;",
         f"{change.points:,} points of {TENANTS} tenants and {TENANTS * JOBS} jobs; medians of {len(change.seconds)}.",
         "",
         *(f"- {label}: {machine[label]}" for label in ("processor", "memory", "system", "Python")),

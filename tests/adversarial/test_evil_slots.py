@@ -6,12 +6,15 @@ import os
 
 import msgspec
 import pytest
+import trio
 from world import PASSWORD, contents, open_world
 
 from protocol.limits import MAX_POINTS_AT_ONCE, MAX_SLOTS
 from protocol.messages import GetSlots, PutSlots, Refused, Slots, SlotsPut
 from transporter.keys.storage_key import StorageKey, make_password_slot
 from transporter.points.slot_rows import decode_point_slots
+from transporter.repository import slot_store
+from transporter.repository.limits import REPLACED_PER_POINT
 
 
 @pytest.fixture
@@ -60,11 +63,19 @@ async def test_a_point_that_was_robbed_of_its_slot_is_given_back(world):
     assert set(store.slots(point)) == {b"e" * 16}
     (kept,) = store.replaced_slots(point)
     assert kept == old
-    folder = store.path / "slots" / point.hex()
-    os.rename(folder / f"{old.hex()}.{answer.kept_until_ns}", folder / old.hex())
-    (folder / (b"e" * 16).hex()).unlink()
+    give_back(world, point)
     entries = list(world.target.keys.audit.entries())
     assert entries[-1]["event"] == "slots.replace" and entries[-1]["tenant"] == world.tenant(world.source)
+
+
+def give_back(world, point):
+    """What the provider does about a theft: the first slot that was replaced is in use again, and no other."""
+    folder = world.store().path / "slots" / point.hex()
+    first = min((path for path in folder.iterdir() if "." in path.name), key=lambda path: path.name.partition(".")[2])
+    for path in folder.iterdir():
+        if "." not in path.name:
+            path.unlink()
+    os.rename(first, folder / first.name.partition(".")[0])
 
 
 async def test_a_point_never_loses_its_last_slot(world):
@@ -95,6 +106,9 @@ async def test_slots_of_others_are_not_shown(world):
     answer, payload = await ask(world, GetSlots("main", "docs", theirs + b"z" * 16 + mine))
     assert isinstance(answer, Slots)
     assert [row.point for row in decode_point_slots(payload)] == [mine]
+    # Nor those that the target opens by a password of its own.
+    answer, payload = await ask(world, GetSlots("main", "target", point_of(world, world.source, "target")))
+    assert decode_point_slots(payload) == []
     for repository in ("secret", "none"):
         answer, _ = await ask(world, GetSlots(repository, "docs", mine))
         assert isinstance(answer, Refused)
@@ -103,18 +117,49 @@ async def test_slots_of_others_are_not_shown(world):
 async def test_what_is_no_slot_is_not_stored(world):
     point = point_of(world, world.source)
     good = any_slot(world)
-    for bad in (b"x", good[:-1], good[:40] + b"\0" + good[41:], good + b"x", PASSWORD):
+    for bad in (b"x", good[:-1], good[:40] + bytes([good[40] ^ 1]) + good[41:], good + b"x", PASSWORD):
         assert isinstance(await put(world, [[point, b"e" * 16, bad, []]]), Refused)
     assert len(world.store().slots(point)) == 1
 
 
-async def test_slots_are_bounded(world):
+async def test_slots_are_bounded_also_for_who_asks_many_times_at_once(world):
     point = point_of(world, world.source)
-    answers = [await put(world, [[point, bytes([n]) * 16, any_slot(world), []]]) for n in range(MAX_SLOTS + 3)]
+    answers = []
+
+    async def one(number):
+        answers.append(await put(world, [[point, bytes([number]) * 16, any_slot(world), []]]))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(MAX_SLOTS + 6):
+            nursery.start_soon(one, number)
     assert sum(isinstance(answer, SlotsPut) for answer in answers) == MAX_SLOTS - 1
     assert len(world.store().slots(point)) == MAX_SLOTS
-    for n in range(MAX_SLOTS - 1):
-        await put(world, [[point, bytes(16), b"", [bytes([n]) * 16]]])
+
+
+async def test_replaced_slots_are_bounded_too(world):
+    """Each takes a block of the provider's disk that no quota counts before the next start."""
+    point = point_of(world, world.source)
+    (current,) = world.store().slots(point)
+    for number in range(20):
+        new = bytes([number]) * 16
+        if isinstance(await put(world, [[point, new, any_slot(world), [current]]]), SlotsPut):
+            current = new
+    assert len(world.store().replaced_slots(point)) == REPLACED_PER_POINT
+    # The first of them opens the point: the provider gives it back.
+    give_back(world, point)
+
+
+async def test_who_repeats_himself_costs_the_provider_nothing(world, monkeypatch):
+    point = point_of(world, world.source)
+    slot = any_slot(world)
+    assert isinstance(await put(world, [[point, b"e" * 16, slot, []]]), SlotsPut)
+    flushes = []
+    monkeypatch.setattr(slot_store, "sync_all", lambda _fd: flushes.append(1))
+    before = len(list(world.target.keys.audit.entries()))
+    for rows in ([], [[point, b"e" * 16, slot, []]], [[point, bytes(16), b"", [b"u" * 16]]]):
+        assert isinstance(await put(world, rows), SlotsPut)
+    assert isinstance(await put(world, [[point, b"f" * 16, b"junk", []]]), Refused)
+    assert flushes == [] and len(list(world.target.keys.audit.entries())) == before
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -24,8 +24,7 @@ def new(node):
 def alone(paired):
     """A node with a password, and no peer that would have to be reached."""
     with Catalog(paired.path / "catalog.db") as catalog:
-        known = catalog.peer("offsite")
-        catalog.put_peer(replace(known, offers=()))
+        catalog.remove_peer("offsite")
     return paired
 
 
@@ -67,8 +66,10 @@ def test_a_place_that_is_not_reached_is_named_and_the_change_goes_on_later(paire
     assert "not finished" in paired("password", "show", "office").err
     assert paired("password", "change", "office", "--resume").status == 4
     with Catalog(paired.path / "catalog.db") as catalog:
-        catalog.put_peer(replace(catalog.peer("offsite"), offers=()))
+        catalog.remove_peer("offsite")
     assert paired("password", "change", "office", "--resume").status == 0
+    again = paired("password", "change", "office", "--resume")
+    assert again.status == 2 and "no change" in again.err
     with keys_of(paired) as keys:
         assert keys.unfinished_changes() == []
 
@@ -133,11 +134,37 @@ def test_the_audit_trail_is_shown_and_proved(alone, new):
     trail.write_bytes(trail.read_bytes().replace(b"office", b"0ffice", 1))
     assert alone("audit", "verify").status == 7
     assert alone("audit", "log").status == 7
-    # Nothing is done that could not be entered.
-    before = alone("password", "show", "office").out
+
+
+def test_nothing_is_done_that_cannot_be_entered_until_the_trail_begins_anew(alone):
+    assert alone("audit", "begin-anew").status == 2
+    trail = alone.path / "audit.log"
     trail.write_bytes(trail.read_bytes()[:-9])
-    assert alone("password", "remove", "office").status in {0, 7}
-    assert before
+    done = alone("password", "remove", "office")
+    assert done.status == 7 and "begin-anew" in done.err
+    assert alone.quiet("password", "list").out == "office\n"
+    (row,) = alone.json("audit", "begin-anew").objects()
+    assert Path(row["old"]).exists()
+    assert alone("password", "remove", "office").status == 0
+    events = [row["event"] for row in alone.json("audit", "log").objects()]
+    assert events == ["audit.begun-anew", "password.remove"]
+    assert alone("audit", "verify").status == 0
+
+
+def test_a_place_that_is_gone_for_good_is_left_out_when_somebody_says_so(paired, new):
+    assert paired("password", "change", "office", "--from-file", new).status == 4
+    done = paired("password", "change", "office", "--resume", "--give-up")
+    assert done.status == 0 and "left out: offsite/main" in done.err
+    with keys_of(paired) as keys:
+        assert keys.unfinished_changes() == []
+        assert list(keys.audit.entries())[-1]["left_out"] == ["offsite/main"]
+
+
+def test_at_the_end_that_seals_for_others_removing_says_what_that_means(alone):
+    with keys_of(alone) as keys:
+        keys.ensure_domain_key("tenant/docs", keys.user_key("office"))
+    refused = alone("password", "remove", "office")
+    assert refused.status == 2 and "opens for nobody" in refused.err
 
 
 def test_an_empty_trail(node):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 
+import msgspec
 import pytest
 import trio
 from world import PASSWORD, contents
@@ -11,8 +12,9 @@ from world import PASSWORD, contents
 from protocol.messages import PutSlots
 from transporter.daemon.execute import execute, not_running
 from transporter.daemon.requests import RewrapRequest
-from transporter.errors import CannotConnect, DamagedData, NoKey, TransporterError, WrongPassword
-from transporter.jobs import rewrap as rewrap_module
+from transporter.errors import CannotConnect, DamagedData, JobBusy, NoKey, TransporterError, WrongPassword
+from transporter.jobs import point_walk
+from transporter.jobs.context import job_lock, rewrap_lock
 from transporter.jobs.rewrap import rewrap
 from transporter.keys.slot import read_slot_public
 from transporter.link.address import Address
@@ -136,6 +138,77 @@ async def test_a_session_that_began_before_commits_under_the_new_password(world,
     assert contents(await world.source.restore("target")) == contents(world.source.tree)
 
 
+async def test_what_the_target_puts_together_before_a_change_and_commits_after_it_is_put_right(world, monkeypatch):
+    """The change has been everywhere, and is finished, when the point becomes visible."""
+    from transporter.service import committing
+
+    old = world.target.keys.user_key("vault")
+    real = committing._head_and_slots
+
+    def changed_after(*arguments):
+        made = real(*arguments)
+        world.target.keys.change_password("vault", NEW)
+        world.target.keys.finish_change(old.salt, replaced=0)
+        return made
+
+    with monkeypatch.context() as patched:
+        patched.setattr(committing, "_head_and_slots", changed_after)
+        await world.source.backup("target")
+    new = world.target.keys.user_key("vault")
+    assert set(map(tuple, slots_of(world, job="target").values())) == {(new.salt,)}
+    assert contents(await world.source.restore("target")) == contents(world.source.tree)
+
+
+async def test_while_a_job_of_the_password_runs_a_change_is_not_finished(world):
+    await world.source.backup()
+    world.source.keys.change_password("office", NEW)
+    with job_lock(world.source.home, "docs"), pytest.raises(JobBusy, match="docs"):
+        await rewrap(world.source.context)
+    assert len(world.source.keys.unfinished_changes()) == 1
+    # Its slots were replaced all the same; only the last look is missing.
+    assert (await rewrap(world.source.context)).replaced == 0
+    assert world.source.keys.unfinished_changes() == []
+
+
+async def test_a_job_of_another_password_does_not_matter(world):
+    await world.source.backup()
+    world.source.keys.change_password("office", NEW)
+    with job_lock(world.source.home, "target"):
+        await rewrap(world.source.context)
+
+
+async def test_two_at_once(world):
+    world.source.keys.change_password("office", NEW)
+    with rewrap_lock(world.source.home), pytest.raises(JobBusy):
+        await rewrap(world.source.context)
+
+
+async def test_a_point_whose_slot_was_lost_opens_by_the_key_that_was_kept(world):
+    await world.source.backup()
+    point = break_slot(world)
+    assert contents(await world.source.restore()) == contents(world.source.tree)
+    assert (await world.source.backup()).kind == "incremental"
+    world.source.keys.drop_storage_key(point)
+    with pytest.raises((NoKey, DamagedData)):
+        await world.source.restore(point=point.hex(), output="closed")
+
+
+async def test_a_target_that_names_jobs_that_cannot_be_asked_for_stops_nobody_else(world, monkeypatch):
+    await world.source.backup()
+    world.source.keys.change_password("office", NEW)
+    real = point_walk.list_points
+
+    async def lies(context, where):
+        rows = await real(context, where)
+        return [msgspec.structs.replace(row, job="é" * 200) for row in rows] if where.repository == "main" else rows
+
+    with monkeypatch.context() as patched:
+        patched.setattr(point_walk, "list_points", lies)
+        with pytest.raises(CannotConnect, match="offsite/main"):
+            await rewrap(world.source.context)
+    assert (await rewrap(world.source.context)).replaced == 1
+
+
 async def test_a_place_that_is_not_reached_keeps_the_change_open(world):
     await two_points(world)
     world.source.keys.change_password("office", NEW)
@@ -153,7 +226,7 @@ async def test_a_point_that_is_committed_meanwhile_is_not_missed(world, monkeypa
     await world.source.backup()
     old = world.source.keys.user_key("office")
     new = world.source.keys.change_password("office", NEW)
-    real, rounds = rewrap_module.list_points, []
+    real, rounds = point_walk.list_points, []
 
     async def listing(context, where):
         rows = await real(context, where)
@@ -166,15 +239,15 @@ async def test_a_point_that_is_committed_meanwhile_is_not_missed(world, monkeypa
                 await world.source.backup()
         return rows
 
-    monkeypatch.setattr(rewrap_module, "list_points", listing)
+    monkeypatch.setattr(point_walk, "list_points", listing)
     report = await rewrap(world.source.context)
     assert report.replaced == 2 and max(rounds) == 2
     assert set(map(tuple, slots_of(world).values())) == {(new.salt,)}
 
 
 async def test_many_points_go_in_several_messages(world, monkeypatch):
-    monkeypatch.setattr(rewrap_module, "MAX_POINTS_AT_ONCE", 2)
-    monkeypatch.setattr(rewrap_module, "LOCAL_BATCH", 2)
+    monkeypatch.setattr(point_walk, "MAX_POINTS_AT_ONCE", 2)
+    monkeypatch.setattr(point_walk, "LOCAL_BATCH", 2)
     for number in range(5):
         (world.source.tree / "more").write_bytes(bytes([number]) * 100)
         await world.source.backup("docs")

@@ -11,10 +11,12 @@ from transporter.errors import ConfigError, DamagedData, DiskFull
 from transporter.keys import audit_trail
 from transporter.keys.audit_trail import NO_HASH, AuditTrail, Head
 
+KEY = b"k" * 32
+
 
 @pytest.fixture
 def trail(tmp_path):
-    return AuditTrail(tmp_path / "audit.log", ManualClock())
+    return AuditTrail(tmp_path / "audit.log", ManualClock(), KEY)
 
 
 def lines(trail):
@@ -71,6 +73,47 @@ def test_every_altered_bit_is_found(trail):
         with pytest.raises(DamagedData):
             trail.verify(head)
         written[at] ^= 1
+
+
+def test_nothing_can_be_hidden_behind_the_hash(trail):
+    """Of two fields of one name a reader takes the last."""
+    head = filled(trail, 1)[-1]
+    (line,) = lines(trail)
+    for more in (b',"event":"harmless"}\n', b" }\n", b"} \n"):
+        trail.path.write_bytes(line[:-2] + more)
+        with pytest.raises(DamagedData, match="altered"):
+            trail.verify(head)
+
+
+def test_without_the_key_nobody_makes_an_entry(trail, tmp_path):
+    head = filled(trail, 2)[-1]
+    forger = AuditTrail(tmp_path / "forged.log", ManualClock(), b"f" * 32)
+    for _ in range(3):
+        forger.append("password.add", {})
+    trail.path.write_bytes(trail.path.read_bytes() + lines(forger)[2])
+    with pytest.raises(DamagedData):
+        trail.verify(head)
+    with pytest.raises(DamagedData):
+        trail.append("password.add", {}, head)
+
+
+def test_nothing_is_added_behind_an_end_that_is_not_the_one_remembered(trail):
+    """Else the next entry would cover up what was cut off."""
+    head = filled(trail)[-1]
+    written = lines(trail)
+    for cut in (b"".join(written[:3]), b"", b"".join(written)[:-1], b"".join(written)[:-30]):
+        trail.path.write_bytes(cut)
+        with pytest.raises(DamagedData, match="cut off"):
+            trail.append("password.add", {}, head)
+        assert trail.path.read_bytes() == cut
+    trail.path.write_bytes(b"".join(written))
+    assert trail.append("password.add", {}, head).number == 5
+
+
+def test_what_a_crash_left_behind_the_remembered_end_is_gone_on_from(trail):
+    heads = filled(trail)
+    trail.path.write_bytes(trail.path.read_bytes() + b'{"n":5')
+    assert trail.append("password.add", {}, heads[1]).number == 5
 
 
 def test_an_entry_taken_out_put_in_or_moved_is_found(trail):
@@ -134,7 +177,7 @@ def test_the_last_entry_is_found_in_a_long_trail(trail, monkeypatch):
 def test_several_processes_append_one_after_the_other(trail):
     def append():
         for _ in range(20):
-            AuditTrail(trail.path, ManualClock()).append("password.add", {})
+            AuditTrail(trail.path, ManualClock(), KEY).append("password.add", {})
 
     threads = [threading.Thread(target=append) for _ in range(4)]
     for thread in threads:

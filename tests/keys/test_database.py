@@ -189,8 +189,8 @@ class TestAtRest:
         secrets = [PASSWORD, office.hash.raw, office.hash.kek, office.hash.verifier, master]
         secrets += [key.secret for key in keys]
         names = sorted(path.name for path in tmp_path.iterdir())
-        assert names == ["keys.db", "keys.db-shm", "keys.db-wal", "master.key"]
-        content = b"".join((tmp_path / name).read_bytes() for name in names[:3])
+        assert names == ["audit.log", "keys.db", "keys.db-shm", "keys.db-wal", "master.key"]
+        content = b"".join((tmp_path / name).read_bytes() for name in names[:4])
         assert b"office" in content, "the search itself must be able to find something"
         for secret in secrets:
             assert secret not in content and secret.hex().encode() not in content
@@ -215,7 +215,7 @@ class TestAtRest:
                 modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
         finally:
             os.umask(before)
-        assert len(modes) == 4 and set(modes.values()) == {0o600}
+        assert len(modes) == 5 and set(modes.values()) == {0o600}
 
     @pytest.mark.parametrize("name", ["keys.db", "keys.db-wal", "master.key"])
     @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601, 0o777])

@@ -134,11 +134,28 @@ class TestChange:
         with pytest.raises(DamagedData):
             database.find_by_salt(office.salt)
 
-    def test_changed_again_before_it_was_finished(self, database, office, full):
+    def test_not_again_before_it_is_finished(self, database, office, full):
         second = database.change_password("office", NEW)
+        with pytest.raises(UsageError, match="not finished"):
+            database.change_password("office", b"third")
+        assert database.user_key("office") == second and opens_everything(database, full)
+        database.finish_change(office.salt, replaced=0)
         database.change_password("office", b"third")
-        assert {change.old for change in database.unfinished_changes()} == {office.hash, second.hash}
-        assert opens_everything(database, full)
+
+    def test_a_rotten_row_does_not_keep_a_password_from_being_changed(self, tmp_path, database, office, full):
+        connection = sqlite3.connect(tmp_path / "keys.db", isolation_level=None)
+        connection.execute("UPDATE storage_keys SET sealed = zeroblob(97)")
+        connection.close()
+        database.change_password("office", NEW)
+        assert len(database.runs("docs")) == 1 and database.domain_key("docs") == full[3]
+
+    def test_an_old_hash_is_gone_from_the_log_while_a_daemon_has_the_file_open(self, tmp_path, database, office):
+        with KeyDatabase(tmp_path / "keys.db", parameters=CHEAP) as daemon:
+            assert daemon.user_key("office") == office
+            database.change_password("office", NEW)
+            sealed = rows_of(tmp_path, "SELECT sealed FROM password_changes")[0][0]
+            database.finish_change(office.salt, replaced=0)
+            assert not any(sealed[1:60] in path.read_bytes() for path in tmp_path.iterdir())
 
 
 class TestRemove:
@@ -221,8 +238,5 @@ def rows_of(tmp_path, query):
 
 
 def raw_rows(tmp_path):
-    return {
-        row[0]
-        for table in ("passwords", "storage_keys", "runs", "domains")
-        for row in rows_of(tmp_path, f"SELECT sealed FROM {table}")
-    }
+    tables = ("passwords", "storage_keys", "runs", "domains")
+    return {row[0] for table in tables for row in rows_of(tmp_path, f"SELECT sealed FROM {table}")}

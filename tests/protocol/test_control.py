@@ -18,6 +18,7 @@ from protocol.messages import (
     Flushed,
     Get,
     GetPoint,
+    GetSlots,
     Have,
     HaveReply,
     Hello,
@@ -36,9 +37,12 @@ from protocol.messages import (
     Pong,
     Progress,
     PutSlot,
+    PutSlots,
     Reach,
     Ready,
     Refused,
+    Slots,
+    SlotsPut,
     SlotStored,
     Start,
     Started,
@@ -65,7 +69,8 @@ SAMPLES = {
     "PointHead": PointHead(POINT, []), "Stop": Stop(), "Stopped": Stopped(), "Refused": Refused("quota-exceeded", "no"),
     "StatusRequest": StatusRequest(), "StatusReply": StatusReply(), "Progress": Progress("writing", 1),
     "Limit": Limit(2_500_000), "Park": Park(POINT), "Parked": Parked(), "Reach": Reach(ID, 1), "Tickets": Tickets(ID),
-    "Incoming": Incoming(ID, ID),
+    "Incoming": Incoming(ID, ID), "GetSlots": GetSlots("r", "j", POINT), "Slots": Slots(POINT, "t"),
+    "PutSlots": PutSlots("r", "j"), "SlotsPut": SlotsPut(1),
 }  # fmt: skip
 EVENTS = [(side, name) for side in sorted(SIDES) for name in SAMPLES]
 

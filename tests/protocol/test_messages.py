@@ -43,6 +43,7 @@ KINDS = {
     25: "Committed", 26: "ListPoints", 27: "Points", 28: "GetPoint", 29: "PointHead", 30: "Stop", 31: "Stopped",
     32: "Refused", 33: "StatusRequest", 34: "StatusReply", 35: "Progress", 36: "Limit",
     40: "Park", 41: "Parked", 42: "Reach", 43: "Tickets", 44: "Incoming",
+    45: "GetSlots", 46: "Slots", 47: "PutSlots", 48: "SlotsPut",
     100: "KeyB", 101: "KeyBProof", 102: "Chunk", 103: "Rekey", 104: "Fin", 105: "Piece",
 }  # fmt: skip
 

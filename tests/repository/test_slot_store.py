@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
 from transporter.errors import DamagedData, DiskFull, JobFailed, UsageError
-from transporter.repository import PointExists, PointMissing, Repository, SlotChange, files, slot_store
+from transporter.repository import PointExists, PointMissing, Repository, SlotChange, files, limits, slot_store
+from transporter.repository.slot_store import Replaced
 
 DOMAIN = b"D" * 16
 WEEK = 7 * 86400.0
@@ -38,9 +40,10 @@ def new_only(repository):
 
 
 def test_new_slots_take_the_place_of_old_ones(filled, clock):
-    until = filled.replace_slots("t", "job", CHANGES, WEEK)
+    done = filled.replace_slots("t", "job", CHANGES, WEEK)
+    until = done.kept_until_ns
     assert new_only(filled)
-    assert until == clock.now_ns() + int(WEEK * 1e9)
+    assert (done.points, until) == (len(POINTS), clock.now_ns() + int(WEEK * 1e9))
     assert filled.replaced_slots(POINTS[0]) == {b"a" * 16: until}
     assert filled.scrub().clean
 
@@ -48,22 +51,33 @@ def test_new_slots_take_the_place_of_old_ones(filled, clock):
 def test_replaced_slots_stay_until_their_time_is_over(filled, clock, place):
     filled.replace_slots("t", "job", CHANGES, WEEK)
     clock.advance(WEEK - 1)
-    assert filled.purge_replaced_slots() == 0
+    assert filled.purge_replaced_slots(filled.slot_folders()) == 0
     clock.advance(2)
-    assert filled.purge_replaced_slots() == len(POINTS)
+    assert filled.purge_replaced_slots(filled.slot_folders()[:1]) == 1
+    assert filled.purge_replaced_slots(filled.slot_folders()) == len(POINTS) - 1
     assert filled.replaced_slots(POINTS[0]) == {} and new_only(filled)
     assert len(list((place / "slots" / POINTS[0].hex()).iterdir())) == 2
 
 
 def test_without_keeping_they_are_gone_at_once(filled):
-    assert filled.replace_slots("t", "job", CHANGES, 0) == 0
+    assert filled.replace_slots("t", "job", CHANGES, 0) == Replaced(len(POINTS), 0)
     assert new_only(filled) and filled.replaced_slots(POINTS[0]) == {}
 
 
-def test_the_same_change_again_changes_nothing(filled):
-    for _ in range(3):
-        filled.replace_slots("t", "job", CHANGES, WEEK)
+def test_the_same_change_again_changes_nothing(filled, monkeypatch):
+    filled.replace_slots("t", "job", CHANGES, WEEK)
+    monkeypatch.setattr(slot_store, "sync_all", lambda _fd: pytest.fail("a flush"))
+    assert filled.replace_slots("t", "job", CHANGES, WEEK) == Replaced(0, 0)
+    assert filled.replace_slots("t", "job", [], WEEK) == Replaced(0, 0)
     assert new_only(filled)
+
+
+def test_an_id_is_not_used_twice(filled):
+    """Else two kept slots would have one name, and nobody could tell which to bring back."""
+    filled.replace_slots("t", "job", CHANGES, WEEK)
+    again = SlotChange(POINTS[0], b"a" * 16, b"another", (b"n" * 16,))
+    with pytest.raises(UsageError, match="id"):
+        filled.replace_slots("t", "job", [again], WEEK)
 
 
 def test_another_slot_under_the_same_id_is_refused(filled):
@@ -97,21 +111,32 @@ def test_only_points_of_that_job_and_tenant(filled):
 
 def test_replaced_slots_are_bounded(filled):
     current = b"a"
-    with pytest.raises(UsageError, match="at most"):
-        for number in range(200):
+    with pytest.raises(UsageError, match="replaced"):
+        for number in range(50):
             change = SlotChange(POINTS[0], bytes([number]) * 16, b"x", (current * 16,))
             filled.replace_slots("t", "job", [change], WEEK)
             current = bytes([number])
-    assert number > 64 and len(filled.slots(POINTS[0])) == 2
+    assert number == limits.REPLACED_PER_POINT and len(filled.slots(POINTS[0])) == 2
 
 
-def test_replaced_slots_leave_room_for_those_in_use(filled):
-    current = b"a"
-    for number in range(70):
-        filled.replace_slots("t", "job", [SlotChange(POINTS[0], bytes([number]) * 16, b"x", (current * 16,))], WEEK)
-        current = bytes([number])
-    filled.put_slot(POINTS[0], b"y" * 16, b"one more")
-    assert b"y" * 16 in filled.slots(POINTS[0])
+def test_slots_in_use_are_bounded_by_whoever_asks(filled):
+    with pytest.raises(UsageError, match="at most 2"):
+        filled.replace_slots("t", "job", [change_of(POINTS[0], replaces=())], WEEK, 2)
+    filled.replace_slots("t", "job", [change_of(POINTS[0])], WEEK, 2)
+
+
+def test_a_slot_that_goes_while_it_is_looked_at_is_no_damage(filled, monkeypatch):
+    done = []
+    really_lstat = Path.lstat
+
+    def lstat(self):
+        if not done and self.name == (b"a" * 16).hex():
+            done.append(filled.replace_slots("t", "job", CHANGES, WEEK))
+        return really_lstat(self)
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    assert set(filled.slots(POINTS[0])) == {b"n" * 16, b"b" * 16}
+    assert done
 
 
 def test_beside_a_writer_and_without_its_lock(filled, place, clock):

@@ -104,8 +104,8 @@ def _hanging_on(config: Config, name: str, use: PasswordUse) -> list[str]:
     jobs, stores = jobs_and_repositories(config, name)
     lines = [f"job {job} cannot run any more" for job in jobs]
     lines += [f"repository {store} cannot take in or give out anything any more" for store in stores]
-    if use.domains and not jobs:
-        # At the end that seals what others send: nothing else of their points is kept here, and nobody can type it there.
+    if use.domains and not jobs and not use.points:
+        # At the end that seals what others send nothing else is kept of their points, and nobody can type it there.
         lines.append(f"what was sealed here under it ({use.domains} jobs) opens for nobody any more")
     if use.points:
         lines.append(f"{use.points} restore points open only for who types the password")

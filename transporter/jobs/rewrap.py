@@ -116,8 +116,8 @@ def _hold_jobs(context: JobContext, changes: list[UnfinishedChange], jobs: ExitS
                 jobs.enter_context(job_lock(context.home, job))
             except JobBusy:
                 raise JobBusy(
-                    f"{walk.slots_replaced} slots were replaced, but job {job!r} is running, and may still commit a point "
-                    "under the old password",
+                    f"{walk.slots_replaced} slots were replaced, but job {job!r} is running, and may still commit a "
+                    "point under the old password",
                     "go on when it has ended: transporter password change NAME --resume",
                 ) from None
 

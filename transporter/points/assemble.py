@@ -173,7 +173,7 @@ def open_point(
     find: Callable[[SlotInfo], PasswordHash | None],
     kept: Callable[[bytes], StorageKey | None] = lambda _point: None,
 ) -> OpenedPoint:
-    """Open a point: slots (or, where none of them does it, the storage key that this home ``kept``), ring, MAC of its head.
+    """Open a point: slots (or, where none of them does it, the storage key that this home ``kept``), ring, MAC.
 
     ``place_of`` says where this point must belong, from what the caller knows himself; a head that says otherwise is
     not the one that was asked for. Raises WrongPassword, NoKey, CorruptedPoint, DamagedData.

@@ -49,7 +49,7 @@ class TargetSealing(Protocol):
         """Let go of keys of old runs that the point does not need. ``needs`` comes in pieces of a few thousand ids."""
 
     def committed(self) -> SlotChange | None:
-        """The point is visible. Return what its slots need, where the password was changed since it was put together."""
+        """The point is visible. Return what its slots need, if the password was changed since it was put together."""
 
 
 def _check(header: Chunk, stored: memoryview, wanted: int) -> None:
