@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from transporter.catalog import Catalog
+from transporter.daemon.requests import JobOutcome
 from transporter.keys.database import KeyDatabase
 from transporter.keys.storage_key import StorageKey
 
@@ -192,3 +193,34 @@ def test_a_locked_database_is_a_clear_error(alone, monkeypatch):
     done = alone("password", "remove", "office")
     holder.close()
     assert done.status == 1 and "in use" in done.err
+
+
+def test_a_password_is_kept_again_after_a_home_was_lost(alone, monkeypatch):
+    secret = str(alone.path.parent / "secret")
+    with keys_of(alone) as keys:
+        key = keys.user_key("office")
+        keys.remove_password("office")
+    price = key.params
+    facts = {
+        "salt": key.salt.hex(),
+        "verifier": key.hash.verifier.hex(),
+        "memory_kib": price.memory_kib,
+        "iterations": price.iterations,
+        "lanes": price.lanes,
+        "points": 7,
+    }
+    hostile = facts | {"memory_kib": 2**31, "salt": "11" * 16}
+    outcome = JobOutcome(exit_status=0, result={"salts": [hostile, facts]})
+    monkeypatch.setattr("transporter.cli.password_recover.run_request", lambda *_: outcome)
+    wrong = alone.path.parent / "wrong"
+    wrong.write_bytes(b"something else")
+    assert alone("password", "recover", "office", "--from-file", str(wrong)).status == 6
+    (row,) = alone.json("password", "recover", "office", "--from-file", secret).objects()
+    assert row == {"password_name": "office", "points": 7}
+    with keys_of(alone) as keys:
+        assert keys.user_key("office") == key
+
+
+def test_where_nothing_is_unknown_there_is_nothing_to_recover(alone):
+    done = alone("password", "recover", "spare", "--from-file", str(alone.path.parent / "secret"))
+    assert done.status == 2 and "nothing to do" in done.err

@@ -6,7 +6,8 @@ import pytest
 from world import PASSWORD, contents
 
 from transporter.errors import CannotConnect, NoKey
-from transporter.jobs.drill import drill, explain
+from transporter.jobs.drill import drill, explain, unknown_salts
+from transporter.keys.password import KdfParameters, hash_password
 from transporter.keys.storage_key import StorageKey, make_password_slot
 from transporter.keys.wrap import context as place
 from transporter.link.address import Address
@@ -112,3 +113,21 @@ async def test_what_it_says_is_what_a_restore_does(world):
     with pytest.raises(NoKey):
         await world.source.restore(output="closed")
     assert contents(await world.source.restore(output="typed", password=PASSWORD)) == contents(world.source.tree)
+
+
+async def test_passwords_that_are_not_kept_are_known_by_what_slots_say(world):
+    await world.source.backup()
+    key = world.source.keys.user_key("office")
+    assert await unknown_salts(world.source.context) == []
+    world.source.keys.remove_password("office")
+    (facts,) = await unknown_salts(world.source.context)
+    assert (facts["salt"], facts["points"], facts["memory_kib"]) == (key.salt.hex(), 1, key.params.memory_kib)
+    # The same words under another salt open nothing; the very hash does, and the next run builds on the point.
+    world.source.keys.add_password("other", PASSWORD)
+    with pytest.raises(NoKey):
+        await world.source.restore(output="closed")
+    world.source.keys.remember_hash(
+        "office", hash_password(PASSWORD, bytes.fromhex(facts["salt"]), KdfParameters(8, 1, 1))
+    )
+    assert (await world.source.backup()).kind == "incremental"
+    assert await unknown_salts(world.source.context) == []

@@ -9,6 +9,7 @@ import typer
 
 from transporter.cli.asking import read_password
 from transporter.cli.password_change import change, jobs_and_repositories, remove, rotate
+from transporter.cli.password_recover import recover
 from transporter.cli.terminal import Terminal
 
 app = typer.Typer(name="password", help="The passwords of this home.", no_args_is_help=True)
@@ -123,3 +124,4 @@ def show_password(context: typer.Context, name: Annotated[str, typer.Argument(he
 app.command("change")(change)
 app.command("rotate")(rotate)
 app.command("remove")(remove)
+app.command("recover")(recover)

@@ -21,6 +21,7 @@ from transporter.daemon.requests import (
     PointsRequest,
     RestoreRequest,
     RewrapRequest,
+    SaltsRequest,
     StatusRequest,
     SteerRequest,
     VerifyRequest,
@@ -41,7 +42,7 @@ from transporter.events import JobFailed as JobFailedEvent
 from transporter.home import Home
 from transporter.jobs.backup import run_backup
 from transporter.jobs.context import JobContext
-from transporter.jobs.drill import drill, explain
+from transporter.jobs.drill import drill, explain, unknown_salts
 from transporter.jobs.points import Where, list_points, where_of
 from transporter.jobs.restore import RestoreOrder, run_restore
 from transporter.jobs.rewrap import rewrap
@@ -156,6 +157,8 @@ async def _execute(
             return JobOutcome(exit_status=0, result=(await drill(context)).public())
         if isinstance(request, ExplainRequest):
             return JobOutcome(exit_status=0, result={"points": await explain(context, request.point)})
+        if isinstance(request, SaltsRequest):
+            return JobOutcome(exit_status=0, result={"salts": await unknown_salts(context)})
         return await _recorded(context, request)
 
 

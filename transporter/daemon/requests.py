@@ -89,6 +89,13 @@ class ExplainRequest(_Request, frozen=True, kw_only=True):
     point: str
 
 
+class SaltsRequest(_Request, frozen=True, kw_only=True):
+    """Ask for the passwords that points were made with and that this home does not keep. The result has ``salts``.
+
+    Each is a map of public facts: ``salt`` and ``verifier`` (hex), ``memory_kib``, ``iterations``, ``lanes``, ``points``.
+    """
+
+
 class StatusRequest(_Request, frozen=True, kw_only=True):
     """Ask for what is going on: the result has ``daemon``, ``running`` (jobs), ``sessions``, ``peers``."""
 
@@ -108,6 +115,7 @@ JobRequest = (
     | RewrapRequest
     | DrillRequest
     | ExplainRequest
+    | SaltsRequest
     | StatusRequest
     | SteerRequest
 )

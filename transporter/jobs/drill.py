@@ -10,8 +10,9 @@ from transporter.errors import CannotConnect
 from transporter.jobs.context import JobContext
 from transporter.jobs.drill_report import DrillReport
 from transporter.jobs.point_walk import Batch, Walk
+from transporter.keys.slot import SlotInfo
 from transporter.points.slot_rows import SlotChangeRow
-from transporter.points.ways import KeysAtHand, Way, is_live
+from transporter.points.ways import KeysAtHand, Way, is_live, public_info
 
 
 async def drill(context: JobContext) -> DrillReport:
@@ -73,3 +74,39 @@ async def explain(context: JobContext, beginning: str) -> list[dict[str, Any]]:
         places = "; ".join(f"{place}: {why}" for place, why in walk.unreached.items())
         raise CannotConnect(f"not every repository was reached ({places})", "try again when they can be reached")
     return found
+
+
+async def unknown_salts(context: JobContext) -> list[dict[str, Any]]:
+    """Return the passwords that points were made with and that this home does not keep, as their slots say publicly.
+
+    Those of most points first. Raises CannotConnect where no place was reached.
+    """
+    found: dict[bytes, dict[str, Any]] = {}
+
+    def visit(batch: Batch) -> list[SlotChangeRow]:
+        for row in batch.points:
+            for _id, slot in row.slots:
+                info = public_info(slot)
+                if info is not None and context.keys.find_by_salt(info.salt) is None:
+                    facts = found.setdefault(info.salt, _facts(info))
+                    facts["points"] += 1
+        return []
+
+    walk = Walk(visit)
+    await walk.everywhere(context)
+    if not found and walk.unreached:
+        places = "; ".join(f"{place}: {why}" for place, why in walk.unreached.items())
+        raise CannotConnect(f"not every repository was reached ({places})", "try again when they can be reached")
+    return sorted(found.values(), key=lambda facts: -int(facts["points"]))
+
+
+def _facts(info: SlotInfo) -> dict[str, Any]:
+    price = info.params
+    return {
+        "salt": info.salt.hex(),
+        "verifier": info.verifier.hex(),
+        "memory_kib": price.memory_kib,
+        "iterations": price.iterations,
+        "lanes": price.lanes,
+        "points": 0,
+    }

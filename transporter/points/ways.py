@@ -109,3 +109,9 @@ def _read(slot: bytes) -> SlotInfo | Way:
 def _in_order(ways: list[Way]) -> list[Way]:
     order = {LIVE: 0, TYPED: 1, DEAD: 2}
     return sorted(ways, key=lambda way: order[way.state])
+
+
+def public_info(slot: bytes) -> SlotInfo | None:
+    """Return what a sound password slot says to everyone; None for any other."""
+    info = _read(slot)
+    return info if isinstance(info, SlotInfo) else None
