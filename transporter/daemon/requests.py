@@ -92,7 +92,7 @@ class ExplainRequest(_Request, frozen=True, kw_only=True):
 class SaltsRequest(_Request, frozen=True, kw_only=True):
     """Ask for the passwords that points were made with and that this home does not keep. The result has ``salts``.
 
-    Each is a map of public facts: ``salt`` and ``verifier`` (hex), ``memory_kib``, ``iterations``, ``lanes``, ``points``.
+    Each is a map of public facts: ``salt``, ``verifier`` (hex), ``memory_kib``, ``iterations``, ``lanes``, ``points``.
     """
 
 
