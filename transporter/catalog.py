@@ -268,6 +268,28 @@ class Catalog:
         with self._transaction() as database:
             return database.execute("DELETE FROM peers WHERE name = ?", (name,)).rowcount > 0
 
+    def replace_peer(self, old: str, new: str) -> str:
+        """Let ``new`` be the tenant that ``old`` was, with its rights, and forget ``old``; return the tenant's name.
+
+        For a node that was lost and made anew: restore points belong to the tenant. Raises ConfigError.
+        """
+        with self._transaction() as database:
+            find = "SELECT tenant FROM peers WHERE name = ?"
+            rows = {name: database.execute(find, (name,)).fetchone() for name in (old, new)}
+            for name, row in rows.items():
+                if row is None or old == new:
+                    raise ConfigError(f"there is no other peer {name!r}", "`transporter peer list` shows them")
+            tenant = str(rows[old][0])
+            if not tenant:
+                raise ConfigError(f"{old} was no tenant here: it has no restore points", "nothing to do")
+            database.execute("UPDATE peers SET tenant = ? WHERE name = ?", (tenant, new))
+            database.execute(
+                "INSERT OR IGNORE INTO rights (peer, repository) SELECT ?, repository FROM rights WHERE peer = ?",
+                (new, old),
+            )
+            database.execute("DELETE FROM peers WHERE name = ?", (old,))
+        return tenant
+
     # Invitations
 
     def add_invitation(self, invitation: Invitation) -> None:

@@ -92,3 +92,37 @@ def remove_peer(context: typer.Context, name: Annotated[str, typer.Argument(help
     if users:
         terminal.warn(f"these jobs still name {name}: {', '.join(users)}")
     return 0
+
+
+@app.command("replace")
+def replace_peer(
+    context: typer.Context,
+    old: Annotated[str, typer.Argument(help="The peer that is gone.")],
+    new: Annotated[str, typer.Argument(help="The one that was made anew and has just joined.")],
+    force: Annotated[bool, typer.Option("--force", help="Also when NEW has restore points, which it loses.")] = False,
+) -> int:
+    """Let a node that was lost and made anew have its restore points again. The old one can no longer connect.
+
+    Make sure that NEW is who it says: from now on it sees what OLD saw, as far as it has the passwords.
+    """
+    from pathlib import Path
+
+    from transporter.catalog import Catalog
+    from transporter.clock import SystemClock
+    from transporter.errors import UsageError
+    from transporter.keys.database import KeyDatabase
+    from transporter.repository import Repository
+
+    terminal = Terminal.of(context)
+    home, config = terminal.home_and_config()
+    with Catalog(home.catalog_db) as catalog, KeyDatabase(home.keys_db) as keys:
+        known = catalog.peer(new)
+        for name, settings in config.repositories.items() if known is not None and not force else ():
+            place = Path(settings.path) if settings.path else home.repository_path(name)
+            with Repository.open(place, SystemClock(), writable=False) as store:
+                if known is not None and known.tenant and store.points(known.tenant):
+                    raise UsageError(f"{new} has points of its own in {name}", "with --force it loses sight of them")
+        tenant = catalog.replace_peer(old, new)
+        keys.record("peer.replace", old=old, new=new, tenant=tenant)
+    terminal.result(f"{new} takes the place of {old}: tenant {tenant}", peer=new, replaced=old, tenant=tenant)
+    return 0
