@@ -158,7 +158,20 @@ def test_all_commands_are_there():
     names = {command.name or command.callback.__name__ for command in main.make_app([]).registered_commands}
     groups = {group.typer_instance.info.name for group in main.make_app([]).registered_groups}
     assert names == {
-        *("init", "serve", "invite", "join", "backup", "run", "restore", "verify", "points", "scrub", "status"),
+        *(
+            "init",
+            "serve",
+            "invite",
+            "join",
+            "backup",
+            "run",
+            "restore",
+            "verify",
+            "points",
+            "scrub",
+            "drill",
+            "status",
+        ),
         "check-config",
     }
-    assert groups == {"repository", "password", "peer", "job", "throttle"}
+    assert groups == {"repository", "password", "keys", "audit", "peer", "job", "throttle"}

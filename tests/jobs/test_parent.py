@@ -38,7 +38,9 @@ class Home:
         self.context = SimpleNamespace(
             bus=bus,
             catalog=SimpleNamespace(last_point=lambda _name: kept),
-            keys=SimpleNamespace(find_by_salt=lambda asked: USER_KEY if asked == salt else None),
+            keys=SimpleNamespace(
+                find_by_salt=lambda asked: USER_KEY if asked == salt else None, storage_key=lambda _point: None
+            ),
         )
 
     async def parent(self, zone="none", started=STARTED, link=None, **how):

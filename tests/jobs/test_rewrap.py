@@ -391,9 +391,9 @@ async def test_a_link_that_breaks_at_any_message_is_gone_on_with(world, monkeypa
     real, sent = ControlLink.send, []
 
     async def send(self, message, payload=b""):
-        if self is not None and type(message).__name__ in {"GetSlots", "PutSlots", "ListPoints", "SlotsPut"}:
+        if type(message).__name__ in {"GetSlots", "PutSlots", "ListPoints", "SlotsPut"}:
             sent.append(message)
-            if len(sent) == at:
+            if len(sent) >= at:
                 await self.aclose()
         await real(self, message, payload)
 
@@ -401,8 +401,27 @@ async def test_a_link_that_breaks_at_any_message_is_gone_on_with(world, monkeypa
         patched.setattr(ControlLink, "send", send)
         with pytest.raises(TransporterError), trio.fail_after(30):
             await rewrap(world.source.context)
+    assert len(world.source.keys.unfinished_changes()) == 1
     assert contents(await world.source.restore(output="between")) == contents(world.source.tree)
     await rewrap(world.source.context)
+    assert set(map(tuple, slots_of(world).values())) == {(new.salt,)}
+
+
+async def test_a_link_that_breaks_once_is_tried_again_by_the_last_look(world, monkeypatch):
+    await two_points(world)
+    new = world.source.keys.change_password("office", NEW)
+    real, sent = ControlLink.send, []
+
+    async def send(self, message, payload=b""):
+        if isinstance(message, PutSlots):
+            sent.append(message)
+            if len(sent) == 1:
+                await self.aclose()
+        await real(self, message, payload)
+
+    monkeypatch.setattr(ControlLink, "send", send)
+    report = await rewrap(world.source.context)
+    assert (report.replaced, report.failed) == (2, [])
     assert set(map(tuple, slots_of(world).values())) == {(new.salt,)}
 
 

@@ -102,6 +102,7 @@ class Walk:
                     for some in _batches(ids, LOCAL_BATCH):
                         batch = Batch(name, tenant, store.repository_id, job, [])
                         await trio.to_thread.run_sync(self._batch_here, store, batch, some, keep)
+                        self._done_in(name).update(some)
         raise _never_quiet(name)
 
     def _new_here(self, store: Repository, name: str) -> dict[tuple[str, str], list[bytes]]:
@@ -109,16 +110,13 @@ class Walk:
         found: dict[tuple[str, str], list[bytes]] = {}
         for tenant in store.tenants():
             for ref in store.points(tenant):
-                if self._is_new(name, ref.point_id):
+                if ref.point_id not in self._done_in(name):
                     found.setdefault((tenant, ref.job), []).append(ref.point_id)
         return found
 
-    def _is_new(self, place: str, point: bytes) -> bool:
-        done = self._done.setdefault(place, set())
-        if point in done:
-            return False
-        done.add(point)
-        return True
+    def _done_in(self, place: str) -> set[bytes]:
+        """Return the points that have been visited in a place. Not before they have: what broke off is done again."""
+        return self._done.setdefault(place, set())
 
     def _batch_here(self, store: Repository, batch: Batch, ids: list[bytes], keep: float) -> None:
         for point in ids:
@@ -142,17 +140,20 @@ class Walk:
     # --- repositories at peers ----------------------------------------------------------------------------------
 
     async def _there(self, context: JobContext, where: Where) -> None:
+        done = self._done_in(str(where))
         for _ in range(ROUNDS_AT_MOST):
-            rows = [row for row in await list_points(context, where) if self._is_new(str(where), row.point)]
+            rows = [row for row in await list_points(context, where) if row.point not in done]
             if not rows:
                 return
             self.unreadable += [row.point.hex() for row in rows if row.kind == DAMAGED]
             # What the target seals is the target's to open.
             ours = [(row.job, row.point) for row in rows if row.kind != DAMAGED and row.zone == Zone.SOURCE]
+            done.update({row.point for row in rows} - {point for _job, point in ours})
             async with _asking(context, where) as link:
                 for job, pairs in groupby(sorted(ours), key=lambda pair: pair[0]):
                     for batch in _batches([point for _job, point in pairs], MAX_POINTS_AT_ONCE):
                         await self._batch_there(link, where, job, batch)
+                        done.update(batch)
         raise _never_quiet(str(where))
 
     async def _batch_there(self, link: ControlLink, where: Where, job: str, ids: list[bytes]) -> None:
@@ -198,7 +199,7 @@ async def _ask(link: ControlLink, message: Message, payload: bytes, reply: type[
 def _places(context: JobContext) -> list[Where]:
     """Return the repositories at peers: those that they offer, and those that jobs go to all the same."""
     offered = {(peer.name, offer) for peer in context.catalog.peers() for offer in peer.offers}
-    used = {(job.peer, job.repository) for job in context.config.jobs.values() if job.encrypt == Zone.SOURCE}
+    used = {(job.peer, job.repository) for job in context.config.jobs.values() if Zone(job.encrypt) is Zone.SOURCE}
     return [Where(peer, repository, "") for peer, repository in sorted(offered | used)]
 
 

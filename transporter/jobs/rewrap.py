@@ -86,7 +86,7 @@ async def rewrap(context: JobContext, name: str = "", *, give_up: bool = False) 
             _hold_jobs(context, changes, jobs, walk)
             await walk.everywhere(context)
         # A point that cannot even be read may have a slot of the old password, and may be mended one day.
-        failed += walk.unreadable
+        failed = list(dict.fromkeys([*failed, *walk.unreadable]))
         if not give_up:
             _check(walk, failed)
         for change in changes:
@@ -111,7 +111,7 @@ def _finish(context: JobContext, change: UnfinishedChange, walk: Walk, failed: l
 def _hold_jobs(context: JobContext, changes: list[UnfinishedChange], jobs: ExitStack, walk: Walk) -> None:
     names = {change.name for change in changes}
     for job, settings in context.config.jobs.items():
-        if settings.encrypt == Zone.SOURCE and settings.password in names:
+        if Zone(settings.encrypt) is Zone.SOURCE and settings.password in names:
             try:
                 jobs.enter_context(job_lock(context.home, job))
             except JobBusy:

@@ -90,7 +90,7 @@ class PasswordTable(OpenDatabase):
             ORDER BY name"""
         with self._read() as db:
             rows = db.execute(query).fetchall()
-        return [PasswordInfo(*row[:4], KdfParameters(*row[4:])) for row in rows]
+        return [PasswordInfo(row[0], row[1], row[2], row[3], KdfParameters(*row[4:])) for row in rows]
 
     # ---- within ----
 

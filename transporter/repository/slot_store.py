@@ -140,6 +140,8 @@ class SlotStore:
                 raise UsageError(f"a slot has at most {limits.SLOT_LENGTH} bytes")
             if new in gone or new in kept:
                 raise UsageError("a slot has an id that another one has or had", "use a new slot id")
+            if new in in_use and not self._is_there(change):
+                raise _differs(change.slot_id)
             left.add(new)
         if not left:
             raise UsageError("a restore point must keep a slot", "store the new one with the change")
@@ -151,6 +153,10 @@ class SlotStore:
                 "wait until those of the last changes have gone (keep_replaced_slots)",
             )
         return bool(in_use & gone) or left != in_use - gone
+
+    def _is_there(self, change: SlotChange) -> bool:
+        content = points.encode_slot(change.point_id, change.slot_id, change.slot)
+        return points.read_small(self._layout.slot(change.point_id, change.slot_id), len(content)) == content
 
     def _publish(self, changes: Sequence[SlotChange], keep_seconds: float) -> None:
         """As `files.publish`, for many at once: a sync of each file would cost ten times as much as all the rest."""
