@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import trio
@@ -17,7 +18,7 @@ from transporter.points.ways import KeysAtHand, Way, is_live, public_info
 
 async def drill(context: JobContext) -> DrillReport:
     """Try the ways of every sealed point of every repository that this home can reach."""
-    at_hand = KeysAtHand(context.keys.find_by_salt, context.keys.storage_key)
+    at_hand = KeysAtHand(cache(context.keys.find_by_salt), context.keys.storage_key)
     report = DrillReport()
 
     def visit(batch: Batch) -> list[SlotChangeRow]:
@@ -50,7 +51,7 @@ def _record(context: JobContext, report: DrillReport) -> None:
 
 async def explain(context: JobContext, beginning: str) -> list[dict[str, Any]]:
     """Return the ways of each point whose id begins so, by what is written on them; nothing is opened."""
-    at_hand = KeysAtHand(context.keys.find_by_salt, context.keys.storage_key)
+    at_hand = KeysAtHand(cache(context.keys.find_by_salt), context.keys.storage_key)
     found: list[dict[str, Any]] = []
 
     def visit(batch: Batch) -> list[SlotChangeRow]:

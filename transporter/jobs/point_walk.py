@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import trio
@@ -32,7 +33,7 @@ from transporter.repository import PointMissing, Repository, SlotChange
 
 ANSWER_SECONDS = 120.0
 # Points of a repository of this node that are visited together: three flushes of the disk for each batch of changes.
-LOCAL_BATCH = 1024
+LOCAL_BATCH = 4096
 # Rounds through one place. The second finds what was committed during the first; more are for a busy one.
 ROUNDS_AT_MOST = 10
 
@@ -48,6 +49,7 @@ class Batch:
     points: list[PointSlots]
 
 
+T = TypeVar("T")
 # Runs in a thread.
 Visit = Callable[[Batch], list[SlotChangeRow]]
 
@@ -98,44 +100,45 @@ class Walk:
                 new = await trio.to_thread.run_sync(self._new_here, store, name)
                 if not new:
                     return
-                for (tenant, job), ids in new.items():
-                    for some in _batches(ids, LOCAL_BATCH):
-                        batch = Batch(name, tenant, store.repository_id, job, [])
-                        await trio.to_thread.run_sync(self._batch_here, store, batch, some, keep)
-                        self._done_in(name).update(some)
+                for some in _batches(new, LOCAL_BATCH):
+                    await trio.to_thread.run_sync(self._batch_here, store, name, some, keep)
+                    self._done_in(name).update(point for _tenant, _job, point in some)
         raise _never_quiet(name)
 
-    def _new_here(self, store: Repository, name: str) -> dict[tuple[str, str], list[bytes]]:
-        """Return the points that were not met yet, by tenant and job."""
-        found: dict[tuple[str, str], list[bytes]] = {}
-        for tenant in store.tenants():
-            for ref in store.points(tenant):
-                if ref.point_id not in self._done_in(name):
-                    found.setdefault((tenant, ref.job), []).append(ref.point_id)
-        return found
+    def _new_here(self, store: Repository, name: str) -> list[tuple[str, str, bytes]]:
+        """Return the points that were not visited yet: (tenant, job, id)."""
+        done = self._done_in(name)
+        return [
+            (tenant, job, point)
+            for tenant in store.tenants()
+            for job, point in store.point_ids(tenant)
+            if point not in done
+        ]
 
     def _done_in(self, place: str) -> set[bytes]:
         """Return the points that have been visited in a place. Not before they have: what broke off is done again."""
         return self._done.setdefault(place, set())
 
-    def _batch_here(self, store: Repository, batch: Batch, ids: list[bytes], keep: float) -> None:
-        for point in ids:
-            try:
-                zone, row = point_slots(store, batch.tenant, batch.job, point)
-            except PointMissing:
-                continue  # it was removed this very moment
-            except DamagedData:
-                self.unreadable.append(point.hex())
-                continue
-            # What a tenant's source sealed is that tenant's to open: there is no key here; it is visited from there.
-            if zone != Zone.SOURCE:
-                batch.points.append(row)
-        self.points += len(batch.points)
-        rows = self.visit(batch)
-        if rows:
-            changes = [SlotChange(row.point, row.slot_id, row.slot, tuple(row.replaces)) for row in rows]
-            done = store.replace_slots(batch.tenant, batch.job, changes, keep)
-            self._changed(rows, done.kept_until_ns)
+    def _batch_here(self, store: Repository, name: str, some: list[tuple[str, str, bytes]], keep: float) -> None:
+        rows: list[SlotChangeRow] = []
+        for (tenant, job), group in groupby(some, key=lambda each: each[:2]):
+            points = [row for *_, point in group if (row := self._read_here(store, tenant, job, point)) is not None]
+            self.points += len(points)
+            rows += self.visit(Batch(name, tenant, store.repository_id, job, points))
+        changes = [SlotChange(row.point, row.slot_id, row.slot, tuple(row.replaces)) for row in rows]
+        if changes:
+            self._changed(rows, store.replace_slots_of_read(changes, keep).kept_until_ns)
+
+    def _read_here(self, store: Repository, tenant: str, job: str, point: bytes) -> PointSlots | None:
+        try:
+            zone, row = point_slots(store, tenant, job, point)
+        except PointMissing:
+            return None  # it was removed this very moment
+        except DamagedData:
+            self.unreadable.append(point.hex())
+            return None
+        # What a tenant's source sealed is that tenant's to open: there is no key here; it is visited from there.
+        return row if zone != Zone.SOURCE else None
 
     # --- repositories at peers ----------------------------------------------------------------------------------
 
@@ -207,6 +210,6 @@ def _never_quiet(place: str) -> JobFailed:
     return JobFailed(f"new restore points came all the time in {place}", "go on when fewer jobs run")
 
 
-def _batches(ids: list[bytes], size: int) -> Iterator[list[bytes]]:
+def _batches(ids: list[T], size: int) -> Iterator[list[T]]:
     for at in range(0, len(ids), size):
         yield ids[at : at + size]

@@ -36,6 +36,7 @@ __all__ = [
     "StorageKey",
     "check_slot",
     "make_password_slot",
+    "open_parts",
     "open_slot",
     "open_slot_with_password",
     "read_slot_public",
@@ -86,6 +87,11 @@ def open_slot(slot: bytes, key: PasswordHash | UserKey, context: bytes) -> Stora
         DamagedData: altered bytes, or a slot of another point.
     """
     return _open(read_slot(slot), _hash(key), context)
+
+
+def open_parts(parts: SlotParts, key: PasswordHash, context: bytes) -> StorageKey:
+    """As `open_slot`, of a slot that was taken apart before."""
+    return _open(parts, key, context)
 
 
 def open_slot_with_password(slot: bytes, password: bytes, context: bytes) -> tuple[StorageKey, PasswordHash]:

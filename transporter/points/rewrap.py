@@ -12,8 +12,8 @@ from transporter.clock import Clock
 from transporter.errors import DamagedData, NoKey
 from transporter.keys.key_ring import check_opens
 from transporter.keys.password import PasswordHash, UserKey
-from transporter.keys.slot import SlotInfo
-from transporter.keys.storage_key import StorageKey, make_password_slot, open_slot, read_slot_public
+from transporter.keys.slot import SlotInfo, SlotParts, read_slot
+from transporter.keys.storage_key import StorageKey, make_password_slot, open_parts
 from transporter.keys.wrap import context
 from transporter.points.assemble import PURPOSE, SLOT_ID_LENGTH
 from transporter.points.slot_rows import PointSlots, SlotChangeRow
@@ -33,22 +33,22 @@ class Rewrapping:
 
         Raises DamagedData where nothing at hand opens the point by an old slot's key: then its slots must stay.
         """
-        infos = {slot_id: _info(slot) for slot_id, slot in row.slots}
-        old = {slot_id: info for slot_id, info in infos.items() if info is not None and info.salt in self.changes}
+        parts = {slot_id: _parts(slot) for slot_id, slot in row.slots}
+        sound = {slot_id: each for slot_id, each in parts.items() if each is not None}
+        old = {slot_id: each for slot_id, each in sound.items() if each.info.salt in self.changes}
         if not old or not row.ring_length:
             return None
         # All old slots of a point belong to one password: a second change does not begin before the first is finished.
-        hint_name, new = next((info.hint_name, self.changes[info.salt][1]) for info in old.values())
+        hint_name, new = next((each.info.hint_name, self.changes[each.info.salt][1]) for each in old.values())
         where = context(PURPOSE, tenant, repository_id, row.point)
-        slots = dict(row.slots)
-        by_new = [slots[slot_id] for slot_id, info in infos.items() if info is not None and info.salt == new.salt]
+        by_new = [each for each in sound.values() if each.info.salt == new.salt]
         if _first_that_opens(_opened(by_new, lambda _info: new.hash, where), row, where) is not None:
             return SlotChangeRow(row.point, bytes(SLOT_ID_LENGTH), b"", list(old))
-        storage_key = self._storage_key(row, where, [slots[slot_id] for slot_id in old])
+        storage_key = self._storage_key(row, where, list(old.values()))
         slot = make_password_slot(storage_key, new, new.salt, new.params, where, hint_name=hint_name, clock=self.clock)
         return SlotChangeRow(row.point, self.clock.random_bytes(SLOT_ID_LENGTH), slot, list(old))
 
-    def _storage_key(self, row: PointSlots, where: bytes, slots: list[bytes]) -> StorageKey:
+    def _storage_key(self, row: PointSlots, where: bytes, slots: list[SlotParts]) -> StorageKey:
         """Return the key that opens this point. Not just the first: a commit that was repeated left a slot of each."""
 
         def candidates() -> Iterator[StorageKey]:
@@ -63,10 +63,10 @@ class Rewrapping:
         return found
 
 
-def _opened(slots: list[bytes], hash_of: Callable[[SlotInfo], PasswordHash], where: bytes) -> Iterator[StorageKey]:
-    for slot in slots:
+def _opened(slots: list[SlotParts], hash_of: Callable[[SlotInfo], PasswordHash], where: bytes) -> Iterator[StorageKey]:
+    for parts in slots:
         try:
-            yield open_slot(slot, hash_of(read_slot_public(slot)), where)
+            yield open_parts(parts, hash_of(parts.info), where)
         except (DamagedData, NoKey):
             continue
 
@@ -81,8 +81,8 @@ def _first_that_opens(keys: Iterator[StorageKey], row: PointSlots, where: bytes)
     return None
 
 
-def _info(slot: bytes) -> SlotInfo | None:
+def _parts(slot: bytes) -> SlotParts | None:
     try:
-        return read_slot_public(slot)
+        return read_slot(slot)
     except DamagedData:
         return None  # damaged, or another way of opening: nothing that a password's change is about

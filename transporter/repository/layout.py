@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -17,6 +18,7 @@ PACK_NAME: Final = re.compile(r"[0-9a-f]{64}")
 ID_NAME: Final = re.compile(r"[0-9a-f]{32}")
 
 
+@lru_cache(maxsize=1024)
 def folder_name(name: str) -> str:
     """Return ``name`` (a tenant, a job) as a folder name that can never lead out of its folder.
 
@@ -63,16 +65,16 @@ class Layout:
 
     def job(self, tenant: str, job: str) -> Path:
         """Return the folder of a job's restore points."""
-        return self.points / folder_name(tenant) / folder_name(job)
+        return self.points / f"{folder_name(tenant)}/{folder_name(job)}"
 
     def point(self, tenant: str, job: str, point_id: bytes) -> Path:
         """Return where a restore point lies; UsageError unless the id has 16 bytes."""
         if len(point_id) != 16:
             raise UsageError("a point id has 16 bytes")
-        return self.job(tenant, job) / point_id.hex()
+        return self.points / f"{folder_name(tenant)}/{folder_name(job)}/{point_id.hex()}"
 
     def slot(self, point_id: bytes, slot_id: bytes) -> Path:
         """Return where a slot lies; UsageError unless both ids have 16 bytes."""
         if len(point_id) != 16 or len(slot_id) != 16:
             raise UsageError("point ids and slot ids have 16 bytes")
-        return self.slots / point_id.hex() / slot_id.hex()
+        return self.slots / f"{point_id.hex()}/{slot_id.hex()}"

@@ -153,6 +153,11 @@ class PointStore:
                 for start in range(0, len(piece), 32):
                     yield piece[start : start + 32]
 
+    def check_exists(self, tenant: str, job: str, point_id: bytes) -> None:
+        """Raise PointMissing unless there is a point of that name; what is in it is not looked at."""
+        if not self._layout.point(tenant, job, point_id).exists():
+            raise _missing(job, point_id)
+
     def head_unproved(self, tenant: str, job: str, point_id: bytes) -> bytes:
         """Return a point's head as it is: for what nothing but a wish depends on, and for many points."""
         with self._open(tenant, job, point_id) as (fd, frame, _path):
@@ -170,9 +175,7 @@ class PointStore:
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except (FileNotFoundError, NotADirectoryError):
-                raise PointMissing(
-                    f"job {job} has no restore point {point_id.hex()}", "`transporter points` lists them"
-                ) from None
+                raise _missing(job, point_id) from None
             try:
                 frame = points.read_frame(fd, path)
                 mine = (frame.repository_id, frame.ref.tenant, frame.ref.job, frame.ref.point_id)
@@ -181,6 +184,10 @@ class PointStore:
                 yield fd, frame, path
             finally:
                 os.close(fd)
+
+
+def _missing(job: str, point_id: bytes) -> PointMissing:
+    return PointMissing(f"job {job} has no restore point {point_id.hex()}", "`transporter points` lists them")
 
 
 def _exists(target: PointRef) -> PointExists:

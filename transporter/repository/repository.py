@@ -271,8 +271,12 @@ class Repository:
         may have then. Raises PointMissing, and what `SlotStore.replace` does.
         """
         for change in changes:
-            self._points.ref(tenant, job, change.point_id)
+            self._points.check_exists(tenant, job, change.point_id)
         return self._slots.replace(changes, keep_seconds, limits.SLOTS_PER_POINT if most is None else most)
+
+    def replace_slots_of_read(self, changes: Sequence[SlotChange], keep_seconds: float) -> Replaced:
+        """As `replace_slots`, of points of any tenants and jobs that the caller has just read here."""
+        return self._slots.replace(changes, keep_seconds)
 
     def replaced_slots(self, point_id: bytes) -> dict[bytes, int]:
         """Return the replaced slots of a point that are still kept: id → until when (ns)."""
@@ -321,6 +325,12 @@ class Repository:
     def tenants(self) -> list[str]:
         """Return the tenants that have restore points here."""
         return self._points.tenants()
+
+    def point_ids(self, tenant: str) -> Iterator[tuple[str, bytes]]:
+        """Yield (job, point id) of all points of a tenant by their names alone: quick, for many of them."""
+        for job in self._points.jobs(tenant):
+            for point_id in self._points.ids(tenant, job):
+                yield job, point_id
 
     def points(self, tenant: str, job: str | None = None) -> list[PointRef]:
         """Return a tenant's restore points (of one job) in the order of their commits; `scrub` names damaged ones."""

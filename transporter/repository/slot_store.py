@@ -57,7 +57,7 @@ class SlotStore:
         self._one_replacement = threading.Lock()
 
     def _folder(self, point_id: bytes) -> Path:
-        return self._layout.slot(point_id, bytes(16)).parent
+        return self._layout.slots / point_id.hex()
 
     def put(self, point_id: bytes, slot_id: bytes, data: bytes) -> None:
         """Store a slot durably. The same bytes again are fine; others under the same id: PointExists."""
@@ -92,9 +92,8 @@ class SlotStore:
         for name in _in_use(self._folder(point_id)):
             slot_id = bytes.fromhex(name)
             path = self._layout.slot(point_id, slot_id)
-            path.lstat()  # FileNotFoundError: it was put away this very moment
             try:
-                found[slot_id] = points.decode_slot(points.read_small(path, 2 * limits.SLOT_LENGTH), point_id, slot_id)
+                found[slot_id] = points.decode_slot(_read(path), point_id, slot_id)
             except DamagedData as error:
                 damaged = error
         if damaged is not None and not found:
@@ -234,6 +233,17 @@ class SlotStore:
                         files.unlink(folder / match[0])
                         removed += 1
         return removed
+
+
+def _read(path: Path) -> bytes:
+    """Return a slot's file. FileNotFoundError: it was put away this very moment."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read(2 * limits.SLOT_LENGTH + 1) or b""
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise files.translate(error, "read a slot") from error
 
 
 def _in_use(folder: Path) -> list[str]:
