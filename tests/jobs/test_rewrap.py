@@ -360,14 +360,14 @@ async def killed(monkeypatch, target, name, at, *, after):
 
 
 STEPS = {
-    "storing a slot": (slot_store.files, "link"),
-    "putting one away": (slot_store.files, "replace"),
+    "writing a slot": (slot_store.files, "create"),
+    "showing one, or putting one away": (slot_store.files, "replace"),
     "a flush": (slot_store, "sync_all"),
 }
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
 @pytest.mark.parametrize("step", STEPS)
 async def test_killed_at_any_step_it_goes_on(world, monkeypatch, step, at, after):
     for number in range(3):

@@ -18,6 +18,7 @@ from typing import TypeVar
 import msgspec
 import trio
 
+from pipeline.run import open_tasks
 from pipeline.trust_zone import Zone
 from protocol.errors import ProtocolError
 from protocol.limits import MAX_POINTS_AT_ONCE
@@ -33,7 +34,7 @@ from transporter.repository import PointMissing, Repository, SlotChange
 
 ANSWER_SECONDS = 120.0
 # Points of a repository of this node that are visited together: three flushes of the disk for each batch of changes.
-LOCAL_BATCH = 4096
+LOCAL_BATCH = 2048
 # Rounds through one place. The second finds what was committed during the first; more are for a busy one.
 ROUNDS_AT_MOST = 10
 
@@ -100,10 +101,33 @@ class Walk:
                 new = await trio.to_thread.run_sync(self._new_here, store, name)
                 if not new:
                     return
-                for some in _batches(new, LOCAL_BATCH):
-                    await trio.to_thread.run_sync(self._batch_here, store, name, some, keep)
-                    self._done_in(name).update(point for _tenant, _job, point in some)
+                await self._visit_here(store, name, new, keep)
         raise _never_quiet(name)
+
+    async def _visit_here(self, store: Repository, name: str, new: list[tuple[str, str, bytes]], keep: float) -> None:
+        """Visit points of a repository of this node; a batch is visited while the changes of the last one are made."""
+        one = trio.Semaphore(1)
+        async with open_tasks() as nursery:
+            for some in _batches(new, LOCAL_BATCH):
+                rows = await trio.to_thread.run_sync(self._visited, store, name, some)
+                await one.acquire()
+                nursery.start_soon(self._change_here, store, name, some, rows, keep, one)
+
+    async def _change_here(
+        self,
+        store: Repository,
+        name: str,
+        some: list[tuple[str, str, bytes]],
+        rows: list[SlotChangeRow],
+        keep: float,
+        one: trio.Semaphore,
+    ) -> None:
+        changes = [SlotChange(row.point, row.slot_id, row.slot, tuple(row.replaces)) for row in rows]
+        if changes:
+            done = await trio.to_thread.run_sync(store.replace_slots_of_read, changes, keep)
+            self._changed(rows, done.kept_until_ns)
+        self._done_in(name).update(point for _tenant, _job, point in some)
+        one.release()
 
     def _new_here(self, store: Repository, name: str) -> list[tuple[str, str, bytes]]:
         """Return the points that were not visited yet: (tenant, job, id)."""
@@ -119,15 +143,13 @@ class Walk:
         """Return the points that have been visited in a place. Not before they have: what broke off is done again."""
         return self._done.setdefault(place, set())
 
-    def _batch_here(self, store: Repository, name: str, some: list[tuple[str, str, bytes]], keep: float) -> None:
+    def _visited(self, store: Repository, name: str, some: list[tuple[str, str, bytes]]) -> list[SlotChangeRow]:
         rows: list[SlotChangeRow] = []
         for (tenant, job), group in groupby(some, key=lambda each: each[:2]):
             points = [row for *_, point in group if (row := self._read_here(store, tenant, job, point)) is not None]
             self.points += len(points)
             rows += self.visit(Batch(name, tenant, store.repository_id, job, points))
-        changes = [SlotChange(row.point, row.slot_id, row.slot, tuple(row.replaces)) for row in rows]
-        if changes:
-            self._changed(rows, store.replace_slots_of_read(changes, keep).kept_until_ns)
+        return rows
 
     def _read_here(self, store: Repository, tenant: str, job: str, point: bytes) -> PointSlots | None:
         try:
