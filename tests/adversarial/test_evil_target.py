@@ -410,9 +410,11 @@ HEADS = {
     "not encrypted": (head_with(encrypted=False), DamagedData),
     "not encrypted, with a key of its own": (head_with(encrypted=False, chunk_id_key=b"t" * 32), DamagedData),
     "another zone": (head_with(zone="none", encrypted=False, chunk_id_key=b"t" * 32), RefusedByPeer),
-    "no slots": (lambda head, _slots: (head, []), CorruptedPoint),
-    "a damaged slot": (lambda head, slots: (head, [slots[0][:-1] + b"\0"]), CorruptedPoint),
-    "a slot of nothing": (lambda head, _slots: (head, [b""]), CorruptedPoint),
+}
+SLOTS = {
+    "no slots": lambda head, _slots: (head, []),
+    "a damaged slot": lambda head, slots: (head, [slots[0][:-1] + b"\0"]),
+    "a slot of nothing": lambda head, _slots: (head, [b""]),
 }
 
 
@@ -424,6 +426,22 @@ async def test_an_altered_point_is_refused(world, monkeypatch, how):
     for work in (world.source.verify, world.source.restore):
         with pytest.raises(error):
             await work()
+    nothing_is_restored(world)
+
+
+@pytest.mark.parametrize("how", SLOTS)
+async def test_a_point_robbed_of_its_slots_opens_at_most_by_the_key_that_its_node_kept(world, monkeypatch, how):
+    await world.source.backup()
+    (ref,) = world.store().points(world.tenant(world.source), "docs")
+    serve_head(monkeypatch, SLOTS[how])
+    # To verify is to prove that it would open without this node, too.
+    with pytest.raises(CorruptedPoint):
+        await world.source.verify()
+    assert contents(await world.source.restore(output="kept")) == contents(world.source.tree)
+    assert any("would be lost" in note.text for note in world.source.seen(Note))
+    world.source.keys.drop_storage_key(ref.point_id)
+    with pytest.raises(CorruptedPoint):
+        await world.source.restore()
     nothing_is_restored(world)
 
 

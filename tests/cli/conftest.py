@@ -11,6 +11,8 @@ import pytest
 
 from transporter.catalog import Catalog, Peer
 from transporter.cli.main import run_command
+from transporter.keys.password import KdfParameters
+from transporter.keys.password_table import PasswordTable
 
 
 @dataclass
@@ -50,6 +52,12 @@ class Node:
     def add_to_config(self, text: str) -> None:
         with (self.path / "config.toml").open("a") as file:
             file.write(text)
+
+
+@pytest.fixture(autouse=True)
+def cheap_passwords(monkeypatch):
+    """These tests are not about the price of a guess; the documented one is in tests/keys."""
+    monkeypatch.setitem(PasswordTable.__init__.__kwdefaults__, "parameters", KdfParameters(8, 1, 1))
 
 
 @pytest.fixture

@@ -248,14 +248,14 @@ async def test_a_point_that_is_committed_meanwhile_is_not_missed(world, monkeypa
 async def test_many_points_go_in_several_messages(world, monkeypatch):
     monkeypatch.setattr(point_walk, "MAX_POINTS_AT_ONCE", 2)
     monkeypatch.setattr(point_walk, "LOCAL_BATCH", 2)
-    for number in range(5):
+    for number in range(3):
         (world.source.tree / "more").write_bytes(bytes([number]) * 100)
         await world.source.backup("docs")
         await world.source.backup("target")
     world.source.keys.change_password("office", NEW)
     world.target.keys.change_password("vault", NEW)
-    assert (await rewrap(world.source.context)).replaced == 5
-    assert (await rewrap(world.target.context)).replaced == 5
+    assert (await rewrap(world.source.context)).replaced == 3
+    assert (await rewrap(world.target.context)).replaced == 3
     for job in ("docs", "target"):
         assert contents(await world.source.restore(job, output=job)) == contents(world.source.tree)
 
@@ -367,10 +367,10 @@ STEPS = {
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("at", [1, 2, 3, 4])
+@pytest.mark.parametrize("at", [1, 3])
 @pytest.mark.parametrize("step", STEPS)
 async def test_killed_at_any_step_it_goes_on(world, monkeypatch, step, at, after):
-    for number in range(3):
+    for number in range(2):
         (world.source.tree / "more").write_bytes(bytes([number]) * 100)
         await world.source.backup("target")
     new = world.target.keys.change_password("vault", NEW)

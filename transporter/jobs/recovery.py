@@ -22,6 +22,7 @@ from transporter.keys.chunk_id import ChunkIdKey
 from transporter.keys.password import PasswordHash, hash_password
 from transporter.keys.session_key import ChunkOpener
 from transporter.keys.slot import SlotInfo
+from transporter.keys.storage_key import StorageKey
 from transporter.link.data_path import open_data_session
 from transporter.link.resilient import ResilientLink
 from transporter.points.assemble import OpenedPoint, Place, find_in, open_point
@@ -120,8 +121,13 @@ def typed_password(password: bytes) -> Callable[[SlotInfo], PasswordHash | None]
 
 
 @asynccontextmanager
-async def open_recovery(context: JobContext, where: Where, row: PointRow, password: bytes) -> AsyncIterator[Recovery]:
+async def open_recovery(
+    context: JobContext, where: Where, row: PointRow, password: bytes, *, by_kept_key: bool
+) -> AsyncIterator[Recovery]:
     """Open a session for the recovery of one point of the job ``where.job`` and open the point.
+
+    ``by_kept_key``: also by the storage key that this home kept, where no slot opens it. Not to prove that a point is
+    in order: without this home it would not open.
 
     Raises WrongPassword, NoKey, CorruptedPoint, DamagedData, and what the link raises.
     """
@@ -157,7 +163,7 @@ async def open_recovery(context: JobContext, where: Where, row: PointRow, passwo
         question = GetPoint(repository=where.repository, job=where.job, point=row.point)
         answer, head_bytes = await link.request(question, b"", PointHead)
         head, opener, key = await trio.to_thread.run_sync(
-            _open, context, where.job, row, started, bytes(head_bytes), answer.slots, password
+            _open, context, where.job, row, started, bytes(head_bytes), answer.slots, password, by_kept_key
         )
         content = ChunkFetcher(opener, key)
         metadata = ChunkFetcher(opener, key, MANIFEST_CHUNK, MANIFEST_AHEAD_BYTES, kept=0)
@@ -186,7 +192,14 @@ class _Router:
 
 
 def _open(
-    context: JobContext, job: str, row: PointRow, started: Started, head: bytes, slots: list[bytes], password: bytes
+    context: JobContext,
+    job: str,
+    row: PointRow,
+    started: Started,
+    head: bytes,
+    slots: list[bytes],
+    password: bytes,
+    by_kept_key: bool,
 ) -> tuple[Head, ChunkOpener, ChunkIdKey]:
     if row.zone != Zone.SOURCE:
         # The trusted end is the target: it opens what it sealed, and says how chunks are named.
@@ -201,5 +214,15 @@ def _open(
     place = Place(started.tenant, job, started.repository_id, row.point, started.domain, row.zone)
 
     find = find_in(context.keys.find_by_salt, typed_password(password))
-    opened: OpenedPoint = open_point(head, slots, lambda _head: place, find, context.keys.storage_key)
+
+    def kept(point: bytes) -> StorageKey | None:
+        key = context.keys.storage_key(point) if by_kept_key else None
+        if key is not None:
+            context.say(
+                f"no slot of restore point {point.hex()[:8]} opens it; the key that this node kept is tried. "
+                "Without this node it would be lost: run scrub there"
+            )
+        return key
+
+    opened: OpenedPoint = open_point(head, slots, lambda _head: place, find, kept)
     return opened.head, opened.opener, opened.chunk_id_key

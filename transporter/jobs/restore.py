@@ -53,7 +53,7 @@ async def run_restore(context: JobContext, order: RestoreOrder) -> JobFinished:
     )
     async with (
         open_tree_writing(context.spare) as writing,
-        open_recovery(context, where, row, order.password) as recovery,
+        open_recovery(context, where, row, order.password, by_kept_key=True) as recovery,
     ):
         check_newest(context, where, order.point, row.point, recovery.head.created_ns)
         restore = _Restore(context, order, recovery, writing)

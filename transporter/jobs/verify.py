@@ -53,7 +53,7 @@ async def run_verify(context: JobContext, order: VerifyOrder) -> JobFinished:
             job=order.job, operation="verify", peer=where.peer, repository=where.repository, zone=row.zone, point=point
         )
     )
-    async with open_recovery(context, where, row, order.password) as recovery:
+    async with open_recovery(context, where, row, order.password, by_kept_key=False) as recovery:
         check_newest(context, where, order.point, row.point, recovery.head.created_ns)
         verify = _Verify(context, order, recovery)
         await verify.run()

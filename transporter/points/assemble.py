@@ -148,7 +148,7 @@ def _open_ring(
     cryptograms: list[bytes],
     where: bytes,
     find: Callable[[SlotInfo], PasswordHash | None],
-    kept: StorageKey | None,
+    kept: Callable[[], StorageKey | None],
 ) -> KeyRing:
     """Open the ring by whichever slot fits it, looking for each password once.
 
@@ -159,9 +159,10 @@ def _open_ring(
     for slot in slots if len(slots) <= MAX_SLOTS else ():
         with suppress(NoKey, DamagedData):
             return open_ring(unlock([slot], where, find)[0], cryptograms, where)
-    if kept is not None:
+    key = kept()
+    if key is not None:
         with suppress(NoKey, DamagedData):
-            return open_ring(kept, cryptograms, where)
+            return open_ring(key, cryptograms, where)
     # None fits: what is wrong is told from all of them together.
     return open_ring(unlock(slots, where, find)[0], cryptograms, where)
 
@@ -199,7 +200,7 @@ def open_point(
             raise _no_chunk_id_key()
         key = ChunkIdKey(head.chunk_id_key)
         return OpenedPoint(head, None, ChunkOpener((), allow_plain=True), key)
-    ring = _open_ring(slots, head.cryptograms, place.context, find, kept(head.point_id))
+    ring = _open_ring(slots, head.cryptograms, place.context, find, lambda: kept(head.point_id))
     ring.metakey.check_mac(encode_head(msgspec.structs.replace(head, mac=b"")), head.mac)
     if ring.chunk_id_key is None:
         raise _no_chunk_id_key()
