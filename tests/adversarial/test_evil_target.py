@@ -16,7 +16,7 @@ import trio
 from world import contents, small_tree
 
 from pipeline.chunk import CODEC_LZ4
-from protocol.messages import Chunk, HaveReply, Points, Stored
+from protocol.messages import Chunk, HaveReply, Piece, Points, Stored
 from transporter import errors
 from transporter.errors import (
     CannotConnect,
@@ -706,7 +706,7 @@ async def test_a_target_that_always_closes_is_given_up(fast_clock, world, monkey
 
     async def receive(self):
         event = await original(self)
-        if self._channel.role == "acceptor" and isinstance(event.message, Chunk):
+        if self._channel.role == "acceptor" and isinstance(event.message, Chunk | Piece):
             raise LinkBroken("evil")
         return event
 

@@ -367,7 +367,7 @@ STEPS = {
 
 
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("at", [1, 3])
+@pytest.mark.parametrize("at", [2])
 @pytest.mark.parametrize("step", STEPS)
 async def test_killed_at_any_step_it_goes_on(world, monkeypatch, step, at, after):
     for number in range(2):
@@ -384,7 +384,7 @@ async def test_killed_at_any_step_it_goes_on(world, monkeypatch, step, at, after
     assert world.store().scrub().clean
 
 
-@pytest.mark.parametrize("at", [1, 2, 3, 4])
+@pytest.mark.parametrize("at", [2, 3])
 async def test_a_link_that_breaks_at_any_message_is_gone_on_with(world, monkeypatch, at):
     await two_points(world)
     new = world.source.keys.change_password("office", NEW)
