@@ -226,7 +226,8 @@ class SlotStore:
 
     def folders(self) -> list[str]:
         """Return the names of all folders, for `purge`."""
-        return files.names_in(self._layout.slots)
+        with files.disk_errors("look at the slots"):
+            return files.names_in(self._layout.slots)
 
     def purge(self, folders: Sequence[str]) -> int:
         """Remove the replaced slots in these folders whose time is over; return how many. Stops at a disk's error."""
