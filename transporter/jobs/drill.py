@@ -7,7 +7,6 @@ from typing import Any
 
 import trio
 
-from transporter.errors import CannotConnect
 from transporter.jobs.context import JobContext
 from transporter.jobs.drill_report import DrillReport
 from transporter.jobs.point_walk import Batch, Walk
@@ -71,9 +70,8 @@ async def explain(context: JobContext, beginning: str) -> list[dict[str, Any]]:
 
     walk = Walk(visit)
     await walk.everywhere(context)
-    if not found and walk.unreached:
-        places = "; ".join(f"{place}: {why}" for place, why in walk.unreached.items())
-        raise CannotConnect(f"not every repository was reached ({places})", "try again when they can be reached")
+    if not found:
+        walk.check_reached()
     return found
 
 
@@ -95,9 +93,8 @@ async def unknown_salts(context: JobContext) -> list[dict[str, Any]]:
 
     walk = Walk(visit)
     await walk.everywhere(context)
-    if not found and walk.unreached:
-        places = "; ".join(f"{place}: {why}" for place, why in walk.unreached.items())
-        raise CannotConnect(f"not every repository was reached ({places})", "try again when they can be reached")
+    if not found:
+        walk.check_reached()
     return sorted(found.values(), key=lambda facts: -int(facts["points"]))
 
 

@@ -77,6 +77,12 @@ class Walk:
             with self._noted(str(where)):
                 await self._there(context, where)
 
+    def check_reached(self) -> None:
+        """Raise CannotConnect unless every place was reached: what was not found may be in one of the others."""
+        if self.unreached:
+            places = "; ".join(f"{place}: {why}" for place, why in self.unreached.items())
+            raise CannotConnect(f"not every repository was reached ({places})", "try again when they can be reached")
+
     @contextmanager
     def _noted(self, place: str) -> Iterator[None]:
         try:
