@@ -2,6 +2,7 @@
 #
 #   make demo [DATA=path]   two daemons, an encrypted offsite copy of real data, a change, a restore, a comparison
 #   make demo-reverse       the same between two sites that accept no connection, through a proxy host
+#   make demo-recovery      the node burnt down, the password forgotten: recovered by a keyset
 #   make test               everything CI runs
 
 PYTHON ?= python3
@@ -15,8 +16,12 @@ DATA   ?=
 PROCESSES ?= -n 4 --dist worksteal
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 
-.PHONY: help venv demo demo-reverse test test-tools lint format types imports unit bench bench-wan bench-keys fuzz
-.PHONY: campaign-kill campaign-bitflip campaign-cuts clean
+# Demos and tests start hundreds of processes. Where this is set each of them compiles every module anew: 0.4 s more.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help venv demo demo-reverse demo-recovery test test-tools lint format types imports unit bench bench-wan bench-keys
+.PHONY: bench-search bench-mount bench-copy bench-repository bench-chain bench-restore bench-scrub fuzz
+.PHONY: campaign-kill campaign-kill-copy campaign-kill-transform campaign-model campaign-kill-keys campaign-bitflip campaign-cuts campaign-year clean
 .DEFAULT_GOAL := help
 
 help:
@@ -43,9 +48,12 @@ demo: $(STAMP)
 demo-reverse: $(STAMP)
 	@$(BIN)/python tests/endtoend/demo_reverse.py $(if $(DATA),--data '$(DATA)')
 
+demo-recovery: $(STAMP)
+	@$(BIN)/python tests/endtoend/demo_recovery.py $(if $(DATA),--data '$(DATA)')
+
 test: lint unit
 
-# Proxies and front ends that some tests start; installed where that can be done, else those tests are skipped.
+# What some tests start or mount with; installed where that can be done, else those tests are skipped.
 test-tools:
 	@sh .ci/test-tools
 
@@ -62,6 +70,7 @@ format: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/python -m pytest -q $(PROCESSES) $(PYTEST)
 
+# With contenders, then all of bench-copy, -scrub, -repository, -mount and -restore; BENCH_ARGS=--quick for a short look.
 bench: $(BENCH)
 	$(BIN)/python -m loadtest $(BENCH_ARGS)
 
@@ -71,17 +80,56 @@ bench-wan: $(BENCH)
 bench-keys: $(BENCH)
 	$(BIN)/python -m loadtest keys $(BENCH_KEYS_ARGS)
 
+bench-search: $(BENCH)
+	$(BIN)/python -m loadtest search $(BENCH_SEARCH_ARGS)
+
+# Needs fuse3 and pyfuse3 (the extra `mount`): make test-tools, as root on Debian.
+bench-mount: $(BENCH)
+	$(BIN)/python -m loadtest mount $(BENCH_MOUNT_ARGS)
+
+bench-copy: $(BENCH)
+	$(BIN)/python -m loadtest copy $(BENCH_COPY_ARGS)
+
+bench-repository: $(BENCH)
+	$(BIN)/python -m loadtest repository $(BENCH_REPOSITORY_ARGS)
+
+bench-chain: $(STAMP)
+	$(BIN)/python -m loadtest chain $(BENCH_CHAIN_ARGS)
+
+bench-restore: $(BENCH)
+	$(BIN)/python -m loadtest restore $(BENCH_RESTORE_ARGS)
+
+bench-scrub: $(BENCH)
+	$(BIN)/python -m loadtest scrub $(BENCH_SCRUB_ARGS)
+
 fuzz: $(STAMP)
 	$(BIN)/python tests/fuzz/fuzz_protocol.py --count $(or $(FUZZ_COUNT),1000000)
 
 campaign-kill: $(STAMP)
 	$(BIN)/python tests/crash/campaign_kill.py $(KILL_ARGS)
 
+campaign-kill-copy: $(STAMP)
+	$(BIN)/python tests/crash/copy_kill.py
+
+campaign-kill-transform: $(STAMP)
+	for job in docs target none; do $(BIN)/python tests/crash/transform_kill.py --job $$job || exit 1; done
+	$(BIN)/python tests/crash/transform_kill.py --full-disk
+
+campaign-model: $(STAMP)
+	$(BIN)/python tests/crash/campaign_model.py $(MODEL_ARGS)
+
 campaign-bitflip: $(STAMP)
 	$(BIN)/python tests/crash/campaign_bitflip.py $(BITFLIP_ARGS)
 
+campaign-kill-keys: $(STAMP)
+	$(BIN)/python tests/crash/campaign_kill_keys.py
+
 campaign-cuts: $(STAMP)
 	$(BIN)/python tests/crash/campaign_cuts.py $(CUTS_ARGS)
+
+# Forty minutes: a year of two providers, with kills on the way.
+campaign-year: $(STAMP)
+	$(BIN)/python tests/crash/campaign_year.py $(YEAR_ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""``python -m loadtest [bench]`` on loopback, ``wan`` over emulated lines, ``keys`` of years: see ``--help``."""
+"""``python -m loadtest [bench]``: loopback; ``wan``: emulated lines; ``keys``, ``search``, ``mount`` …: ``--help``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from . import bench, keys, report
+from . import bench, chains, copies, keys, mount, report, repositories, restoring, scrub, search, sections
 from .figures import Verdict
 from .measure import BenchError
 from .peers.base import WORKS
@@ -60,8 +60,16 @@ def parse(arguments: list[str]) -> bench.Options:
     parser = _parser("python -m loadtest", "the same work, side by side", WORKS)
     parser.add_argument("command", nargs="?", choices=("bench",), default="bench", help="`wan` has options of its own")
     parser.add_argument("--image", type=Path, help="an existing image instead of a tar of the tree")
+    parser.add_argument(
+        "--sections",
+        action="append",
+        choices=(*(section.name for section in sections.SECTIONS), "none"),
+        help="only these of the other benches; default: all, and none beside --only or --works",
+    )
     chosen = parser.parse_args(arguments)
-    return bench.Options(image=chosen.image, **_common(chosen, WORKS))
+    everything = not chosen.only and not chosen.works
+    names = chosen.sections or [section.name for section in sections.SECTIONS if everything]
+    return bench.Options(image=chosen.image, sections=tuple(names), **_common(chosen, WORKS))
 
 
 def parse_wan(arguments: list[str]) -> wan_bench.Options:
@@ -73,10 +81,26 @@ def parse_wan(arguments: list[str]) -> wan_bench.Options:
     return wan_bench.Options(lines=lines, **_common(chosen, WAN_WORKS))
 
 
-def _run(arguments: list[str]) -> list[Verdict]:
-    if arguments[:1] == ["wan"]:
-        return wan_bench.run(parse_wan(arguments[1:]))
-    return bench.run(parse(arguments))
+def _bench(arguments: list[str]) -> int:
+    """Run the bench with contenders, then the others, whatever came of it. Raises BenchError."""
+    options = parse(arguments)
+    failed: BenchError | None = None
+    missed = 0
+    try:
+        missed = _show(bench.run(options))
+    except BenchError as error:
+        failed = error
+    others = sections.run_all(options.sections, options.out, options.work, options.cache, quick=options.quick)
+    if failed is not None:
+        raise failed
+    return max(missed, others)
+
+
+def _show(verdicts: list[Verdict]) -> int:
+    """Print the table; return 1 if a figure is missed, else 0."""
+    if verdicts:
+        print(report.verdict_table(verdicts))
+    return int(any(verdict.reached is False for verdict in verdicts))
 
 
 def _terminate(*_: object) -> None:
@@ -89,15 +113,28 @@ def main() -> int:
     try:
         if sys.argv[1:2] == ["keys"]:
             return keys.run(sys.argv[2:])
-        verdicts = _run(sys.argv[1:])
+        if sys.argv[1:2] == ["chain"]:
+            return chains.run(sys.argv[2:])
+        if sys.argv[1:2] == ["repository"]:
+            return repositories.run(sys.argv[2:])
+        if sys.argv[1:2] == ["restore"]:
+            return restoring.run(sys.argv[2:])
+        if sys.argv[1:2] == ["search"]:
+            return search.run(sys.argv[2:])
+        if sys.argv[1:2] == ["mount"]:
+            return mount.run(sys.argv[2:])
+        if sys.argv[1:2] == ["copy"]:
+            return copies.run(sys.argv[2:])
+        if sys.argv[1:2] == ["scrub"]:
+            return scrub.run(sys.argv[2:])
+        if sys.argv[1:2] == ["wan"]:
+            return _show(wan_bench.run(parse_wan(sys.argv[2:])))
+        return _bench(sys.argv[1:])
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return _INTERRUPTED
-    if verdicts:
-        print(report.verdict_table(verdicts))
-    return int(any(verdict.reached is False for verdict in verdicts))
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ class Options:
     work: Path | None = None
     keep: bool = False
     cipher: str | None = None
+    sections: tuple[str, ...] = ()  # the other benches that follow
 
 
 def say(text: str) -> None:

@@ -146,7 +146,7 @@ def markdown(result: Result) -> str:
 
 
 def write(result: Result, out: Path) -> None:
-    """Write benchmarks.md, bench.json and, where matplotlib is installed, bench.svg into `out`."""
+    """Write bench.json, benchmarks.md (not its sections) and, where matplotlib is installed, bench.svg into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     raw = {
         "machine": dict(result.machine),
@@ -159,7 +159,10 @@ def write(result: Result, out: Path) -> None:
         "samples": [dataclasses.asdict(sample) for sample in result.samples],
     }
     (out / "bench.json").write_text(json.dumps(raw, indent=1) + "\n")
-    (out / "benchmarks.md").write_text(markdown(result))
-    from . import plot
+    from . import plot, sections
 
+    # What other benches have put there stays until they are run again.
+    page = out / sections.PAGE
+    kept = sections.sections_of(page.read_text()) if page.exists() else {}
+    page.write_text(sections.with_sections(markdown(result), kept))
     plot.draw(summarize(result.samples), TITLES, out / "bench.svg")

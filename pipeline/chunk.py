@@ -72,6 +72,7 @@ class Chunk:
     plain_length: int
     data: bytes | bytearray | memoryview = field(repr=False)
     metadata: bool = False
+    fsi: bool = False
     codec: int = CODEC_RAW
     buffer: SharedBuffer | None = field(default=None, repr=False)
     headroom: int = 0

@@ -64,6 +64,17 @@ MAX_IDS = 4096
 # A reply names a key id by one byte, 0 means unknown.
 MAX_KEY_IDS = 255
 
+# A form of a stored chunk: its id, and the id of the key that it is sealed under.
+FORM = 64
+# A chunk gets another form only where a job has lost the keys of its parent: once in years.
+MAX_FORMS = 16
+# For one question: 1 GiB of ordinary chunks a round trip, and an answer of 525 KB at most.
+MAX_FORMS_AT_ONCE = 1024
+# A mandate: a public key, a signature, names, and id and hash of each point.
+MAX_MANDATE = 8192
+# 48 bytes each in a mandate.
+MAX_MANDATE_POINTS = 100
+
 # A name is shown on a terminal, stored in a catalog and becomes part of a file name (255 bytes at most there).
 MAX_NAME = 200
 # A sentence for a person.
@@ -75,6 +86,10 @@ MAX_SLOT = 2 * KIB
 MAX_SLOTS = 16
 # Points whose slots are asked for or replaced together: with the most and the longest slots 8 MiB, and a round trip.
 MAX_POINTS_AT_ONCE = 256
+# A claim about a lost chunk: two ids, codec, length, counter, tag.
+LOST_CLAIM = 93
+# Claims in one answer: what a damaged pack of ordinary chunks had, many times over; later runs ask for the others.
+MAX_LOST = 4096
 # Repositories that one invitation opens.
 MAX_REPOSITORIES = 100
 

@@ -11,6 +11,23 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Final
 
 from protocol import limits
+from protocol.copy_messages import (
+    COPY_MESSAGES,
+    CommitCopy,
+    CopiedTo,
+    CopyHead,
+    CopyTo,
+    Digests,
+    FetchForms,
+    Forms,
+    GetCopy,
+    GetDigests,
+    GetForms,
+    GetNeeds,
+    Mandate,
+    Mandated,
+    NeedsPart,
+)
 from protocol.fields import (
     U8,
     U16,
@@ -32,6 +49,8 @@ from protocol.fields import (
     Text,
     Word,
 )
+from protocol.keeping_messages import KEEPING_MESSAGES
+from protocol.lost_messages import GetLost, Lost
 from protocol.message import Message
 from protocol.point_messages import (
     GetPoint,
@@ -43,14 +62,43 @@ from protocol.point_messages import (
     Slots,
     SlotsPut,
 )
+from protocol.transform_messages import TRANSFORM_MESSAGES
 
 # Defined elsewhere, and had from here by everybody.
-__all__ = ["GetPoint", "GetSlots", "ListPoints", "Message", "PointHead", "Points", "PutSlots", "Slots", "SlotsPut"]
+__all__ = [
+    "CommitCopy",
+    "CopiedTo",
+    "CopyHead",
+    "CopyTo",
+    "Digests",
+    "FetchForms",
+    "Forms",
+    "GetCopy",
+    "GetDigests",
+    "GetForms",
+    "GetLost",
+    "GetNeeds",
+    "GetPoint",
+    "GetSlots",
+    "ListPoints",
+    "Lost",
+    "Mandate",
+    "Mandated",
+    "Message",
+    "NeedsPart",
+    "PointHead",
+    "Points",
+    "PutSlots",
+    "Slots",
+    "SlotsPut",
+]
 
 ZONES: Final = frozenset({"source", "target", "none"})
-PURPOSES: Final = frozenset({"backup", "recovery"})
+PURPOSES: Final = frozenset({"backup", "recovery", "copy-in", "copy-out", "copy-seal"})
 # Chunk.flags
 METADATA: Final = 1
+# Beside METADATA: of the file-system index, which is sealed under a key of its own.
+FSI: Final = 2
 
 
 # --- control connection: 1 … 99 ------------------------------------------------------------------------------
@@ -117,7 +165,8 @@ class Start(Message):
     ``point``: the restore point wanted (recovery) or empty. ``resume``: the point id of the run that goes on, or empty.
     ``acceleration``: chunks are shared with the initiator's other accelerated jobs; backups of zone none alone.
     ``pieces``: the line is long, so the provider, too, is to send chunks in pieces. ``head``: Started is to bring the
-    head of the parent along (a backup of zone source needs its keys).
+    head of the parent along (a backup of zone source needs its keys). ``name``: what a copy-in (or copy-seal) calls the
+    chunks that it brings; those of one name are shared, within the tenant.
     """
 
     KIND: ClassVar[int] = 10
@@ -132,6 +181,7 @@ class Start(Message):
     acceleration: Bool = False
     pieces: Bool = False
     head: Bool = False
+    name: Bytes16OrEmpty = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +191,9 @@ class Started(Message):
     ``chunk_id_key`` is empty in zone source, ``parent`` (a point id, with the hash of its object) where there is none.
     ``domain_empty``: the provider holds no chunk of this domain, so asking for any is idle.
     ``repository_id`` and ``tenant`` are the place that the point's keys are bound to. ``slots`` and the payload: those
-    of the parent, and its head, where they were asked for; without them the initiator asks by GetPoint.
+    of the parent, and its head, where they were asked for; without them the initiator asks by GetPoint. ``chain``:
+    BLAKE3 over the ids and hashes of the job's points, by id; empty: the provider knows no GetChain. ``lost``: how many
+    sealed chunks of the domain the provider has lost (at most `limits.MAX_LOST` are counted): GetLost tells which.
     """
 
     KIND: ClassVar[int] = 11
@@ -156,7 +208,9 @@ class Started(Message):
     tenant: Name = ""
     parent_hash: Bytes32OrEmpty = b""
     domain_empty: Bool = False
+    chain: Bytes32OrEmpty = b""
     slots: Annotated[list[bytes], ListOf(Sized(0, limits.MAX_SLOT), limits.MAX_SLOTS)] = field(default_factory=list)
+    lost: Count = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,11 +268,12 @@ class Get(Message):
 
 @dataclass(frozen=True, slots=True)
 class Missing(Message):
-    """A chunk that was asked for cannot be sent."""
+    """A chunk that was asked for cannot be sent. ``key``: of a form that was asked for, its key id."""
 
     KIND: ClassVar[int] = 17
     id: Bytes32
     reason: Sentence
+    key: Bytes32OrEmpty = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,7 +482,7 @@ class KeyBProof(Message):
 
 @dataclass(frozen=True, slots=True)
 class Chunk(Message):
-    """A stored chunk (the payload) and what travels beside it everywhere. ``flags``: 1 = metadata."""
+    """A stored chunk (the payload) and what travels beside it everywhere. ``flags``: 1 = metadata, 3 = FSI."""
 
     KIND: ClassVar[int] = 102
     PAYLOAD: ClassVar[int] = limits.MAX_CHUNK_PAYLOAD
@@ -477,6 +532,6 @@ CONTROL_MESSAGES: Final[tuple[type[Message], ...]] = (
     Hello, Pair, Paired, Ping, Pong, Start, Started, Ready, Have, HaveReply, Stored, Get, Missing, Flush, Flushed,
     Needs, PutSlot, SlotStored, Commit, CommitPlain, Committed, ListPoints, Points, GetPoint, PointHead, Stop, Stopped,
     Refused, StatusRequest, StatusReply, Progress, Limit, Park, Parked, Reach, Tickets, Incoming, GetSlots, Slots,
-    PutSlots, SlotsPut,
+    PutSlots, SlotsPut, *KEEPING_MESSAGES, *TRANSFORM_MESSAGES, *COPY_MESSAGES, GetLost, Lost,
 )  # fmt: skip
 DATA_MESSAGES: Final[tuple[type[Message], ...]] = (KeyB, KeyBProof, Chunk, Rekey, Fin, Piece)

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from transporter.catalog_chain import CHAIN_SCHEMA, ChainTable
 from transporter.database_errors import transaction, translate, translated, use_write_ahead_log
 from transporter.errors import ConfigError, DiskFull, IdentityRefused, UnsupportedFormat
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _CATALOG = "the catalog"
 BUSY_TIMEOUT = 20.0
 """Seconds to wait for another process's transaction; ours last milliseconds, so this is only met by a stuck disk."""
@@ -42,13 +43,15 @@ CREATE TABLE offers (
 CREATE TABLE rights (
     peer TEXT NOT NULL REFERENCES peers(name) ON DELETE CASCADE,
     repository TEXT NOT NULL,
+    may_remove INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (peer, repository)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE invitations (
     secret_hash BLOB PRIMARY KEY CHECK (length(secret_hash) = 32),
     repository TEXT NOT NULL,
     expires_ns INTEGER NOT NULL,
-    used_ns INTEGER
+    used_ns INTEGER,
+    may_remove INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE runs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -80,6 +83,15 @@ _UPGRADE_TO_2 = (
     "ALTER TABLE peers ADD COLUMN via TEXT NOT NULL DEFAULT ''",
 )
 
+# From version 2: who may remove points, and the points that this home has committed (`catalog_chain`).
+_UPGRADE_TO_3 = (
+    "ALTER TABLE rights ADD COLUMN may_remove INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE invitations ADD COLUMN may_remove INTEGER NOT NULL DEFAULT 0",
+    CHAIN_SCHEMA,
+)
+
+_UPGRADES = (_UPGRADE_TO_2, _UPGRADE_TO_3)
+
 # `Peer.link`: who dials. Empty: this node, each time it wants something (or nobody has to).
 PEER_DIALS = "peer-dials"
 """The peer keeps a connection parked here, and comes when it is called."""
@@ -93,8 +105,9 @@ PROXY_HOST = "proxy-host"
 class Peer:
     """Another node. ``pin``: SHA-256 of its public key. ``address``: where we dial it, or empty.
 
-    ``offers``: its repositories that we may use. ``rights``: ours that it may use, as the tenant ``tenant``.
-    ``link``: who dials (see `PEER_DIALS` and its neighbours). ``via``: the name of the proxy host that leads to it.
+    ``offers``: its repositories that we may use. ``rights``: ours that it may use, as the tenant ``tenant``;
+    ``removes``: those of them where it may remove points, too. ``link``: who dials (see `PEER_DIALS` and its
+    neighbours). ``via``: the name of the proxy host that leads to it.
     """
 
     name: str
@@ -106,16 +119,21 @@ class Peer:
     added_ns: int = 0
     link: str = ""
     via: str = ""
+    removes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Invitation:
-    """One we gave out: whoever proves to know the secret behind the hash may use the repository."""
+    """One we gave out: whoever proves to know the secret behind the hash may use the repository.
+
+    ``may_remove``: and remove points there.
+    """
 
     secret_hash: bytes = field(repr=False)
     repository: str
     expires_ns: int
     used_ns: int | None = None
+    may_remove: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,7 +165,7 @@ class LastPoint:
     committed_ns: int
 
 
-class Catalog:
+class Catalog(ChainTable):
     """Opens (and makes) ``catalog.db``. Raises ``UnsupportedFormat`` for one of a newer version.
 
     Every method raises ``DiskFull``, ``DamagedData`` and ``JobFailed`` for what the disk does.
@@ -185,8 +203,9 @@ class Catalog:
             if version == 0:
                 for statement in _SCHEMA.split(";\n"):
                     self._database.execute(statement)
-            elif version == 1:
-                for statement in _UPGRADE_TO_2:
+                self._database.execute(CHAIN_SCHEMA)
+            for statements in _UPGRADES[version - 1 :] if version else ():
+                for statement in statements:
                     self._database.execute(statement)
             if version != SCHEMA_VERSION:
                 self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -228,9 +247,10 @@ class Catalog:
     def _peer(self, row: tuple[Any, ...]) -> Peer:
         name, pin, address, tenant, added_ns, link, via = row
         offers = self._rows("SELECT repository FROM offers WHERE peer = ? ORDER BY repository", name)
-        rights = self._rows("SELECT repository FROM rights WHERE peer = ? ORDER BY repository", name)
-        names = tuple(o for (o,) in offers), tuple(r for (r,) in rights)
-        return Peer(name, pin, address, tenant, *names, added_ns, link, via)
+        rights = self._rows("SELECT repository, may_remove FROM rights WHERE peer = ? ORDER BY repository", name)
+        names = tuple(o for (o,) in offers), tuple(r for r, _ in rights)
+        removes = tuple(r for r, may_remove in rights if may_remove)
+        return Peer(name, pin, address, tenant, *names, added_ns, link, via, removes)
 
     def put_peer(self, peer: Peer) -> None:
         """Add a peer, or bring one of the same public key up to date: offers and rights add up, the rest stays known.
@@ -262,6 +282,22 @@ class Catalog:
             for table, repositories in (("offers", peer.offers), ("rights", peer.rights)):
                 rows = [(peer.name, repository) for repository in repositories]
                 database.executemany(f"INSERT OR IGNORE INTO {table} (peer, repository) VALUES (?, ?)", rows)
+            database.executemany(
+                "UPDATE rights SET may_remove = 1 WHERE peer = ? AND repository = ?",
+                [(peer.name, repository) for repository in peer.removes],
+            )
+
+    def set_may_remove(self, name: str, repository: str, *, allowed: bool) -> None:
+        """Let a peer remove points in a repository that it may use, or no more. Raises ConfigError."""
+        with self._transaction() as database:
+            changed = database.execute(
+                "UPDATE rights SET may_remove = ? WHERE peer = ? AND repository = ?", (allowed, name, repository)
+            ).rowcount
+            if not changed:
+                raise ConfigError(
+                    f"there is no peer {name!r} that may use a repository {repository!r} of this home",
+                    "`transporter peer list` shows who may use what",
+                )
 
     def remove_peer(self, name: str) -> bool:
         """Forget a peer and its rights; return whether there was one."""
@@ -284,7 +320,8 @@ class Catalog:
                 raise ConfigError(f"{old} was no tenant here: it has no restore points", "nothing to do")
             database.execute("UPDATE peers SET tenant = ? WHERE name = ?", (tenant, new))
             database.execute(
-                "INSERT OR IGNORE INTO rights (peer, repository) SELECT ?, repository FROM rights WHERE peer = ?",
+                "INSERT OR IGNORE INTO rights (peer, repository, may_remove)"
+                " SELECT ?, repository, may_remove FROM rights WHERE peer = ?",
                 (new, old),
             )
             database.execute("DELETE FROM peers WHERE name = ?", (old,))
@@ -296,25 +333,26 @@ class Catalog:
         """Remember an invitation that was given out."""
         with self._transaction() as database:
             database.execute(
-                "INSERT INTO invitations (secret_hash, repository, expires_ns) VALUES (?, ?, ?)",
-                (invitation.secret_hash, invitation.repository, invitation.expires_ns),
+                "INSERT INTO invitations (secret_hash, repository, expires_ns, may_remove) VALUES (?, ?, ?, ?)",
+                (invitation.secret_hash, invitation.repository, invitation.expires_ns, invitation.may_remove),
             )
 
     def invitations(self) -> list[Invitation]:
         """Return all invitations, used and expired ones too (so that a refusal can say which it is)."""
-        rows = self._rows("SELECT secret_hash, repository, expires_ns, used_ns FROM invitations")
-        return [Invitation(*row) for row in rows]
+        rows = self._rows("SELECT secret_hash, repository, expires_ns, used_ns, may_remove FROM invitations")
+        return [_invitation(row) for row in rows]
 
     def use_invitation(self, secret_hash: bytes, now_ns: int) -> Invitation:
         """Use up an invitation: it works once. Raises ``IdentityRefused`` when it is unknown, used or expired."""
         with self._transaction() as database:
             row = database.execute(
-                "SELECT secret_hash, repository, expires_ns, used_ns FROM invitations WHERE secret_hash = ?",
+                "SELECT secret_hash, repository, expires_ns, used_ns, may_remove FROM invitations"
+                " WHERE secret_hash = ?",
                 (secret_hash,),
             ).fetchone()
             if row is None:
                 raise IdentityRefused("this invitation is not known here", "ask for a new one: transporter invite")
-            invitation = Invitation(*row)
+            invitation = _invitation(row)
             if invitation.used_ns is not None:
                 raise IdentityRefused("this invitation was used already", "ask for a new one: transporter invite")
             if now_ns >= invitation.expires_ns:
@@ -388,6 +426,10 @@ class Catalog:
             job,
         )
         return next((LastPoint(*(*row[:5], Path(row[5]), row[6])) for row in rows), None)
+
+
+def _invitation(row: tuple[Any, ...]) -> Invitation:
+    return Invitation(row[0], row[1], row[2], row[3], bool(row[4]))
 
 
 _PEER = "SELECT name, pin, address, tenant, added_ns, link, via FROM peers"

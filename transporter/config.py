@@ -1,11 +1,16 @@
 """The configuration of a home: ``config.toml``, read strictly.
 
     [node]               name, listen, address
-    [repositories.NAME]  path, quota, encrypt_at_rest, keep_replaced_slots
-    [jobs.NAME]          to, encrypt, password, paths, as, exclude, stdin_name, compression, network_acceleration
+    [repositories.NAME]  path, quota, encrypt_at_rest, keep_replaced_slots, immutable, recycle, keep_at_least, keep,
+                         clock_jump, scrub, scrub_sample, scrub_limit, prune, prune_grace
+    [jobs.NAME]          to, encrypt, password, paths, as, exclude, stdin_name, compression, network_acceleration, keep,
+                         retention, transform, transform_keep, transform_before
+    [copies.NAME]        from, to, jobs, continuous, schedule, through, seal, password
     [limits]             redial_for, connect_timeout, max_streams
     [link]               outbound_proxy, outbound_proxy_password_file, data
     [proxy]              streams_per_node
+    [keys]               master
+    [kms.NAME]           kind, key, region, account, endpoint, mount, token_file, ca_file
     [throttle.daemon]    "WINDOW" = "RATE", any number; also [throttle.peers.NAME] and [throttle.jobs.NAME]
 
 Unknown keys are refused, and every error names file, line, column and what to do. ``docs/handbook.md`` explains them.
@@ -17,13 +22,16 @@ import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
 from transporter.errors import ConfigError
+from transporter.kms_config import MAX_KMS, KeysConfig, KmsConfig, kms_problem, master_problem
 from transporter.link_config import LinkConfig, link_problem
 from transporter.quantities import Duration, Size, parse_duration, parse_rate, parse_size
+from transporter.retention import NO_POLICY, KeepPolicy, Minimum
+from transporter.task_config import RATE_REMEDY, copy_tasks_problem, job_tasks_problem, repository_tasks_problem
 from transporter.throttle.windows import REMEDY as WINDOW_REMEDY
 from transporter.throttle.windows import Rule, Schedule, parse_window
 from transporter.toml_position import find_key
@@ -55,13 +63,34 @@ class NodeConfig(_Table, frozen=True, kw_only=True):
 class RepositoryConfig(_Table, frozen=True, kw_only=True):
     """A repository of this home. ``path`` empty: inside the home. ``encrypt_at_rest`` names a password of this home.
 
-    ``keep_replaced_slots``: how long (seconds) a slot is kept after a tenant's password change has replaced it.
+    Seconds: ``keep_replaced_slots``: how long a slot is kept after a tenant's password change has replaced it.
+    ``immutable``: so long nobody removes a new point. ``recycle``: so long a removed point can be brought back.
+    ``keep_at_least``: so long no tenant removes a point, nor one that ``keep`` keeps. ``clock_jump``: if the clock goes
+    ahead by more, nothing is deleted until somebody confirms.
+    ``scrub``: when the daemon scrubs it (schedule.py; empty: never), a share at a time (``scrub_sample``), so fast
+    (``scrub_limit``, a rate; empty: as fast as it can).
+    ``prune``: when the daemon prunes it, likewise; ``prune_grace``: for how long what is not needed is kept.
     """
 
     path: str = ""
     quota: Size | None = None
     encrypt_at_rest: str = ""
     keep_replaced_slots: Duration = Duration(7 * 86400)
+    immutable: Duration = Duration(0)
+    recycle: Duration = Duration(0)
+    keep_at_least: Duration = Duration(0)
+    keep: KeepPolicy = NO_POLICY
+    clock_jump: Duration = Duration(7 * 86400)
+    scrub: str = ""
+    scrub_sample: str = "100%"
+    scrub_limit: str = ""
+    prune: str = ""
+    prune_grace: Duration = Duration(86400)
+
+    @property
+    def minimum(self) -> Minimum:
+        """What stays whatever a tenant asks."""
+        return Minimum(float(self.keep_at_least), self.keep)
 
 
 class JobConfig(_Table, frozen=True, kw_only=True):
@@ -69,6 +98,9 @@ class JobConfig(_Table, frozen=True, kw_only=True):
 
     ``password`` names a password: of this home for ``encrypt = "source"``, of the peer's home for ``"target"``.
     ``network_acceleration``: share chunks with the other accelerated jobs of this node in that repository.
+    ``keep``: what retention keeps of its points after each run that ended well; empty: everything.
+    ``retention``: when the daemon carries it out, too, ``transform``: when it folds old points (schedule.py; empty:
+    never): all but the newest ``transform_keep``, or what is older than ``transform_before``.
     """
 
     to: str
@@ -80,6 +112,11 @@ class JobConfig(_Table, frozen=True, kw_only=True):
     stdin_name: str = "stdin"
     compression: Compression = "adaptive"
     network_acceleration: bool = False
+    keep: KeepPolicy = NO_POLICY
+    retention: str = ""
+    transform: str = ""
+    transform_keep: Annotated[int, msgspec.Meta(ge=0, le=1_000_000)] = 0
+    transform_before: Duration = Duration(0)
 
     @property
     def peer(self) -> str:
@@ -90,6 +127,26 @@ class JobConfig(_Table, frozen=True, kw_only=True):
     def repository(self) -> str:
         """The repository's name at the peer: the second half of ``to``."""
         return self.to.partition("/")[2]
+
+
+class CopyConfig(_Table, frozen=True, kw_only=True):
+    """A backup copy job: restore points from one repository to another.
+
+    ``from`` and ``to``: PEER/REPOSITORY, or a repository of this home. ``jobs``: of which; none: of all.
+    ``continuous``: the daemon copies as soon as a point appears; ``schedule``: or at these times (schedule.py).
+    ``through``: between two peers the data passes through this node. ``seal``: what this node seals on the way, under
+    ``password``, one of its own; or "target": that seals what is plain, under one of its own (none: the one of its
+    repository).
+    """
+
+    source: str = msgspec.field(name="from")
+    to: str
+    jobs: list[str] = []
+    continuous: bool = False
+    schedule: str = ""
+    through: bool = False
+    seal: Literal["as-is", "plain", "all", "target"] = "as-is"
+    password: str = ""
 
 
 class LimitsConfig(_Table, frozen=True, kw_only=True):
@@ -120,10 +177,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     node: NodeConfig
     repositories: dict[str, RepositoryConfig] = {}
     jobs: dict[str, JobConfig] = {}
+    copies: dict[str, CopyConfig] = {}
     limits: LimitsConfig = LimitsConfig()
     link: LinkConfig = LinkConfig()
     proxy: ProxyConfig = ProxyConfig()
     throttle: ThrottleConfig = ThrottleConfig()
+    keys: KeysConfig = KeysConfig()
+    kms: dict[str, KmsConfig] = {}
 
     def job(self, name: str) -> JobConfig:
         """Return a job; raise ``ConfigError`` that names the nearest one."""
@@ -132,6 +192,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         raise ConfigError(
             f"there is no job {name!r} in the configuration",
             _nearest(name, self.jobs) or "`transporter job list` shows the jobs; `transporter backup` defines new ones",
+        )
+
+    def copy(self, name: str) -> CopyConfig:
+        """Return a backup copy job; raise ``ConfigError`` that names the nearest one."""
+        if name in self.copies:
+            return self.copies[name]
+        raise ConfigError(
+            f"there is no copy {name!r} in the configuration",
+            _nearest(name, self.copies) or f"add [copies.{name}] with from = … and to = …",
         )
 
     def repository(self, name: str) -> RepositoryConfig:
@@ -178,7 +247,7 @@ class _Reader:
             raise ConfigError(f"{path}:{line}:{column}: not valid TOML: {reason}", "correct this line") from None
 
     def config(self) -> Config:
-        known = ("node", "repositories", "jobs", "limits", "link", "proxy", "throttle")
+        known = ("node", "repositories", "jobs", "copies", "limits", "link", "proxy", "throttle", "keys", "kms")
         for key in self.data:
             if key not in known:
                 raise self.error((key,), f"unknown section [{key}]", _nearest(key, known) or _list("sections", known))
@@ -188,10 +257,13 @@ class _Reader:
             node=self.table(("node",), NodeConfig),
             repositories=self.tables("repositories", RepositoryConfig),
             jobs=self.tables("jobs", JobConfig),
+            copies=self.tables("copies", CopyConfig),
             limits=self.table(("limits",), LimitsConfig) if "limits" in self.data else LimitsConfig(),
             link=self.table(("link",), LinkConfig) if "link" in self.data else LinkConfig(),
             proxy=self.table(("proxy",), ProxyConfig) if "proxy" in self.data else ProxyConfig(),
             throttle=self.throttle(),
+            keys=self.table(("keys",), KeysConfig) if "keys" in self.data else KeysConfig(),
+            kms=self.tables("kms", KmsConfig),
         )
         self.check(config)
         return config
@@ -295,18 +367,39 @@ class _Reader:
         for name, repository in config.repositories.items():
             if repository.path and not repository.path.startswith("/"):
                 raise self.error(("repositories", name, "path"), "path is not absolute", "start it with /")
+            if not 3600 <= float(repository.clock_jump) <= 366 * 86400:
+                where = ("repositories", name, "clock_jump")
+                raise self.error(where, "clock_jump is outside 1h…366d", "leave it out: 7d")
+            wrong = repository_tasks_problem(repository)
+            if wrong:
+                raise self.error(("repositories", name, wrong[0]), *wrong[1:])
         for name in config.throttle.jobs:
-            if name not in config.jobs:
+            if name not in config.jobs and name not in config.copies:
                 remedy = _nearest(name, config.jobs) or "`transporter job list` shows the jobs"
                 raise self.error(("throttle", "jobs", name), f"there is no job {name!r} to limit", remedy)
+        for name, copy in config.copies.items():
+            wrong = copy_problem(config, copy)
+            if wrong:
+                raise self.error(("copies", name, wrong[0]), f"copy {name!r}: {wrong[1]}", wrong[2])
+        self.check_keys(config)
         for name, job in config.jobs.items():
             problem = job_problem(job)
             if problem:
                 field, what, remedy = problem
                 raise self.error(("jobs", name, field), f"job {name!r}: {what}", remedy)
 
+    def check_keys(self, config: Config) -> None:
+        if len(config.kms) > MAX_KMS:
+            raise self.error(("kms",), f"there are more than {MAX_KMS} services", "take away those that no key needs")
+        for name, service in config.kms.items():
+            problem = kms_problem(service)
+            if problem:
+                raise self.error(("kms", name, problem[0]), f"[kms.{name}]: {problem[1]}", problem[2])
+        wrong = master_problem(config.keys.master, config.kms)
+        if wrong:
+            raise self.error(("keys", "master"), f"master: {wrong[0]}", wrong[1])
 
-RATE_REMEDY = "write bits (500kbit, 20Mbit, 1Gbit), bytes (2.5MB/s, 4MiB/s) or unlimited"
+
 NAME_REMEDY = "use 1 to 64 letters, digits and . _ + @ - , starting with a letter or digit"
 
 
@@ -338,7 +431,25 @@ def job_problem(job: JobConfig) -> tuple[str, str, str] | None:
         return "paths", "an image job copies exactly one image", "make one job for each image"
     if not job.stdin_name or "/" in job.stdin_name or job.stdin_name in {".", ".."}:
         return "stdin_name", f"{job.stdin_name!r} is not a file name", "write a name without /"
-    return None
+    return job_tasks_problem(job)
+
+
+def copy_problem(config: Config, copy: CopyConfig) -> tuple[str, str, str] | None:
+    """Return (key, what is wrong, what to do) of the first thing in a backup copy job that cannot work, or ``None``."""
+    for key, place in (("from", copy.source), ("to", copy.to)):
+        peer, slash, repository = place.rpartition("/")
+        if not NAME.match(repository) or (slash and not NAME.match(peer)):
+            return key, f"{place!r} names no repository", "write PEER/REPOSITORY, or a repository of this home"
+        if not slash and repository not in config.repositories:
+            return key, f"there is no repository {repository!r} in this home", "write PEER/REPOSITORY for one of a peer"
+    if copy.seal == "target":
+        if "/" not in copy.to:
+            return "seal", "the target is this home: it seals on the way", 'seal = "plain", and a password'
+    elif (copy.seal == "as-is") != (copy.password == ""):
+        return "seal", "seal and password go together", 'name both, or leave both out: seal = "plain" or "all"'
+    if copy.source == copy.to:
+        return "to", "a repository is to be copied to itself", "name another one"
+    return copy_tasks_problem(copy)
 
 
 _PLAIN_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+(?:%[^\s\[\]]+)?\]|[^\s:/\[\]]+):(\d{1,5})")
@@ -370,6 +481,9 @@ def _choices(kind: type[msgspec.Struct], field: str | None) -> str:
         "encrypt": '"source", "target" or "none"',
         "as": '"tree", "image" or "stream"',
         "compression": '"adaptive", "lz4" or "zstd"',
+        "kind": '"aws" or "transit"',
+        "keep": '{ last = 7, daily = 30, within = "14d" }, of last, hourly, daily, weekly, monthly, yearly and within',
+        "seal": '"as-is", "plain", "all" or "target"',
     }
     if kind is LinkConfig:
         choices = {"data": '"auto", "direct" or "websocket"', "congestion": '"bbr" or "system"'}

@@ -14,6 +14,7 @@ import msgspec
 from transporter.config import JobConfig, RepositoryConfig, parse_config
 from transporter.errors import ConfigError
 from transporter.quantities import Duration, Size, exact_duration, exact_size
+from transporter.retention import KeepPolicy
 from transporter.throttle.windows import ALWAYS
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ listen = {listen}
 
 # [repositories.main]          # added by `transporter repository add`
 # quota = "2TiB"
+# immutable = "14d"            # so long nobody removes a new point, not even this node
+# recycle = "7d"               # so long a removed point can be brought back
+# keep_at_least = "30d"        # so long no tenant removes a point
 
 # [jobs.docs]                  # added by `transporter backup --job docs …`
 # to = "offsite/main"
@@ -39,6 +43,12 @@ listen = {listen}
 # password = "office"          # a password of this home (source) or of the peer's (target)
 # paths = ["/srv/docs"]
 # compression = "adaptive"     # adaptive, lz4 or zstd
+# keep = {{ last = 7, daily = 30, monthly = 12 }}   # what retention keeps after each run
+
+# [copies.vault]               # restore points go on to another repository, as they are
+# from = "offsite/main"        # PEER/REPOSITORY, or a repository of this home
+# to = "second/main"
+# continuous = true            # as soon as a point appears
 
 # [limits]
 # redial_for = "15m"           # how long a job tries to get a lost link back
@@ -50,6 +60,13 @@ listen = {listen}
 # outbound_proxy_password_file = "/etc/transporter/proxy-password"
 # data = "auto"                # direct data channels, or WebSockets where nothing else passes
 # congestion = "bbr"           # what data channels ask the kernel for on long lines; or "system"
+
+# [keys]
+# master = "file"              # what locks the key database; moved by `transporter keys master-key set`
+
+# [kms.main]                   # a key management service; the handbook shows one of each kind
+# kind = "aws"                 # or "transit": OpenBao, Vault
+# key = "arn:aws:kms:eu-central-1:123456789012:key/…"
 
 # [throttle.daemon]            # also [throttle.peers.NAME], [throttle.jobs.NAME]; the strictest holds
 # "Mon-Fri 08:00-18:00" = "20Mbit"
@@ -72,6 +89,17 @@ def put_job(path: Path, name: str, job: JobConfig) -> None:
 def put_repository(path: Path, name: str, repository: RepositoryConfig) -> None:
     """Define a repository, or replace its settings."""
     _put(path, "repositories", name, _settings(repository))
+
+
+def put_master(path: Path, master: str) -> None:
+    """Write down what locks the key database."""
+
+    def change(document: TOMLDocument) -> None:
+        import tomlkit
+
+        document.setdefault("keys", tomlkit.table())["master"] = master
+
+    edit(path, change)
 
 
 def put_limit(path: Path, section: tuple[str, ...], window: str, rate: str) -> None:
@@ -160,12 +188,26 @@ def _settings(table: JobConfig | RepositoryConfig) -> dict[str, object]:
         default = field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
         if value == default:
             continue
-        if isinstance(value, Size):
-            value = exact_size(value)
-        elif isinstance(value, Duration):
-            value = exact_duration(value)
-        settings[field.encode_name] = value
+        settings[field.encode_name] = _written(value)
     return settings
+
+
+def _written(value: object) -> object:
+    if isinstance(value, Size):
+        return exact_size(value)
+    if isinstance(value, Duration):
+        return exact_duration(value)
+    if isinstance(value, KeepPolicy):
+        return _inline({name: _written(each) for name, each in msgspec.structs.asdict(value).items() if each})
+    return value
+
+
+def _inline(settings: dict[str, object]) -> object:
+    import tomlkit
+
+    table = tomlkit.inline_table()
+    table.update(settings)
+    return table
 
 
 def _quoted(text: str) -> str:

@@ -10,13 +10,20 @@ TransporterError
 ├── UsageError           exit 2   the command line cannot be carried out as typed
 ├── ConfigError          exit 3   the configuration is wrong (file, line and column are named)
 ├── CannotConnect        exit 4   the peer cannot be reached
+│   ├── KmsUnreachable            a key management service does not answer, or not in time
+│   └── KmsBadAnswer              it answers, but not as such a service does
 ├── RefusedByPeer        exit 5   identity, rights, quota or immutability
 │   ├── IdentityRefused           wrong pin, unknown peer, bad invitation
+│   ├── NeedsApproval             two operators must have signed for it, and have not
+│   ├── PointsStay                they are locked, pinned, or the provider keeps them
 │   ├── QuotaExceeded
+│   ├── KmsRefused                the key management service refuses the credentials, or it is another account
 │   └── TamperingDetected         a link or a message was altered: a security event, never retried
 ├── NoKey                exit 6   no way of opening what is sealed
 │   ├── WrongPassword
-│   └── UnknownPassword           no password of that name in the key database
+│   ├── UnknownPassword           no password of that name in the key database
+│   ├── KmsWrongKey               the key is not there, or not the one that wrapped what is to be opened
+│   └── KmsKeyDisabled            the key is there and switched off, or about to be deleted
 ├── DamagedData          exit 7   stored bytes are not what was stored
 │   ├── CorruptedPoint            a restore point that cannot be opened any more (e.g. its salt is missing)
 │   └── UnsupportedFormat         a repository or a home of a future version
@@ -112,6 +119,18 @@ class PeerAway(CannotConnect):
     code = "peer-away"
 
 
+class KmsUnreachable(CannotConnect):
+    """A key management service does not answer, or not in time; nothing was changed."""
+
+    code = "kms-unreachable"
+
+
+class KmsBadAnswer(CannotConnect):
+    """What answers at the service's address does not answer as one: garbled, too long, or no such thing."""
+
+    code = "kms-bad-answer"
+
+
 class RefusedByPeer(TransporterError):
     """The peer (or our pin of it) refuses."""
 
@@ -131,10 +150,28 @@ class DuplicateIdentity(IdentityRefused):
     code = "duplicate-identity"
 
 
+class NeedsApproval(RefusedByPeer):
+    """This home does it with the approval of two operators alone."""
+
+    code = "needs-approval"
+
+
+class PointsStay(RefusedByPeer):
+    """Restore points must stay: locked, pinned, or kept by the provider's minimum retention."""
+
+    code = "point-kept"
+
+
 class QuotaExceeded(RefusedByPeer):
     """The tenant's quota does not allow it."""
 
     code = "quota-exceeded"
+
+
+class KmsRefused(RefusedByPeer):
+    """A key management service refuses the credentials, or they are of another account than was configured."""
+
+    code = "kms-refused"
 
 
 class TamperingDetected(RefusedByPeer):
@@ -167,6 +204,22 @@ class UnknownPassword(NoKey):
     def of(cls, name: str) -> UnknownPassword:
         """Return the error about ``name``."""
         return cls(f"no password is kept as {name!r}", "see `password list`, or add it")
+
+
+class KmsWrongKey(NoKey):
+    """The key of a key management service is not there, or is not the one that wrapped this."""
+
+    code = "kms-wrong-key"
+
+
+class KmsKeyDisabled(NoKey):
+    """The key of a key management service is switched off, or waits for its deletion."""
+
+    code = "kms-key-disabled"
+
+
+KMS_ERRORS = (KmsUnreachable, KmsBadAnswer, KmsRefused, KmsWrongKey, KmsKeyDisabled)
+"""What a key management service may fail with."""
 
 
 class DamagedData(TransporterError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -81,11 +81,24 @@ class ScrubProgress(Event, frozen=True, kw_only=True):
     bytes_total: int | None = None
 
 
+class PruneProgress(Event, frozen=True, kw_only=True):
+    """How far a prune is. ``step``: points, chunks, deleting, packs, compacting; ``total`` 0: not known."""
+
+    repository: str
+    step: str
+    done: int = 0
+    total: int = 0
+
+
 class DamageFound(Event, frozen=True, kw_only=True):
-    """Verify or scrub met bytes that are not what was stored. ``where`` names the object, ``what`` the finding."""
+    """Verify or scrub met bytes that are not what was stored. ``where`` names the object, ``what`` the finding.
+
+    ``point``: in hex, of a file that verify names.
+    """
 
     where: str
     what: str
+    point: str = ""
 
 
 class FileSkipped(Event, frozen=True, kw_only=True):
@@ -102,6 +115,24 @@ class FileNote(Event, frozen=True, kw_only=True):
     job: str
     path: str
     note: str
+
+
+class RangeLost(Event, frozen=True, kw_only=True):
+    """``length`` bytes at ``offset`` of a file cannot be restored: the chunk that they are in is lost or damaged."""
+
+    job: str
+    path: str
+    offset: int
+    length: int
+    reason: str
+
+
+class FilePlanned(Event, frozen=True, kw_only=True):
+    """What a restore would do with one path, said by a dry run: new, changed, metadata, linked, removed."""
+
+    job: str
+    path: str
+    what: str
 
 
 class Note(Event, frozen=True, kw_only=True):
@@ -175,12 +206,23 @@ class PointCommitted(Event, frozen=True, kw_only=True):
     parent: str = ""
 
 
+class PointCopied(Event, frozen=True, kw_only=True):
+    """A restore point (in hex) is durable, visible and proven in another repository."""
+
+    job: str
+    point: str
+    source: str
+    target: str
+
+
 class JobFinished(Event, frozen=True, kw_only=True):
     """The last event of a job that reached its end (with gaps or without).
 
     ``bytes_read``: plain bytes read at the source; ``bytes_new``: plain bytes of chunks sent; ``bytes_sent`` and
-    ``bytes_received``: on the wire, both ways; ``bytes_written``: by a restore; ``bytes_total``: plain size of the
-    point. ``chunks_raw`` … ``bytes_zstd``: chunks that a backup packed by each codec, and their bytes as stored.
+    ``bytes_received``: on the wire, both ways; ``bytes_written``: by a restore; ``files_damaged``: files that a restore
+    left out or gave holes, for some of their content is lost; ``bytes_total``: plain size of the point.
+    ``chunks_raw`` … ``bytes_zstd``: chunks that a backup packed by each codec, and their bytes as stored; ``points``:
+    that a copy copied.
     """
 
     job: str
@@ -197,6 +239,7 @@ class JobFinished(Event, frozen=True, kw_only=True):
     files: int = 0
     files_unchanged: int = 0
     files_skipped: int = 0
+    files_damaged: int = 0
     chunks: int = 0
     chunks_new: int = 0
     chunks_raw: int = 0
@@ -205,6 +248,7 @@ class JobFinished(Event, frozen=True, kw_only=True):
     bytes_raw: int = 0
     bytes_lz4: int = 0
     bytes_zstd: int = 0
+    points: int = 0
     seconds: float = 0.0
     streams: int = 0
     redials: int = 0
@@ -218,6 +262,91 @@ class JobFailed(Event, frozen=True, kw_only=True):
     exit_status: int
     what: str
     remedy: str = ""
+
+
+class FoundFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A version of a file in a point: the newest of ``points`` that have it; ``oldest_ns`` is the other end of them.
+
+    ``kind``: a letter, f d l p c b. Sizes in bytes, times in ns since 1970; ``path`` as `display_path` makes it.
+    """
+
+    path: str
+    size: int
+    mtime_ns: int
+    kind: str
+    job: str
+    repository: str
+    point: str
+    created_ns: int
+    points: int = 1
+    oldest_ns: int = 0
+
+
+class SearchHits(Event, frozen=True, kw_only=True):
+    """What a search has found since the last such event, in the order in which it is to be shown."""
+
+    hits: list[FoundFile]
+
+
+class ListedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry of a point. ``path``: as stored, any bytes. ``kind``: a letter, f d l p c b; bytes, ns since 1970.
+
+    ``mode`` and what follows it is there in listings (``mode`` −1: the index of the point does not say it).
+    """
+
+    path: bytes
+    kind: str
+    size: int
+    mtime_ns: int
+    mode: int = -1
+    uid: int = 0
+    gid: int = 0
+    user: bytes = b""
+    group: bytes = b""
+    target: bytes = b""
+    link: bytes = b""
+    rdev: int = 0
+    xattrs: list[bytes] = []
+
+
+class Listing(Event, frozen=True, kw_only=True):
+    """Entries of a point, in path order, since the last such event."""
+
+    files: list[ListedFile]
+
+
+class FoundDifference(msgspec.Struct, frozen=True, kw_only=True):
+    """A path that is not the same in two points. ``change``: added, removed, changed; ``what``: the names of it."""
+
+    path: bytes
+    change: str
+    kind: str
+    size: int
+    old_size: int = 0
+    what: list[str] = []
+
+
+class Differences(Event, frozen=True, kw_only=True):
+    """What two points differ in, in path order, since the last such event."""
+
+    found: list[FoundDifference]
+
+
+class FileContent(Event, frozen=True, kw_only=True):
+    """The next bytes of a file that was asked for; every one of them is proven."""
+
+    data: bytes
+
+    def __repr__(self) -> str:
+        return f"FileContent({len(self.data)} bytes)"
+
+
+class Mounted(Event, frozen=True, kw_only=True):
+    """A point (``point``, hex; empty: all points of the job) can be read at ``mountpoint``."""
+
+    job: str
+    mountpoint: str
+    point: str = ""
 
 
 class DaemonReady(Event, frozen=True, kw_only=True):
@@ -234,9 +363,12 @@ AnyEvent = (
     | RestoreProgress
     | VerifyProgress
     | ScrubProgress
+    | PruneProgress
     | DamageFound
     | FileSkipped
     | FileNote
+    | FilePlanned
+    | RangeLost
     | Note
     | LinkUp
     | LinkLost
@@ -246,12 +378,21 @@ AnyEvent = (
     | JobPaused
     | JobResumed
     | PointCommitted
+    | PointCopied
     | JobFinished
     | JobFailed
+    | SearchHits
+    | Listing
+    | Differences
+    | FileContent
+    | Mounted
     | DaemonReady
 )
 
-PROGRESS_EVENTS = (Progress, RestoreProgress, VerifyProgress, ScrubProgress)
+RESULT_EVENTS = (SearchHits, Listing, Differences, FileContent)
+"""Events that are what a command was asked for: it shows them itself. None may be dropped (`EventBus.room`)."""
+
+PROGRESS_EVENTS = (Progress, RestoreProgress, VerifyProgress, ScrubProgress, PruneProgress)
 """Events that a newer one of the same job makes worthless: watchers may drop them."""
 
 
@@ -290,6 +431,9 @@ class EventBus:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._subscribers: tuple[Subscriber, ...] = ()
+        # Waits until a slow reader of events has caught up. For the few jobs whose events are their result: what they
+        # find must neither be dropped nor gather in memory.
+        self.room: Callable[[], Awaitable[None]] | None = None
 
     def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
         """Add a subscriber; return the function that takes it away again."""

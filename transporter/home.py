@@ -5,7 +5,7 @@ home/                  mode 0700
   identity.key         private key of the node (PEM, mode 0600);  identity.crt  its certificate (PEM)
   keys.db              the key database (mode 0600)
   catalog.db           peers, invitations, job history, last point of each job
-  cache/               manifests of the last run of each job; may be deleted at any time
+  cache/               manifests of the last run of each job, index blocks for searches; may be deleted at any time
   repositories/NAME/   repositories without a path of their own
   locks/               one file per running job, and of the daemon
   control.sock         where a running daemon takes jobs from the command line
@@ -121,6 +121,16 @@ class Home:
     def manifest_path(self, job: str) -> Path:
         """Return where the manifest of the last run of a job is cached."""
         return self.cache / f"{safe_name(job)}.manifest"
+
+    @property
+    def index_cache(self) -> Path:
+        """Where blocks of file-system indexes at peers are kept, sealed."""
+        return self.cache / "index.db"
+
+    @property
+    def scheduled(self) -> Path:
+        """Where the daemon remembers when its scheduled tasks ran."""
+        return self.cache / "scheduled.json"
 
     def job_lock(self, job: str) -> Path:
         """Return the file whose ``flock`` a run of the job holds."""

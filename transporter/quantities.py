@@ -70,6 +70,17 @@ def parse_rate(text: str) -> Rate:
     return Rate(rate)
 
 
+def parse_share(text: str) -> float:
+    """Parse ``10%`` or ``0.1`` as a share, 0 < share <= 1. Raises ``ValueError`` with a sentence for people."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise ValueError(f"{text!r} is not a share; write for example 10%")
+    return share
+
+
 def show_limit(rate: int) -> str:
     """Return a rate in bits a second, the unit of lines, with up to three digits after the point: ``20 Mbit/s``."""
     if not rate:

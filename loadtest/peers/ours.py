@@ -44,6 +44,14 @@ class Transporter(Peer):
         self._stack = contextlib.ExitStack()
         self._daemons: dict[str, int] = {}
 
+    def line(self, home: str, *arguments: str) -> list[str]:
+        """Return the command line of a command at one of the homes."""
+        return self._line(home, *arguments)
+
+    def daemon(self, home: str) -> int:
+        """Return the process id of the daemon of one of the homes."""
+        return self._daemons[home]
+
     def _line(self, home: str, *arguments: str) -> list[str]:
         prefix = self.site.source if home == "A" else self.site.target
         return [*prefix, *program(), "--home", str(self._homes[home]), *arguments]
@@ -125,6 +133,17 @@ class Transporter(Peer):
     def restore(self, what: str, output: Path) -> Result:
         """Restore the latest point."""
         return self._measured(["restore", what, "latest", "--output", str(output)], settle=output)
+
+    def restore_with(self, what: str, output: Path, *options: str) -> tuple[float, float, int]:
+        """Restore the latest point with some options.
+
+        Returns seconds, processor seconds of the command and of both daemons, and bytes that came over the line.
+        """
+        with contextlib.ExitStack() as stack:
+            meters = [stack.enter_context(DaemonMeter(pid)) for pid in self._daemons.values()]
+            done = run(self._line("A", "--json", "restore", what, "latest", "--output", str(output), *options))
+        cpu = done.usage.cpu + sum(meter.usage.cpu for meter in meters)
+        return done.seconds, cpu, int(job_finished(done.output).get("bytes_received", 0))
 
     def check(self, what: str, output: Path) -> None:
         """Compare a restore with its original: every byte and every attribute; `BenchError` on any difference."""

@@ -29,7 +29,7 @@ from transporter.events import LinkLost as LinkLostEvent
 from transporter.events import SecurityEvent
 from transporter.link.pairing import PROXY_RIGHT
 
-SECONDS = 60.0
+SECONDS = 120.0
 
 
 @pytest.fixture(params=["relay", "relay reversed"])
@@ -230,7 +230,7 @@ async def test_a_replayed_channel_is_not_opened_again(world):
 
 
 async def test_a_proxy_host_that_joins_and_passes_nothing_on_is_given_up(world, monkeypatch):
-    monkeypatch.setattr("transporter.link.control_link.HANDSHAKE_SECONDS", 0.3)
+    monkeypatch.setattr("transporter.link.control_link.HANDSHAKE_SECONDS", 2.0)
     world.evil.middle.meddle = lambda way, data: [] if way.kind == "control" else [data]
     result = await outcome(world.jobs.backup)
     assert isinstance(result, CannotConnect), result

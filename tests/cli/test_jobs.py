@@ -1,18 +1,26 @@
 from __future__ import annotations
 
+import typing
+from typing import Annotated
+
+import msgspec
 import pytest
 
 from transporter import events
 from transporter.daemon.requests import (
     BackupRequest,
     JobOutcome,
+    JobRequest,
     PointsRequest,
     RestoreRequest,
+    RetentionRequest,
     StatusRequest,
     VerifyRequest,
     request_from_bytes,
     request_to_bytes,
 )
+from transporter.quantities import Duration
+from transporter.retention import KeepPolicy
 
 WHERE = ("--to", "offsite/main", "--encrypt", "source", "--password", "office")
 FINISHED = events.JobFinished(
@@ -39,7 +47,8 @@ def hand_over(monkeypatch):
             self.outcome = JobOutcome(exit_status=0)
 
         def __call__(self, home, request, bus):
-            self.requests.append(request)
+            # As it reaches a daemon.
+            self.requests.append(request_from_bytes(request_to_bytes(request)))
             for event in self.events:
                 bus.publish(event)
             if isinstance(self.outcome, BaseException):
@@ -204,13 +213,24 @@ def test_restore_asks_for_what_was_typed(docs, hand_over, tmp_path):
     assert (second.point, second.password) == ("abcd", b"correct horse")
 
 
-def test_a_restore_of_nothing_is_told(docs, hand_over, tmp_path):
-    output = ("--output", str(tmp_path / "new"))
-    hand_over.outcome = JobOutcome(exit_status=0, result={"files": 0})
-    assert "no file matches" in docs("restore", "docs", *output, "--include", "*.nope").err
-    assert "no file matches" not in docs("restore", "docs", *output).err
-    hand_over.outcome = JobOutcome(exit_status=0, result={"files": 1})
-    assert "no file matches" not in docs("restore", "docs", *output, "--include", "*").err
+def test_what_is_for_a_restore_in_place_alone(docs, hand_over, tmp_path):
+    for word in ("--delete", "--checksum", "--dry-run"):
+        done = docs("restore", "docs", "--output", str(tmp_path / "new"), word)
+        assert (done.status, f"{word} is for a restore in place" in done.err) == (2, True)
+    assert hand_over.requests == []
+
+
+def test_lists_of_paths(docs, hand_over, tmp_path):
+    listed = tmp_path / "list"
+    listed.write_bytes(b"a\nb c\n\xff\n")
+    docs("restore", "docs", "--in-place", "--files-from", str(listed))
+    listed.write_bytes(b"a\nb\0c\0")
+    docs("restore", "docs", "--in-place", "--files-from", str(listed))
+    assert [request.paths for request in hand_over.requests] == [[b"a", b"b c", b"\xff"], [b"a\nb", b"c"]]
+    assert hand_over.requests[0].output == ""
+    listed.write_bytes(b"\n")
+    assert docs("restore", "docs", "--in-place", "--files-from", str(listed)).status == 2
+    assert docs("restore", "docs", "--in-place", "--files-from", str(tmp_path / "none")).status == 2
 
 
 def test_restore_does_not_mix_with_what_is_there(docs, hand_over, tmp_path):
@@ -272,6 +292,40 @@ def test_status_with_and_without_a_daemon(docs, hand_over):
     (row,) = docs.json("status").objects()
     assert (row["node"], row["running"], row["jobs"][0]["job"]) == ("office", running, "docs")
     assert hand_over.requests[0] == StatusRequest()
+
+
+def example(of):
+    """Return a value of a field's type that is not its default, where there are several."""
+    options = typing.get_args(of)
+    if typing.get_origin(of) is Annotated:
+        return example(options[0])
+    if typing.get_origin(of) is typing.Literal:
+        return options[-1]
+    if options and typing.get_origin(of) is list:
+        return [example(options[0])]
+    if typing.get_origin(of) is dict:
+        return {example(options[0]): example(options[1])}
+    if options:
+        return example(next(option for option in options if option is not type(None)))
+    if isinstance(of, type) and issubclass(of, msgspec.Struct):
+        return of(**{name: example(kind) for name, kind in typing.get_type_hints(of, include_extras=True).items()})
+    return {str: "x", bytes: b"x", bool: True, int: 7, float: 7.5}.get(of) or of(7)
+
+
+@pytest.mark.parametrize("kind", typing.get_args(JobRequest), ids=lambda kind: kind.__name__)
+def test_every_request_crosses_the_socket_with_everything_that_it_can_say(kind):
+    request = example(kind)
+    again = request_from_bytes(request_to_bytes(request))
+    assert again == request
+    assert [type(value) for value in msgspec.structs.astuple(again)] == [
+        type(value) for value in msgspec.structs.astuple(request)
+    ]
+
+
+def test_a_policy_crosses_the_socket_with_its_span():
+    request = RetentionRequest(job="docs", policy=KeepPolicy(last=3, within=Duration(86_400)))
+    policy = request_from_bytes(request_to_bytes(request)).policy
+    assert str(policy) == "last 3, within 1d"
 
 
 def test_a_request_crosses_the_socket_and_never_shows_its_password():

@@ -130,7 +130,7 @@ def test_the_audit_trail_is_shown_and_proved(alone, new):
     assert [row["event"] for row in rows] == ["password.add", "password.change", "password.changed"]
     assert [row["event"] for row in alone.json("audit", "log", "--last", "1").objects()] == ["password.changed"]
     assert "password.change" in alone("audit", "log").out
-    assert alone.json("audit", "verify").objects() == [{"entries": 3}]
+    assert alone.json("audit", "verify").objects() == [{"entries": 3, "approvals": 0}]
     trail = alone.path / "audit.log"
     trail.write_bytes(trail.read_bytes().replace(b"office", b"0ffice", 1))
     assert alone("audit", "verify").status == 7
@@ -169,7 +169,9 @@ def test_at_the_end_that_seals_for_others_removing_says_what_that_means(alone):
 
 
 def test_an_empty_trail(node):
-    assert node("audit", "log").status == 0 and node.json("audit", "verify").objects() == [{"entries": 0}]
+    assert node("audit", "log").status == 0 and node.json("audit", "verify").objects() == [
+        {"entries": 0, "approvals": 0}
+    ]
 
 
 def test_no_secret_is_printed_or_written(alone, new):

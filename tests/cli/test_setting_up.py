@@ -67,7 +67,8 @@ def test_a_file_that_holds_no_password(node, content):
 def test_one_line_end_is_not_part_of_the_password(node, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "transporter.keys.database.KeyDatabase.add_password", lambda self, name, password, hint: seen.append(password)
+        "transporter.keys.database.KeyDatabase.add_password",
+        lambda self, name, password, hint, kms: seen.append(password),
     )
     file = node.path.parent / "password"
     for content in (b"secret", b"secret\n", b"secret\r\n", b" secret \n"):
@@ -97,6 +98,13 @@ def test_a_repository_survives_the_loss_of_its_home(node, tmp_path):
     assert done.status == 0
     assert "took up" in done.out
     assert (place / "format").read_bytes() == identity
+
+
+def test_a_repository_in_a_place_where_none_can_be(node, tmp_path):
+    (tmp_path / "file").touch()
+    done = node("repository", "add", "main", "--path", str(tmp_path / "file" / "main"))
+    assert done.status == 2 and "Not a directory" in done.err, done
+    assert "\n[repositories" not in node.config()
 
 
 def test_a_folder_with_other_things_is_no_repository(node, tmp_path):

@@ -64,6 +64,37 @@ def test_a_good_file_is_read():
         ('encrypt = "source"', 'compression = "gzip"\nencrypt = "source"', "11:1", "compression in [jobs.docs]"),
         ('encrypt = "source"', 'encrypt = "source"\nnetwork_acceleration = true', "12:1", "names their chunks"),
         ("[repositories.main]", "[repositories]\nmain = 3", "7:1", "is not a section"),
+        ('quota = "2TiB"', 'prune = "often"', "7:1", "prune: 'often' is not a schedule"),
+        ('quota = "2TiB"', 'scrub = "often"', "7:1", "scrub: 'often' is not a schedule"),
+        ('quota = "2TiB"', 'prune_grace = "long"', "7:1", "is not a duration"),
+        ('encrypt = "source"', 'retention = "daily"\nencrypt = "source"', "11:1", "no policy says what to keep"),
+        (
+            'encrypt = "source"',
+            'retention = "x"\nkeep = { last = 1 }\nencrypt = "source"',
+            "11:1",
+            "retention: 'x' is not a schedule",
+        ),
+        ('encrypt = "source"', 'transform = "monthly"\nencrypt = "source"', "11:1", "how far to fold"),
+        ('encrypt = "source"', 'transform_keep = 3\nencrypt = "source"', "11:1", "when to fold"),
+        ('encrypt = "source"', 'transform_before = "9d"\nencrypt = "source"', "11:1", "when to fold"),
+        (
+            'encrypt = "source"',
+            'transform = "0 0 30 2 *"\ntransform_keep = 3\nencrypt = "source"',
+            "11:1",
+            "is not a schedule",
+        ),
+        (
+            "[limits]",
+            '[copies.v]\nfrom = "a/b"\nto = "c/d"\ncontinuous = true\nschedule = "daily"\n[limits]',
+            "21:1",
+            "a continuous copy has no times",
+        ),
+        (
+            "[limits]",
+            '[copies.v]\nfrom = "a/b"\nto = "c/d"\nschedule = "x"\n[limits]',
+            "20:1",
+            "schedule: 'x' is not a schedule",
+        ),
     ],
 )
 def test_an_error_names_line_column_and_remedy(old, new, place, words):

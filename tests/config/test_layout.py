@@ -60,8 +60,11 @@ NOT_FROM_THE_CLOCK = {
     "transporter/clock.py": "it is the clock",
     "protocol/data.py": "the salt, which tests give themselves",
     "transporter/keys/private_file.py": "names of temporary files",
-    "transporter/link/resilient.py": "jitter of redialling",
+    "transporter/repository/session_lease.py": "names of leases",
+    "transporter/jobs/kept_point.py": "jitter of redialling",
+    "transporter/link/resilient.py": "likewise",
     "transporter/daemon/keeper.py": "likewise",
+    "transporter/jobs/copy.py": "likewise",
     "transporter/workloads/stream.py": "a stream has no time of its own",
     "transporter/workloads/scan_clock.py": "compared with times that the file system wrote: the kernel's clock",
 }

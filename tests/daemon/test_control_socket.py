@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import structlog
 import trio
+import trio.testing
 
 from transporter.daemon import waiting_events
 from transporter.daemon.requests import JobOutcome, StatusRequest
 from transporter.errors import JobBusy
-from transporter.events import DamageFound, FileNote, FileSkipped, JobFailed, JobFinished, Note, Progress
+from transporter.events import DamageFound, FileNote, FileSkipped, JobFailed, JobFinished, Note, Progress, SearchHits
 
 
 @pytest.fixture(autouse=True)
@@ -129,3 +130,22 @@ async def test_progress_is_thinned_and_nothing_else(daemon, job):
 
     _, events = await daemon.ask(job(work))
     assert events == [*progress[: waiting_events.PROGRESS_AT_MOST], FINISHED]
+
+
+async def test_a_job_whose_events_are_its_result_waits_for_a_slow_reader():
+    waiting = waiting_events.WaitingEvents()
+    for _ in range(waiting_events.RESULTS_AT_MOST):
+        await waiting.room()
+        waiting.put(SearchHits(hits=[]))
+    going_on = trio.Event()
+
+    async def job():
+        await waiting.room()
+        going_on.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(job)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not going_on.is_set()
+        await anext(waiting)
+    assert going_on.is_set()

@@ -3,15 +3,43 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-# The helpers beside this file; the test runner imports tests by path and puts no folder on the path by itself.
+# The helpers beside this file, and those beside the tests of the service.
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
 
 from e2e_node import Node, Pair, set_up_pair
 from e2e_relay import Relay
+from forked_programs import start
+from forked_workers import forked_workers
+
+from transporter.bundle.export import export_bundle
+from transporter.keys.keyset import seal_private
+from transporter.keys.operator_key import seal_operator
+from transporter.keys.password import KdfParameters
+from transporter.keys.password_table import PasswordTable
+
+
+@contextmanager
+def forking() -> Iterator[None]:
+    """Commands, daemons and workers are forked, and passwords cheap: the demos have all of it as it is for people."""
+    with pytest.MonkeyPatch.context() as patched, forked_workers():
+        patched.setattr(Node, "start", staticmethod(start))
+        for priced in (export_bundle, seal_private, seal_operator, PasswordTable.__init__):
+            patched.setitem(priced.__kwdefaults__, "parameters", KdfParameters(8, 1, 1))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forks():
+    """No longer than for a module: other tests of this process are about the price, or about workers."""
+    with forking():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -31,14 +59,16 @@ def surroundings(monkeypatch):
 @pytest.fixture(scope="session")
 def paired_homes(tmp_path_factory):
     """Two homes that are paired and do not run, to be copied."""
-    return set_up_pair(tmp_path_factory.mktemp("homes"))
+    with forking():
+        return set_up_pair(tmp_path_factory.mktemp("homes"))
 
 
 @pytest.fixture(scope="session")
 def pair(paired_homes, tmp_path_factory):
     """A pair for every test that leaves it sound: the target's daemon runs. Each test uses job names of its own."""
     pair = paired_homes.copy(tmp_path_factory.mktemp("pair"))
-    pair.serve()
+    with forking():
+        pair.serve()
     yield pair
     pair.stop()
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from compare_trees import differences
 
 MARKERS = 200
-READY_SECONDS = 30
+READY_SECONDS = 120
 SEARCH_BLOCK = 8 << 20
 
 
@@ -36,6 +36,8 @@ class Failed(Exception):
 
 class Node:
     """One home and its daemon."""
+
+    start = staticmethod(subprocess.Popen)
 
     def __init__(self, work: Path, name: str) -> None:
         self.name = name
@@ -50,10 +52,11 @@ class Node:
         """Run one command, show it, return its stdout."""
         shown = " ".join(part if len(part) < 48 else part[:45] + "…" for part in arguments)
         print(f"  {self.name}$ transporter {shown}", flush=True)
-        done = subprocess.run(self.command(*options, *arguments), stdout=subprocess.PIPE, check=False)
-        if done.returncode:
-            raise Failed(f"`transporter {arguments[0]}` ended with exit status {done.returncode}; log: {self.log}")
-        return done.stdout.decode().strip()
+        process = self.start(self.command(*options, *arguments), stdout=subprocess.PIPE)
+        out, _ = process.communicate()
+        if process.returncode:
+            raise Failed(f"`transporter {arguments[0]}` ended with exit status {process.returncode}; log: {self.log}")
+        return out.decode().strip()
 
     def job(self, *arguments: str) -> dict[str, object]:
         """Run a job; return its last event."""
@@ -68,7 +71,7 @@ class Node:
         print(f"  {self.name}$ transporter {' '.join(('serve', *options))} &", flush=True)
         with self.log.open("wb") as log:
             command = self.command("--log-format", "json", "serve", *options)
-            self.daemon = subprocess.Popen(command, stdout=log, stderr=log)
+            self.daemon = self.start(command, stdout=log, stderr=log)
         deadline = time.monotonic() + READY_SECONDS
         while b"ready" not in self.log.read_bytes():
             if self.daemon.poll() is not None or time.monotonic() > deadline:

@@ -19,7 +19,7 @@ from typing import Any
 from transporter.catalog import Catalog
 from transporter.cli.main import run_command
 
-PATIENCE = 30.0
+PATIENCE = 90.0
 """Seconds that anything may take before a test gives up; a shared machine can be slow, a healthy one never waits."""
 
 PASSWORD = b"correct horse battery staple"
@@ -33,6 +33,11 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENC
             raise AssertionError(f"waited {seconds:.0f} s in vain for: {what}")
         time.sleep(0.005)
     return value
+
+
+def start_really(command: Sequence[str], before: Sequence[str] = (), **how: Any) -> subprocess.Popen[bytes]:
+    """Start a process, with words in front of its command."""
+    return subprocess.Popen([*before, *command], **how)
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,9 @@ class Done:
 
 class Node:
     """One home. ``node("points", "--job", "docs")`` runs a command with ``--json`` in this process."""
+
+    start: Callable[..., Any] = staticmethod(start_really)
+    """Starts commands and daemons; tests have them forked."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -105,7 +113,7 @@ class Node:
     def spawn(self, *arguments: str | Path, **how: Any) -> subprocess.Popen[bytes]:
         """Start a command in a process of its own."""
         how = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how}
-        process = subprocess.Popen(self.command(*arguments), **how)
+        process = self.start(self.command(*arguments), **how)
         self._spawned.append(process)
         return process
 
@@ -120,8 +128,8 @@ class Node:
         assert self.daemon is None
         with self.log.open("ab") as log:
             start = log.tell()
-            words = [*before, *self.command("serve", options=("--log-format", "json"))]
-            self.daemon = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **how)
+            words = self.command("serve", options=("--log-format", "json"))
+            self.daemon = self.start(words, before, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **how)
         try:
             line = wait_until(lambda: self._ready_line(start), f"{self.home.name} to be ready")
         except BaseException:

@@ -190,9 +190,13 @@ def test_a_flipped_bit_in_a_pack_is_found_by_scrub_and_verify_and_never_restored
     assert (done.status, done.failed["code"]) == (7, "damaged")
     assert done.events("damage_found")
     done = copied.source("restore", "docs", "latest", "--output", tmp_path / "out")
-    assert done.status == 8, "what is sound is restored, what is not is listed"
+    assert (done.status, done.failed["code"]) == (7, "damaged")
+    assert "--keep-going" in done.err and not (tmp_path / "out").exists()
+    done = copied.source("restore", "docs", "latest", "--output", tmp_path / "out", "--keep-going")
+    assert done.status == 7, "what is sound is restored, what is not is listed"
     skipped = done.events("file_skipped")
-    assert skipped
+    assert skipped and len(skipped) == done.finished["files_damaged"]
+    assert {event["path"] for event in done.events("range_lost")} == {event["path"] for event in skipped}
     for path in (path for path in (tmp_path / "out").rglob("*") if path.is_file()):
         assert path.read_bytes() == (tree / path.relative_to(tmp_path / "out")).read_bytes()
 
@@ -207,24 +211,21 @@ def test_a_flipped_bit_in_a_pack_is_healed_by_scrub_and_the_next_run(new_pair, t
     (pack,) = pair.target.files("packs/*/*")
     pack.chmod(0o600)
     flip(pack, pack.stat().st_size // 2)
-    failed(pair.target("scrub", "main", "--heal"), 1, "repository-busy", "is in use")
-    assert pack.exists(), "beside the daemon nothing is touched"
-    pair.target.stop()
     done = pair.target("scrub", "main")
     assert (done.status, done.failed["code"]) == (7, "damaged")
+    assert pack.exists(), "a scrub alone touches nothing"
     assert "scrub main --heal" in done.failed["remedy"]
 
     done = pair.target("scrub", "main", "--heal")
     assert (done.status, done.failed["code"]) == (7, "damaged")
     assert "packs set aside in quarantine/: 1, of" in done.failed["what"]
     assert "1 dropped" in done.failed["what"]
-    assert [path.name for path in pair.target.files("quarantine/*")] == [pack.name]
+    assert [path.name for path in pair.target.files("quarantine/*")] == [pack.name, f"{pack.name}.lost"]
     # The chunk is still missing, and what needs it is still named; but there is no damaged pack any more.
     done = pair.target("scrub", "main")
     assert done.status == 7
     assert [event["where"].split("/")[0] for event in done.events("damage_found")] == ["points"]
 
-    pair.serve()
     done = pair.source.ok("run", "docs")
     assert [note for note in done.events("note") if "read again" in note["text"]], "no file has changed"
     assert 0 < done.finished["bytes_new"] < first["bytes_new"], "what is missing, and no more"
@@ -232,6 +233,24 @@ def test_a_flipped_bit_in_a_pack_is_healed_by_scrub_and_the_next_run(new_pair, t
     pair.target.ok("scrub", "main")
     pair.source.job("restore", "docs", "latest", "--output", tmp_path / "out")
     assert_same(tree, tmp_path / "out")
+
+
+def test_a_copy_heals_a_repository_while_the_daemon_serves_it(new_pair, tree, tmp_path):
+    pair = new_pair()
+    pair.source.job("backup", "--job", "docs", *sealed(), tree)
+    (pack,) = pair.target.files("packs/*/*")
+    shutil.copytree(pack.parents[2], tmp_path / "copy")
+    whole = pack.read_bytes()
+    pack.chmod(0o600)
+    flip(pack, pack.stat().st_size // 2)
+    failed(pair.target("scrub", "main", "--heal", "--from", "nowhere"), 2, "usage", "neither a repository")
+    failed(pair.target("scrub", "main", "--heal", "--from", pack.parents[2]), 2, "usage", "is the repository itself")
+    done = pair.target.ok("scrub", "main", "--heal", "--from", tmp_path / "copy", "--limit", "100MB/s")
+    (event,) = done.events("scrub_finished")
+    assert (event["healed"], event["supplied"], event["lost"]) == (1, 1, 0)
+    assert pack.read_bytes() == whole, "the very same pack"
+    pair.target.ok("scrub", "main")
+    pair.source.job("verify", "docs")
 
 
 def test_what_heals_nothing_says_so(copied):
@@ -243,8 +262,9 @@ def test_what_heals_nothing_says_so(copied):
     (pack,) = copied.target.files("packs/*/*")
     pack.chmod(0o600)
     pack.write_bytes(bytes(pack.stat().st_size))
+    assert copied.target("repository", "rebuild-index", "main").status == 7
     done = copied.target("scrub", "main", "--heal")
-    assert "quarantine/: 0," in done.failed["what"]
+    assert "no pack is damaged" not in done.failed["what"]
     assert any("move the file out" in event["what"] for event in done.events("damage_found"))
     assert pack.exists()
     pack.unlink()

@@ -15,6 +15,12 @@ ZONES = {
 }
 
 
+@pytest.fixture
+def tmp_path(on_disk):
+    """The trees of these tests lie on a disk: what its file system keeps, and how, is what they are about."""
+    return on_disk
+
+
 @pytest.fixture(params=ZONES)
 def zone(request):
     return request.param

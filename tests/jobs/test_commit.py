@@ -51,6 +51,7 @@ class CountedNeeds(Needs):
 def remembered(monkeypatch):
     made = []
     monkeypatch.setattr(commit_module, "_remember", lambda *what: made.append(what[-1]))
+    monkeypatch.setattr(commit_module, "note_committing", lambda *_: None)
     return made
 
 
@@ -59,7 +60,7 @@ async def test_the_list_of_needed_chunks_is_never_whole_in_memory_and_whole_on_t
         ids = [number.to_bytes(32, "big") for number in range(PARTS * PART // 32)]
         for each in ids:
             needs.add(each)
-        job = SimpleNamespace(encrypt="none", workload="tree")
+        job = SimpleNamespace(encrypt="none", workload="tree", to="offsite/main")
         context = SimpleNamespace(clock=SystemClock())
         kept = []
 
@@ -67,7 +68,9 @@ async def test_the_list_of_needed_chunks_is_never_whole_in_memory_and_whole_on_t
             assert remembered == [], "first the manifest, then what names it"
             kept.append(True)
 
-        reading = SimpleNamespace(manifest_chunks=[], bytes_total=1, files=1, keep_manifest=keep_manifest)
+        reading = SimpleNamespace(
+            manifest_chunks=[], fsi_chunks=[], bytes_total=1, files=1, keep_manifest=keep_manifest
+        )
         link = BreakingLink(needs)
         parent = Parent()
         commit = Commit(context, "docs", job, b"r" * 16, "full", None, parent, None)

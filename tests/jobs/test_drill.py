@@ -9,9 +9,8 @@ from transporter.errors import CannotConnect, NoKey
 from transporter.jobs.drill import drill, explain, unknown_salts
 from transporter.keys.password import KdfParameters, hash_password
 from transporter.keys.storage_key import StorageKey, make_password_slot
-from transporter.keys.wrap import context as place
+from transporter.keys.wrap import point_context
 from transporter.link.address import Address
-from transporter.points.assemble import PURPOSE
 from transporter.repository import SlotChange
 
 
@@ -52,7 +51,7 @@ async def test_a_way_that_only_looks_live_is_tried(world):
     """The slot is of a kept password and sound, but its key is not the point's: `explain` cannot see that."""
     await world.source.backup()
     point, store, key = point_of(world), world.store(), world.source.keys.user_key("office")
-    where = place(PURPOSE, world.tenant(world.source), store.repository_id, point)
+    where = point_context(world.tenant(world.source), store.repository_id, point)
     wrong = make_password_slot(StorageKey.generate(), key, key.salt, key.params, where)
     change = SlotChange(point, b"W" * 16, wrong, tuple(store.slots(point)))
     store.replace_slots(world.tenant(world.source), "docs", [change], 0)

@@ -12,7 +12,7 @@ from pipeline.run import open_tasks
 from protocol.messages import Chunk, Started
 from transporter.errors import DamagedData, NoKey
 from transporter.jobs.fetch import ChunkFetcher
-from transporter.jobs.recovery import _Router
+from transporter.jobs.recovery import Router
 from transporter.keys.chunk_id import ChunkIdKey
 from transporter.link.broken import LinkBroken
 from transporter.link.resilient import ResilientLink
@@ -129,7 +129,7 @@ def stored_under(key):
 @pytest.fixture
 async def both():
     """A router whose two fetchers, of the manifest and of the content, want the same chunk; and what they wait for."""
-    router, line = _Router(), Line()
+    router, line = Router(), Line()
     router.fetchers = tuple(ChunkFetcher(OpenerOfOurs(), ID_KEY) for _ in range(2))
     for fetcher in router.fetchers:
         fetcher.link = line

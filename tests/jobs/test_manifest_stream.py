@@ -18,9 +18,9 @@ from pipeline.chunker import MANIFEST_SIZES
 from transporter.errors import DamagedData
 from transporter.jobs import manifest_stream as module
 from transporter.jobs.fetch import MANIFEST_CHUNK
-from transporter.jobs.manifest_stream import PREAMBLE_AT_MOST, ManifestStream, Preamble, encode_preamble
+from transporter.jobs.manifest_stream import ManifestStream
 from transporter.jobs.needs import Needs
-from transporter.jobs.recovery import split_preamble
+from transporter.jobs.preamble import PREAMBLE_AT_MOST, Preamble, encode_preamble, split_preamble
 from transporter.keys.chunk_id import ChunkIdKey
 from transporter.workloads.cached_manifest import CachedManifest
 from transporter.workloads.entry import CONTINUATION, MORE, UNTRUSTED, Entry, pack_extents
@@ -63,8 +63,13 @@ def sent(batches, folder):
             made.add(batch)
             chunks += made.take()
         chunks += made.take(last=True)
-        assert made.chunks == [(chunk.chunk_id, len(chunk.data)) for chunk in chunks]
+        for fsi, listed in ((False, made.chunks), (True, made.fsi_chunks)):
+            assert listed == [(chunk.chunk_id, len(chunk.data)) for chunk in chunks if chunk.fsi is fsi]
         return chunks, b"".join(needs.parts())
+
+
+def data_of(chunks, fsi):
+    return [bytes(chunk.data) for chunk in chunks if chunk.fsi is fsi]
 
 
 def batched(entries, cuts):
@@ -73,7 +78,7 @@ def batched(entries, cuts):
 
 
 def read(chunks):
-    found = split_preamble(bytearray(b"".join(bytes(chunk.data) for chunk in chunks)))
+    found = split_preamble(bytearray(b"".join(bytes(chunk.data) for chunk in chunks if not chunk.fsi)))
     assert found is not None
     decoder = ManifestDecoder()
     entries = list(decoder.feed(found[1]))
@@ -106,7 +111,8 @@ def test_the_chunks_do_not_depend_on_how_the_entries_were_handed_in(tmp_path, mo
     chance = random.Random(cut_bytes)
     for _ in range(3):
         chunks, _ = sent(batched(entries, [chance.randrange(9_999) for _ in range(9)]), tmp_path)
-        assert [bytes(chunk.data) for chunk in chunks] == [bytes(chunk.data) for chunk in at_once]
+        for fsi in (False, True):
+            assert data_of(chunks, fsi) == data_of(at_once, fsi)
 
 
 def test_a_new_entry_changes_the_chunks_around_it_and_no_others(tmp_path):
@@ -114,7 +120,9 @@ def test_a_new_entry_changes_the_chunks_around_it_and_no_others(tmp_path):
     before, _ = sent([entries], tmp_path)
     entries.insert(4_000, Entry(b"00003999-new", "f"))
     after, _ = sent([entries], tmp_path)
-    assert 1 <= len({chunk.chunk_id for chunk in after} - {chunk.chunk_id for chunk in before}) <= 3
+    for fsi, most in ((False, 3), (True, 2)):
+        assert 1 <= len(set(data_of(after, fsi)) - set(data_of(before, fsi))) <= most
+    assert len(data_of(after, fsi=True)) > 4
 
 
 def test_little_is_held_back(tmp_path):
@@ -162,7 +170,9 @@ def test_a_preamble_is_read_once_all_of_it_is_here(roots, rest):
 
 
 @pytest.mark.parametrize(
-    "start", [(PREAMBLE_AT_MOST + 1).to_bytes(4, "big"), b"\0\0\0\1\xc1", b"\0\0\0\1\x05"], ids=["long", "no", "ill"]
+    "start",
+    [(PREAMBLE_AT_MOST + 1).to_bytes(4, "big"), b"\0\0\0\1\xc1", b"\0\0\0\1\x05", b"\0\0\0\3\x91\xa1\xff"],
+    ids=["long", "no", "ill", "text"],
 )
 def test_what_does_not_begin_as_a_manifest_is_refused_and_not_gathered(start):
     with pytest.raises(DamagedData, match="does not begin as one does"):

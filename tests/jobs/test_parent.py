@@ -13,7 +13,7 @@ from transporter.jobs.parent import Parent, find_parent
 from transporter.keys.chunk_id import ChunkIdKey
 from transporter.keys.password import KdfParameters, UserKey, hash_password
 from transporter.keys.session_key import MetaKey, SessionKey
-from transporter.points.assemble import Place, PointFacts, assemble_sealed
+from transporter.points.assemble import Place, PointFacts, assemble_sealed, no_services
 from transporter.points.run_keys import RunKeys
 
 CLOCK = ManualClock()
@@ -39,7 +39,9 @@ class Home:
             bus=bus,
             catalog=SimpleNamespace(last_point=lambda _name: kept),
             keys=SimpleNamespace(
-                find_by_salt=lambda asked: USER_KEY if asked == salt else None, storage_key=lambda _point: None
+                open_kms_slot=no_services,
+                find_by_salt=lambda asked: USER_KEY if asked == salt else None,
+                storage_key=lambda _point: None,
             ),
         )
 

@@ -235,7 +235,7 @@ async def test_a_point_that_is_committed_meanwhile_is_not_missed(world, monkeypa
             (world.source.tree / "later").write_bytes(b"later")
             # A run that began before the change commits with the old password in its hands.
             with monkeypatch.context() as patched:
-                patched.setattr(world.source.keys, "user_key", lambda _name: old)
+                patched.setattr(world.source.keys, "user_key", lambda _name, held=None: old)
                 await world.source.backup()
         return rows
 
@@ -295,13 +295,12 @@ async def test_a_slot_of_the_new_password_that_opens_nothing_does_not_count(worl
 def add_sound_slot_of_another_key(world, slot_id=b"\0" * 16):
     """It sorts before the right one."""
     from transporter.keys.storage_key import StorageKey, make_password_slot
-    from transporter.keys.wrap import context
-    from transporter.points.assemble import PURPOSE
+    from transporter.keys.wrap import point_context
 
     store, tenant = world.store(), world.tenant(world.source)
     (ref,) = store.points(tenant, "docs")
     key = world.source.keys.user_key("office")
-    where = context(PURPOSE, tenant, store.repository_id, ref.point_id)
+    where = point_context(tenant, store.repository_id, ref.point_id)
     store.put_slot(ref.point_id, slot_id, make_password_slot(StorageKey.generate(), key, key.salt, key.params, where))
     return ref.point_id
 

@@ -16,6 +16,7 @@ from transporter.jobs.reading import open_reading
 from transporter.jobs.spare_worker import SpareWorker
 from transporter.jobs.tree_writing import open_tree_writing
 from transporter.workloads.write_messages import Open as OpenWriter
+from transporter.workloads.write_messages import Wish
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +57,7 @@ async def read_all(tmp_path, spare):
             async for _length, chunks in reading.units():
                 for chunk in chunks:
                     chunk.let_go()
-            assert needs.count == 2, "the list of chunks came through its own descriptor"
+            assert needs.count == 3, "the list of chunks came through its own descriptor"
             pid = reading._worker._process.pid
     return reading.files, pid
 
@@ -74,7 +75,7 @@ async def test_one_that_waits_becomes_the_writer(tmp_path):
     async with kept() as spare:
         pid = await until_it_waits(spare)
         async with open_tree_writing(spare) as writing:
-            await writing.open(OpenWriter(os.fsencode(tmp_path / "out"), "point", [b"r"], [], False))
+            await writing.open(OpenWriter(os.fsencode(tmp_path / "out"), "point", [b"r"], Wish()))
             assert writing._worker._process.pid == pid
         assert gone(pid)
 

@@ -18,7 +18,7 @@ from transporter.jobs.reading import open_reading
 from transporter.jobs.start_worker import PACKAGES
 from transporter.jobs.tree_writing import open_tree_writing
 from transporter.jobs.worker_process import open_worker
-from transporter.workloads.write_messages import SLOT, Answer, Open, Wanted
+from transporter.workloads.write_messages import SLOT, Answer, Open, Wanted, Wish
 
 HEAVY = {"trio", "cryptography", "OpenSSL", "trio_websocket", "structlog", "typer", "rich", "argon2", "sqlite3"}
 # Without codecs, too: a reader and a writer see plain content only.
@@ -44,7 +44,7 @@ def out(tmp_path):
 
 
 def order(out):
-    return Open(os.fsencode(out), "point", [b"r"], [], False)
+    return Open(os.fsencode(out), "point", [b"r"], Wish())
 
 
 async def test_a_writer_that_is_given_up_removes_what_it_made_and_ends(out):
@@ -80,10 +80,10 @@ async def test_a_writer_ends_with_its_daemon(tmp_path, out):
     code = f"""
 import os, trio
 from transporter.jobs.tree_writing import open_tree_writing
-from transporter.workloads.write_messages import Open
+from transporter.workloads.write_messages import Open, Wish
 async def main():
     async with open_tree_writing() as writing:
-        await writing.open(Open({os.fsencode(out)!r}, "p", [b"r"], [], False))
+        await writing.open(Open({os.fsencode(out)!r}, "p", [b"r"], Wish()))
         print(writing._worker._process.pid, flush=True)
         await trio.sleep_forever()
 trio.run(main)

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transporter.errors import JobFailed, UsageError
-from transporter.keys import password as module
 from transporter.keys.password import (
     DEFAULT_PARAMETERS,
     MAX_PASSWORD_LENGTH,
@@ -126,7 +125,7 @@ def test_no_memory_is_an_error_that_says_so(monkeypatch, cheap):
     def refuse(**_):
         raise MemoryError
 
-    monkeypatch.setattr(module, "hash_secret_raw", refuse)
+    monkeypatch.setattr("argon2.low_level.hash_secret_raw", refuse)
     with pytest.raises(JobFailed, match="memory") as caught:
         hash_password(b"hunter2-the-password", SALT, cheap)
     assert caught.value.__cause__ is None and "hunter2" not in str(caught.value)

@@ -36,6 +36,15 @@ def full(database, office):
     return keys
 
 
+@pytest.fixture
+def many(database, office):
+    """Six more storage keys, by point."""
+    found = {bytes([number]) * 16: StorageKey.generate() for number in range(1, 7)}
+    for point, key in found.items():
+        database.put_storage_key(point, key, office)
+    return found
+
+
 def opens_everything(database, keys):
     (run,) = database.runs("docs")
     return (database.storage_key(POINT), run.session_key, run.metakey, database.domain_key("docs")) == keys
@@ -110,7 +119,7 @@ class TestChange:
         assert database.user_key("office") == office and database.unfinished_changes() == []
         assert events(database) == ["password.add"]
 
-    @pytest.mark.parametrize("step", ["_set_aside", "_replace", "_wrap_anew"])
+    @pytest.mark.parametrize("step", ["_set_aside", "_replace"])
     def test_it_happens_whole_or_not_at_all(self, tmp_path, database, office, full, monkeypatch, step):
         real = getattr(password_changes.PasswordChanges, step)
 
@@ -125,6 +134,54 @@ class TestChange:
         with KeyDatabase(tmp_path / "keys.db") as other:
             assert other.user_key("office") == office and other.unfinished_changes() == []
             assert opens_everything(other, full)
+
+    @pytest.mark.parametrize("batches", range(6))
+    def test_killed_between_batches_everything_opens_and_is_gone_on_with(
+        self, tmp_path, database, office, full, many, monkeypatch, batches
+    ):
+        """2 rows of 7 storage keys at a time, a run and a domain: six transactions behind the first."""
+        monkeypatch.setattr(password_changes, "BATCH", 2)
+        left, real = [batches], password_changes.PasswordChanges._put_back
+
+        def dies(self, *arguments):
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            real(self, *arguments)
+
+        monkeypatch.setattr(password_changes.PasswordChanges, "_put_back", dies)
+        with pytest.raises(KeyboardInterrupt):
+            database.change_password("office", NEW)
+        monkeypatch.setattr(password_changes.PasswordChanges, "_put_back", real)
+        with KeyDatabase(tmp_path / "keys.db") as other:
+            (change,) = other.unfinished_changes()
+            assert opens_everything(other, full) and {point: other.storage_key(point) for point in many} == many
+            other.finish_change(change.old.salt, replaced=0)
+            assert other.unfinished_changes() == [] and other.find_by_salt(office.salt) is None
+            # By the new one alone: there is no other any more.
+            assert opens_everything(other, full) and {point: other.storage_key(point) for point in many} == many
+
+    def test_others_use_the_database_meanwhile(self, tmp_path, database, office, full, many, monkeypatch):
+        """Between any two batches; and what they store then is not undone."""
+        monkeypatch.setattr(password_changes, "BATCH", 2)
+        real, turns = password_changes.PasswordChanges._put_back, []
+
+        with KeyDatabase(tmp_path / "keys.db") as other:
+
+            def beside(self, *arguments):
+                turns.append(None)
+                point = sorted(many)[len(turns) % len(many)]
+                many[point] = StorageKey.generate()
+                other.put_storage_key(point, many[point], office)  # a run that began before the change
+                assert other.storage_key(point) == many[point]
+                real(self, *arguments)
+
+            monkeypatch.setattr(password_changes.PasswordChanges, "_put_back", beside)
+            database.change_password("office", NEW)
+            monkeypatch.setattr(password_changes.PasswordChanges, "_put_back", real)
+            assert len(turns) == 6
+            database.finish_change(office.salt, replaced=0)
+            assert {point: other.storage_key(point) for point in many} == many
 
     def test_an_altered_old_hash_is_damage(self, tmp_path, database, office):
         database.change_password("office", NEW)
@@ -156,6 +213,15 @@ class TestChange:
             sealed = rows_of(tmp_path, "SELECT sealed FROM password_changes")[0][0]
             database.finish_change(office.salt, replaced=0)
             assert not any(sealed[1:60] in path.read_bytes() for path in tmp_path.iterdir())
+
+    def test_what_neither_opens_stays_as_it_is_and_ends_nothing(self, tmp_path, database, office, many):
+        connection = sqlite3.connect(tmp_path / "keys.db", isolation_level=None)
+        first = min(many)
+        connection.execute("UPDATE storage_keys SET sealed = zeroblob(129) WHERE point = ?", (first,))
+        connection.close()
+        database.change_password("office", NEW)
+        database.finish_change(office.salt, replaced=0)
+        assert all(database.storage_key(point) == key for point, key in many.items() if point != first)
 
 
 class TestRemove:
@@ -216,8 +282,13 @@ class TestAudit:
 def test_a_database_of_the_first_schema_is_brought_up_to_date(tmp_path, database, office, full):
     database.close()
     connection = sqlite3.connect(tmp_path / "keys.db", isolation_level=None)
-    connection.execute("DROP TABLE password_changes")
-    connection.execute("ALTER TABLE passwords DROP COLUMN changed_ns")
+    first = ("meta", "passwords", "storage_keys", "runs", "domains", "plain_domains")
+    for (later,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
+        if later not in first:
+            connection.execute(f"DROP TABLE {later}")
+    for column in ("changed_ns", "kms", "kms_wrapped"):
+        connection.execute(f"ALTER TABLE passwords DROP COLUMN {column}")
+    connection.execute("DELETE FROM meta WHERE name IN ('lock', 'home')")
     connection.execute("PRAGMA user_version = 1")
     tables = {row[0]: row[1] for row in connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")}
     connection.close()

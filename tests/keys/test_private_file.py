@@ -6,9 +6,9 @@ import stat
 import pytest
 
 from transporter.errors import ConfigError, DiskFull
-from transporter.keys import master_key, private_file
+from transporter.keys import open_database, private_file
 from transporter.keys.database import KeyDatabase
-from transporter.keys.master_key import load_master_key
+from transporter.keys.master_key import MasterKey
 from transporter.keys.private_file import check_private, create_private
 
 
@@ -72,11 +72,10 @@ def test_check_private(tmp_path):
 
 
 def test_who_comes_second_uses_the_master_key_of_the_first(tmp_path, monkeypatch):
-    path = tmp_path / "master.key"
-
     def lose_the_race(where, content):
         create_private(where, b"transporter-master-key-1 " + b"ab" * 32 + b"\n")
         create_private(where, content)
 
-    monkeypatch.setattr(master_key, "create_private", lose_the_race)
-    assert load_master_key(path, create=True).secret == b"\xab" * 32
+    monkeypatch.setattr(open_database, "create_private", lose_the_race)
+    with KeyDatabase(tmp_path / "keys.db") as keys:
+        assert keys._key_id == MasterKey(b"\xab" * 32).key_id

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transporter.errors import DamagedData, NoKey
+from transporter.keys import derive
 from transporter.keys import session_key as module
 from transporter.keys.session_key import (
     MAX_DATA,
@@ -249,3 +250,23 @@ def test_mac_finds_every_flipped_bit_and_another_key():
     ):
         with pytest.raises(DamagedData):
             key.check_mac(wrong_data, wrong_mac)
+
+
+def test_the_index_has_a_key_of_its_own():
+    """Derived from the metakey under a label of its own: neither opens what the other sealed."""
+    meta = MetaKey.generate()
+    assert meta.fsi.secret == derive.hkdf(meta.secret, derive.METAKEY_FSI)
+    assert len({meta.key_id, meta.chunk_key, meta.fsi.key_id, meta.fsi.chunk_key, meta.fsi.secret}) == 5
+    for one, other in ((meta, meta.fsi), (meta.fsi, meta)):
+        sealed = ChunkSealer(one).seal(b"c" * 32, 0, 4, b"data")
+        assert ChunkOpener([one]).open(b"c" * 32, 0, 4, sealed) == b"data"
+        with pytest.raises(NoKey):
+            ChunkOpener([other]).open(b"c" * 32, 0, 4, sealed)
+
+
+def test_the_index_key_seals_only_where_its_metakey_does():
+    meta = MetaKey.generate()
+    assert [meta.fsi.next_counter(), meta.fsi.next_counter(), meta.next_counter()] == [0, 1, 0]
+    assert MetaKey(meta.secret).fsi == meta.fsi
+    with pytest.raises(RuntimeError):
+        ChunkSealer(MetaKey(meta.secret).fsi)

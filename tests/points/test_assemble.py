@@ -49,6 +49,7 @@ FACTS = PointFacts(
     manifest=[(b"m" * 32, 1000), (b"n" * 32, 7)],
     needs_hash=b"N" * 32,
     statistics={"bytes": 10, "files": 2},
+    fsi=[(b"f" * 32, 99)],
 )
 
 
@@ -167,7 +168,7 @@ def test_no_secret_is_in_any_repr():
 # --- lies -----------------------------------------------------------------------------------------------------
 
 CHANGES = {
-    "version": 2,
+    "version": 3,
     "point_id": b"x" * 16,
     "tenant": "another",
     "job": "other",
@@ -180,6 +181,7 @@ CHANGES = {
     "domain": b"x" * 16,
     "cryptograms": [],
     "manifest": FACTS.manifest[:1],
+    "fsi": [*FACTS.fsi, *FACTS.fsi],
     "needs_hash": b"x" * 32,
     "statistics": {"bytes": 11, "files": 2},
     "workload": "image",
@@ -203,6 +205,14 @@ def test_no_field_of_a_sealed_head_can_be_changed(field, zone):
         return
     with pytest.raises(RefusedByPeer if field == "zone" else DamagedData):
         opened(encode_head(changed), slots, in_zone(zone))
+
+
+def test_an_index_cannot_be_taken_away_by_calling_the_head_an_older_one():
+    head, slots = sealed()
+    assert decode_head(head).fsi == FACTS.fsi
+    without = msgspec.structs.replace(decode_head(head), version=1, fsi=msgspec.UNSET)
+    with pytest.raises(DamagedData, match="not what was committed"):
+        opened(encode_head(without), slots)
 
 
 def test_two_lies_at_once_do_not_help():

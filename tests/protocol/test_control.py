@@ -10,13 +10,35 @@ from hypothesis import strategies as st
 from protocol import limits, states
 from protocol.control import ControlConnection
 from protocol.errors import LocalProtocolError, RemoteProtocolError, VersionMismatch
+from protocol.keeping_messages import (
+    Chain,
+    GetChain,
+    PinPoint,
+    PointPinned,
+    PointsRemoved,
+    PointUndeleted,
+    RemovePoints,
+    UndeletePoint,
+)
 from protocol.messages import (
     Commit,
+    CommitCopy,
     CommitPlain,
     Committed,
+    CopiedTo,
+    CopyHead,
+    CopyTo,
+    Digests,
+    FetchForms,
     Flush,
     Flushed,
+    Forms,
     Get,
+    GetCopy,
+    GetDigests,
+    GetForms,
+    GetLost,
+    GetNeeds,
     GetPoint,
     GetSlots,
     Have,
@@ -25,8 +47,12 @@ from protocol.messages import (
     Incoming,
     Limit,
     ListPoints,
+    Lost,
+    Mandate,
+    Mandated,
     Missing,
     Needs,
+    NeedsPart,
     Pair,
     Paired,
     Park,
@@ -53,6 +79,7 @@ from protocol.messages import (
     Stored,
     Tickets,
 )
+from protocol.transform_messages import FoldPoint, PointFolded
 
 ID, POINT = bytes(32), bytes(16)
 SIDES = {states.INITIATOR, states.PROVIDER}
@@ -70,7 +97,19 @@ SAMPLES = {
     "StatusRequest": StatusRequest(), "StatusReply": StatusReply(), "Progress": Progress("writing", 1),
     "Limit": Limit(2_500_000), "Park": Park(POINT), "Parked": Parked(), "Reach": Reach(ID, 1), "Tickets": Tickets(ID),
     "Incoming": Incoming(ID, ID), "GetSlots": GetSlots("r", "j", POINT), "Slots": Slots(POINT, "t"),
-    "PutSlots": PutSlots("r", "j"), "SlotsPut": SlotsPut(1),
+    "PutSlots": PutSlots("r", "j"), "SlotsPut": SlotsPut(1), "GetChain": GetChain("r", "j"), "Chain": Chain(0, 0),
+    "RemovePoints": RemovePoints("r", "j", POINT), "PointsRemoved": PointsRemoved(),
+    "PinPoint": PinPoint("r", "j", POINT), "PointPinned": PointPinned(),
+    "UndeletePoint": UndeletePoint("r", "j", POINT), "PointUndeleted": PointUndeleted(),
+    "FoldPoint": FoldPoint("r", "j", POINT, POINT), "PointFolded": PointFolded(bytes(32)),
+    "GetCopy": GetCopy("j", POINT),
+    "Start copy-in": Start("copy-in", "j", "r", "source"), "Start copy-out": Start("copy-out", "", "r", "source"),
+    "Start copy-seal": Start("copy-seal", "j", "r", "target"),
+    "CopyHead": CopyHead(POINT, POINT, "t", 1, ID, 2), "GetNeeds": GetNeeds(0), "NeedsPart": NeedsPart(ID),
+    "GetForms": GetForms(ID), "Forms": Forms(), "GetDigests": GetDigests(POINT, ID + ID), "Digests": Digests(ID),
+    "FetchForms": FetchForms(ID + ID), "CommitCopy": CommitCopy(POINT, POINT, "t", 1, ID), "Mandate": Mandate(),
+    "Mandated": Mandated(), "CopyTo": CopyTo("r", "j", ID), "CopiedTo": CopiedTo(1, 2, 3, 4, 5, 6),
+    "GetLost": GetLost(), "Lost": Lost(b""),
 }  # fmt: skip
 EVENTS = [(side, name) for side in sorted(SIDES) for name in SAMPLES]
 
@@ -301,10 +340,15 @@ def test_no_message_is_longer_than_the_limit():
 @pytest.mark.parametrize("reply", states.ANSWERS)
 def test_a_reply_that_nobody_asked_for(reply):
     initiator, provider = greeted()
-    initiator.state = provider.state = "BACKUP"
+    session = next(
+        state
+        for state in ("BACKUP", "COPY_IN", "COPY_OUT")
+        if reply == "Pong" or allowed(state, states.PROVIDER, reply)
+    )
+    initiator.state = provider.state = session
     with pytest.raises(LocalProtocolError, match="nothing asked for it"):
         provider.send(SAMPLES[reply])
-    data = at("BACKUP", states.PROVIDER).send(SAMPLES[reply])
+    data = at(session, states.PROVIDER).send(SAMPLES[reply])
     with pytest.raises(RemoteProtocolError, match="nothing asked for it"):
         initiator.receive_data(data)
 
@@ -351,3 +395,15 @@ def test_closed_by_us():
 def test_an_unknown_role():
     with pytest.raises(LocalProtocolError):
         ControlConnection("proxy")
+
+
+def test_what_is_said_in_a_session_may_cross_its_end():
+    """Whatever the one says in a session may be on its way when the other ends it by Refused, or by Stop."""
+    sessions = [name for name, moves in states.CONTROL.items() if moves.get((states.INITIATOR, "Stop")) == "STOPPING"]
+    assert {"BACKUP", "RECOVERY", "COPY_IN", "COPY_OUT"} <= set(sessions)
+    for session in sessions:
+        for sender, name in states.CONTROL[session]:
+            if sender == states.INITIATOR:
+                assert (sender, name) in states.CONTROL["REFUSED"], f"{name} in {session}"
+            else:
+                assert (sender, name) in states.CONTROL["STOPPING"], f"{name} in {session}"

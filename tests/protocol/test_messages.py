@@ -44,6 +44,12 @@ KINDS = {
     32: "Refused", 33: "StatusRequest", 34: "StatusReply", 35: "Progress", 36: "Limit",
     40: "Park", 41: "Parked", 42: "Reach", 43: "Tickets", 44: "Incoming",
     45: "GetSlots", 46: "Slots", 47: "PutSlots", 48: "SlotsPut",
+    65: "GetChain", 66: "Chain", 67: "RemovePoints", 68: "PointsRemoved", 69: "PinPoint", 70: "PointPinned",
+    71: "UndeletePoint", 72: "PointUndeleted",
+    75: "GetCopy", 76: "CopyHead", 77: "GetNeeds", 78: "NeedsPart", 79: "GetForms", 80: "Forms", 81: "GetDigests",
+    82: "Digests", 83: "FetchForms", 84: "CommitCopy", 90: "Mandate", 91: "Mandated", 92: "CopyTo", 93: "CopiedTo",
+    94: "FoldPoint", 95: "PointFolded",
+    60: "GetLost", 61: "Lost",
     100: "KeyB", 101: "KeyBProof", 102: "Chunk", 103: "Rekey", 104: "Fin", 105: "Piece",
 }  # fmt: skip
 

@@ -19,6 +19,9 @@ VECTORS = Path(__file__).parents[1] / "vectors" / "protocol"
 h = bytes.fromhex
 
 
+KINDS = {kind.__name__: kind for kind in messages.CONTROL_MESSAGES + messages.DATA_MESSAGES}
+
+
 def cases(name):
     found = json.loads((VECTORS / f"{name}.json").read_text())
     return [pytest.param(case, id=case["name"]) for case in found]
@@ -64,7 +67,7 @@ def test_bodies(case):
         return
     message, payload = decode(data)
     expected = {name: value(shown) for name, shown in case["fields"].items()}
-    assert message == getattr(messages, case["message"])(**expected)
+    assert message == KINDS[case["message"]](**expected)
     assert payload == h(case["payload"])
     # A message that got a field since then is encoded with it.
     if case.get("canonical") and set(expected) == {field.name for field in dataclasses.fields(message)}:
@@ -74,7 +77,7 @@ def test_bodies(case):
 
 def test_every_message_has_a_vector():
     named = {case.values[0].get("message") for case in cases("bodies")}
-    assert named >= {kind.__name__ for kind in messages.CONTROL_MESSAGES + messages.DATA_MESSAGES}
+    assert named >= KINDS.keys()
 
 
 def opened(case):
@@ -152,11 +155,7 @@ def test_outcomes_are_of_every_class():
 def test_fields_that_came_later_have_defaults():
     for case in (case.values[0] for case in cases("bodies")):
         if case["outcome"] == "ok":
-            later = [
-                field
-                for field in dataclasses.fields(getattr(messages, case["message"]))
-                if field.name not in case["fields"]
-            ]
+            later = [field for field in dataclasses.fields(KINDS[case["message"]]) if field.name not in case["fields"]]
             missing = dataclasses.MISSING
             assert all(f.default is not missing or f.default_factory is not missing for f in later), (
                 "a later field needs a default"

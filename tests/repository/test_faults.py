@@ -1,6 +1,6 @@
 """Every step that touches the disk is made to fail, and is cut short by a crash, one after the other.
 
-The harness replaces the functions of `transporter.repository.files`; everything above them is real, the disk too.
+The harness replaces the functions of `transporter.repository.files`; everything above them is real, so are the files.
 """
 
 from __future__ import annotations

@@ -28,11 +28,22 @@ heads = st.builds(
     chunk_id_key=st.sampled_from([b"", b"c" * 32]),
     mac=st.sampled_from([b"", b"m" * 32]),
 )
+fsis = st.lists(st.tuples(st.binary(min_size=32, max_size=32), st.integers(0, 4 << 20)), max_size=5)
 
 EXAMPLE = PointHead(
     point_id=b"p" * 16, tenant="t", job="j", kind="full", created_ns=1, zone="source", encrypted=True, domain=b"d" * 16,
     cryptograms=[b"secret"], manifest=[(b"c" * 32, 7)], needs_hash=b"n" * 32, workload="tree", chunk_id_key=b"k" * 32,
 )  # fmt: skip
+
+
+@given(heads, fsis)
+def test_a_head_with_an_index_is_of_version_2_and_no_other_is(head, fsi):
+    newer = msgspec.structs.replace(head, version=2, fsi=fsi)
+    raw = encode_head(newer)
+    assert decode_head(raw) == newer
+    for lie in (msgspec.structs.replace(newer, version=1), msgspec.structs.replace(head, version=2)):
+        with pytest.raises(DamagedData):
+            decode_head(encode_head(lie))
 
 
 @given(heads)
@@ -84,8 +95,8 @@ def test_only_one_form_is_taken():
 
 
 def test_a_later_version_is_told_as_such():
-    with pytest.raises(UnsupportedFormat, match="version 2"):
-        decode_head(msgspec.msgpack.encode({"version": 2, "something": "new"}))
+    with pytest.raises(UnsupportedFormat, match="version 3"):
+        decode_head(msgspec.msgpack.encode({"version": 3, "something": "new"}))
 
 
 def test_a_head_has_a_bound():

@@ -122,7 +122,8 @@ def test_what_the_index_does_not_know_or_knows_wrongly_is_repairable(filled, rec
         "DELETE FROM chunks WHERE chunk = ?",
         "DELETE FROM packs WHERE no = 1",
         "UPDATE chunks SET chunk = x'00' WHERE chunk = ?",
-        "INSERT INTO chunks SELECT domain, x'01', key, pack, offset, stored, plain, codec FROM chunks WHERE chunk = ?",
+        "INSERT INTO chunks SELECT domain, x'01', key, pack, offset, stored, plain, codec, doomed FROM chunks"
+        " WHERE chunk = ?",
     ):
         if "rowid_is" in change:
             continue
@@ -231,11 +232,22 @@ def test_a_pack_whose_header_or_footer_alone_is_hit_heals_without_loss(filled, r
     assert filled.scrub().clean
 
 
-def test_a_pack_that_says_nothing_any_more_is_left_alone(filled):
+def test_a_pack_that_says_nothing_any_more_is_set_aside_and_the_index_tells_what_was_in_it(filled):
+    path = packs(filled)[0]
+    name = bytes.fromhex(path.name)
+    entries = filled._index.entries_of_pack(name)
+    path.write_bytes(os.urandom(path.stat().st_size))
+    assert filled.heal(filled.scrub().damaged_packs).lost == len(entries) > 0
+    assert not path.exists() and (filled.path / "quarantine" / path.name).exists()
+    assert {chunk.chunk_id for _tenant, chunk in filled.lost_chunks()} == {entry.chunk_id for entry in entries}
+
+
+def test_a_pack_of_which_nobody_knows_whose_it_is_is_left_alone(filled):
     path = packs(filled)[0]
     path.write_bytes(os.urandom(path.stat().st_size))
+    filled.rebuild_index()
     report = filled.scrub()
-    with pytest.raises(DamagedData):
+    with pytest.raises(DamagedData, match="whose it is"):
         filled.heal(report.damaged_packs)
     assert path.exists()
     assert list((filled.path / "journal").iterdir()) == []

@@ -51,11 +51,28 @@ def test_replaced_slots_stay_until_their_time_is_over(filled, clock, place):
     filled.replace_slots("t", "job", CHANGES, WEEK)
     clock.advance(WEEK - 1)
     assert filled.purge_replaced_slots(filled.slot_folders()) == 0
+    filled.keeping.clock.note()
     clock.advance(2)
     assert filled.purge_replaced_slots(filled.slot_folders()[:1]) == 1
     assert filled.purge_replaced_slots(filled.slot_folders()) == len(POINTS) - 1
     assert filled.replaced_slots(POINTS[0]) == {} and new_only(filled)
     assert len(list((place / "slots" / POINTS[0].hex()).iterdir())) == 2
+
+
+def test_a_clock_that_was_set_ahead_ends_no_time(filled, clock):
+    filled.replace_slots("t", "job", CHANGES, WEEK)
+    clock.advance(10 * WEEK)
+    assert filled.purge_replaced_slots(filled.slot_folders()) == 0
+    filled.keeping.clock.accept()
+    assert filled.purge_replaced_slots(filled.slot_folders()) == len(POINTS)
+
+
+def test_a_clock_that_is_behind_makes_their_time_no_shorter(filled, clock):
+    filled.keeping.clock.accept()
+    seen = clock.now_ns()
+    clock.advance(-3 * 86_400)
+    done = filled.replace_slots("t", "job", CHANGES, WEEK)
+    assert done.kept_until_ns == seen + int(WEEK * 1e9)
 
 
 def test_without_keeping_they_are_gone_at_once(filled):
@@ -129,13 +146,36 @@ def test_a_slot_that_goes_while_it_is_looked_at_is_no_damage(filled, monkeypatch
     real = slot_store._read
 
     def read(path):
-        if not done and path.name == (b"a" * 16).hex():
+        if not done and path.endswith((b"a" * 16).hex()):
             done.append(filled.replace_slots("t", "job", CHANGES, WEEK))
         return real(path)
 
     monkeypatch.setattr(slot_store, "_read", read)
     assert set(filled.slots(POINTS[0])) == {b"n" * 16, b"b" * 16}
     assert done
+
+
+def test_an_exchange_does_not_read_the_folder_again(filled, monkeypatch):
+    slots, names = filled.slots_and_names(POINTS[0])
+    assert set(names) == {slot_id.hex() for slot_id in slots}
+    looked = []
+    real = files.names_in
+    monkeypatch.setattr(files, "names_in", lambda folder: looked.append(folder) or real(folder))
+    exchange = SlotChange(POINTS[0], b"n" * 16, b"new of " + POINTS[0], tuple(slots), names)
+    assert filled.replace_slots("t", "job", [exchange], WEEK).points == 1
+    assert [folder for folder in looked if "locks" not in str(folder)] == []
+    # Its own bound is kept all the same: what it replaces is kept, too.
+    many = (*names, *(f"{number:032x}.{number}" for number in range(limits.REPLACED_PER_POINT - 1)))
+    with pytest.raises(UsageError, match="replaced"):
+        filled.replace_slots("t", "job", [SlotChange(POINTS[0], b"m" * 16, b"x", (b"a" * 16, b"b" * 16), many)], WEEK)
+    # What is no exchange is looked at, whatever the caller has seen.
+    for change in (
+        SlotChange(POINTS[0], bytes(16), b"", (b"n" * 16,), ("f" * 32,)),
+        SlotChange(POINTS[0], b"n" * 16, b"another", (), ()),
+    ):
+        with pytest.raises((UsageError, PointExists)):
+            filled.replace_slots("t", "job", [change], WEEK)
+    assert set(filled.slots(POINTS[0])) == {b"n" * 16}
 
 
 def test_beside_a_writer_and_without_its_lock(filled, place, clock):
@@ -177,7 +217,7 @@ def test_names_are_durable_before_any_old_slot_goes(filled, monkeypatch):
     real = files.replace
 
     def renamed(source, target):
-        seen.append("shown" if source.suffix == ".tmp" else "put away")
+        seen.append("shown" if source.endswith(".tmp") else "put away")
         real(source, target)
 
     monkeypatch.setattr(files, "replace", renamed)

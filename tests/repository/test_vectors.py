@@ -14,6 +14,7 @@ from transporter.repository import Repository
 from transporter.repository.point_head import decode_head, encode_head
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "repository-v1"
+LATER = VECTORS.with_name("repository-v1-later")
 
 
 @pytest.fixture
@@ -61,3 +62,25 @@ def test_the_frozen_repository_is_refused_when_its_format_is_another(frozen, fil
     (frozen / file).write_bytes(raw)
     with pytest.raises(error):
         Repository.open(frozen, ManualClock())
+
+
+def test_the_frozen_repository_of_later_has_its_index_of_files_its_old_slot_and_what_it_lost(place):
+    """A head of version 2, a slot that was replaced, a pack set aside, a scrub that was half done."""
+    frozen = Path(shutil.copytree(LATER / "repository", place))
+    expected = json.loads((LATER / "expected.json").read_text())
+    point = bytes.fromhex(expected["point"])
+    where = (expected["tenant"], expected["job"], point)
+    with Repository.open(frozen, ManualClock()) as repository:
+        assert repository.scrub().clean
+        head = repository.read_head(*where)
+        assert head.hex() == expected["head"]
+        assert encode_head(decode_head(head)) == head and decode_head(head).fsi
+        assert repository.point_hash(*where).hex() == expected["point_hash"]
+        assert {k.hex(): v.hex() for k, v in repository.slots(point).items()} == expected["slots"]
+        assert [slot.hex() for slot in repository.replaced_slots(point)] == expected["replaced"]
+        lost = list(repository.lost_chunks())
+        assert [chunk.chunk_id.hex() for _tenant, chunk in lost] == expected["lost"]
+        assert lost[0][1].head[0] == 1 and len(lost[0][1].tail) == 16
+        assert repository.scrub_state().read().cursor != bytes(32)
+        (job,) = repository.jobs()
+        assert (job.points, job.logical_bytes) == (1, 12345)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from forked_workers import forked_workers
 from world import PASSWORD, REPOSITORIES, Node, in_memory, make_node, make_source
 
 from transporter.catalog import PEER_DIALS, PROXY_HOST, WE_DIAL
@@ -26,7 +27,7 @@ from transporter.repository import Repository
 from transporter.service.provider import OpenRepository, Provider
 from transporter.service.relay import Relay
 
-PATIENCE = 30.0
+PATIENCE = 90.0
 
 
 async def until(condition: Callable[[], Any], what: str) -> None:
@@ -138,7 +139,7 @@ def restarted(site: Site) -> Site:
 async def open_reverse_world(way: str, clock: Clock | None = None, **how: Any) -> AsyncIterator[ReverseWorld]:
     """``way``: "direct" (the target dials the source), "relay" (the source calls), "relay reversed" (it does)."""
     clock = clock or SystemClock()
-    with in_memory() as folder, ExitStack() as stack:
+    with forked_workers(), in_memory() as folder, ExitStack() as stack:
         target = _site(make_node(folder, "offsite", REPOSITORIES, clock, stack))
         target.node.keys.add_password("vault", PASSWORD)
         plain = make_source(folder, "office", clock, stack)

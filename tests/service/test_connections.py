@@ -23,7 +23,7 @@ from transporter.service import provider as provider_module
 from transporter.service import relay as relay_module
 from transporter.service.provider import CONNECTIONS_AT_MOST
 
-PATIENCE = 30.0
+PATIENCE = 90.0
 
 # --- control connections -----------------------------------------------------------------------------------------
 

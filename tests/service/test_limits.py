@@ -7,7 +7,8 @@ import trio
 from world import contents
 
 from transporter.config import parse_config
-from transporter.events import JobFailed, LimitInForce
+from transporter.errors import QuotaExceeded
+from transporter.events import JobFailed, LimitInForce, Progress
 from transporter.jobs.restore import RestoreOrder, run_restore
 from transporter.throttle.limits import Flow
 
@@ -98,3 +99,15 @@ async def test_a_limit_that_changes_again_and_again_breaks_no_session(world):
     assert contents(world.folder / "out-4") == contents(world.source.tree)
     assert provider.throttle._flows == context.throttle._flows == []
     await world.still_serves()
+
+
+async def test_a_tenant_without_room_hears_so_before_anything_is_read(world):
+    await world.source.backup()
+    world.store().set_quota(world.store()._used_by(world.tenant(world.source)) + 1000)
+    world.source.events.clear()
+    with pytest.raises(QuotaExceeded, match="nothing more can be stored"):
+        await world.source.backup()
+    assert not world.source.seen(Progress)
+    world.store().set_quota(None)
+    await world.source.backup()
+    assert (await world.source.verify()).chunks

@@ -6,13 +6,15 @@ import errno
 import os
 
 import pytest
+import trio
 from blake3 import blake3
 from world import contents
 
-from transporter.errors import DiskFull
+from transporter.errors import DiskFull, RefusedByPeer
+from transporter.points import needed_chunks as needs_module
+from transporter.points.needed_chunks import NeededChunks
 from transporter.points.run_keys import RunKeys
-from transporter.service import needs as needs_module
-from transporter.service.needs import NeededChunks
+from transporter.service import starting
 
 
 def ids(count):
@@ -75,3 +77,24 @@ async def test_a_point_is_committed_from_the_file(world, monkeypatch, job):
     assert all(needs._file.closed for needs in made)
     assert contents(await world.source.restore(job)) == contents(world.source.tree)
     assert [path.name for path in world.store().scratch.iterdir()] == []
+
+
+async def test_a_session_that_ends_while_it_begins_leaves_no_list_and_no_writer(world, monkeypatch):
+    made = []
+    original = NeededChunks.__init__
+
+    def noted(self, folder):
+        original(self, folder)
+        made.append(self)
+
+    def ended(session):
+        # Noticed at the next step, as when the line breaks between two of them.
+        trio.from_thread.run_sync(session.scope.cancel)
+        return 0
+
+    monkeypatch.setattr(NeededChunks, "__init__", noted)
+    monkeypatch.setattr(starting, "_chain", ended)
+    with pytest.raises(RefusedByPeer, match="replaced"):
+        await world.source.backup("docs")
+    assert all(needs._file.closed for needs in made)
+    assert world.store()._writers == []

@@ -9,8 +9,10 @@ from world import contents
 
 from transporter.catalog import Peer as Paired
 from transporter.errors import IdentityRefused, JobBusy, PeerAway, RefusedByPeer
-from transporter.events import LinkUp, SecurityEvent
+from transporter.events import LinkUp, SearchHits, SecurityEvent
+from transporter.jobs.search import SearchOrder, search
 from transporter.link.pairing import PROXY_RIGHT
+from transporter.workloads.fsi_query import Query
 
 WAYS = ["direct", "relay", "relay reversed"]
 
@@ -30,6 +32,15 @@ async def test_backup_restore_and_verify_work_unchanged(world, job):
     await world.jobs.verify(job)
     place = await world.jobs.restore(job)
     assert contents(place) == contents(world.jobs.tree)
+
+
+async def test_a_search_goes_the_same_way(world):
+    for job in ("docs", "target"):
+        await world.jobs.backup(job)
+        report = await search(world.jobs.context, SearchOrder(Query("large"), job=job))
+        assert (report.error(), report.points, report.hits) == (None, 1, 1)
+        (hit,) = world.jobs.seen(SearchHits)[-1].hits
+        assert (hit.job, hit.repository, hit.path.rpartition("/")[2]) == (job, "offsite/main", "large")
 
 
 async def test_the_way_is_named(world):

@@ -1,7 +1,16 @@
 from __future__ import annotations
 
+import os
+import signal
+from pathlib import Path
+
+import msgspec
 import pytest
+from forked_workers import Forked, forked_workers
 from world import contents
+
+from transporter.errors import JobFailed
+from transporter.jobs.worker_process import open_worker
 
 
 @pytest.mark.parametrize("job", ["docs", "target", "none", "rest"])
@@ -15,3 +24,23 @@ async def test_the_world_is_sound(world, job):
     place = await world.source.restore(job)
     assert contents(place) == contents(world.source.tree)
     await world.still_serves()
+
+
+async def test_a_worker_of_a_world_lives_and_dies_as_any():
+    """A process of its own, with no descriptors but its own, whose death is told by name."""
+
+    def start():
+        return open_worker("transporter.workloads.write_worker", 1, msgspec.msgpack.Decoder(dict))
+
+    with forked_workers():
+        async with start() as first, start() as second:
+            one, two = (worker._process for worker in (first, second))
+            assert isinstance(one, Forked)
+            assert len({os.getpid(), one.pid, two.pid}) == 3
+            os.kill(one.pid, signal.SIGKILL)
+            with pytest.raises(JobFailed, match="SIGKILL"):
+                await first.receive()
+            assert one.returncode == -signal.SIGKILL
+            links = [os.readlink(path) for path in Path(f"/proc/{two.pid}/fd").iterdir()]
+            assert sum("transporter-contents" in link for link in links) <= 1
+        assert two.returncode == 0

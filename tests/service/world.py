@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from forked_workers import forked_workers
 from msgspec import structs
 
 from protocol.messages import Start
@@ -229,7 +230,7 @@ async def open_world(
 ) -> AsyncIterator[World]:
     """Set everything up, serve, and take it down again."""
     clock = clock or SystemClock()
-    with in_memory() as folder, ExitStack() as stack:
+    with forked_workers(), in_memory() as folder, ExitStack() as stack:
         target = make_node(folder, "offsite", REPOSITORIES, clock, stack)
         target.keys.add_password("vault", PASSWORD)
         provider = Provider(target.home, target.config, target.identity, target.catalog, target.keys, clock)

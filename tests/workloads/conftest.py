@@ -21,6 +21,12 @@ from transporter.workloads.tree_restore import TreeWriter
 from transporter.workloads.tree_scan import TreeScanner
 
 
+@pytest.fixture
+def tmp_path(on_disk):
+    """The trees of these tests lie on a disk: what its file system keeps, and how, is what they are about."""
+    return on_disk
+
+
 @dataclass
 class Copy:
     """A point in memory."""

@@ -84,4 +84,4 @@ def test_an_output_that_may_not_be_written_to(reachable, as_nobody):
         except Exception as error:
             return type(error).__name__
 
-    assert as_nobody(act) == "JobFailed"
+    assert as_nobody(act) == "UsageError"

@@ -15,7 +15,7 @@ from transporter import errors
 from transporter.jobs.worker_process import failure_to_error
 from transporter.workloads.worker import Channel, failure
 from transporter.workloads.worker_channel import Failed, FrameSplitter, encode_frame
-from transporter.workloads.write_messages import Finish, Open, Order, Publish, Skip
+from transporter.workloads.write_messages import Finish, Open, Order, Publish, Skip, Wish
 
 
 @given(st.lists(st.binary(max_size=300), max_size=8), st.lists(st.integers(0, 2000), max_size=12))
@@ -31,7 +31,7 @@ def test_any_split_gives_the_same_frames(bodies, cuts):
 
 def test_orders_arrive_as_they_were_sent_until_the_other_end_closes():
     ours, theirs = socket.socketpair()
-    orders = [Open(b"/out", "p", [b"r"], ["*.c"], True), Skip(3, "lost"), Finish(), Publish()]
+    orders = [Open(b"/out", "p", [b"r"], Wish(include=["*.c"]), bytes(32)), Skip(3, "lost"), Finish(), Publish()]
     with ours:
         for order in orders:
             ours.sendall(encode_frame(order))

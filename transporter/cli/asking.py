@@ -8,14 +8,17 @@ from pathlib import Path
 
 from transporter.errors import UsageError
 
+OPTIONS = ("--from-file", "--from-env")
+"""What the options are called that name a file and an environment variable."""
 
-def read_password(*, file: Path | None, env: str, ask: str, twice: bool) -> bytes:
+
+def read_password(*, file: Path | None, env: str, ask: str, twice: bool, options: tuple[str, str] = OPTIONS) -> bytes:
     """Read a password from a file, an environment variable, or the keyboard without echo.
 
     One line end after the password in a file is not part of it. Raises ``UsageError`` when there is none.
     """
     if file is not None and env:
-        raise UsageError("a password comes from one place", "give --from-file or --from-env, not both")
+        raise UsageError("a password comes from one place", f"give {options[0]} or {options[1]}, not both")
     if file is not None:
         try:
             password = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
@@ -27,21 +30,29 @@ def read_password(*, file: Path | None, env: str, ask: str, twice: bool) -> byte
     elif env:
         value = os.environb.get(os.fsencode(env))
         if value is None:
-            raise UsageError(f"the environment has no variable {env}", "export it, or use --from-file")
+            raise UsageError(f"the environment has no variable {env}", f"export it, or use {options[0]}")
         password = value
     else:
-        password = _from_keyboard(ask, twice=twice)
+        password = _from_keyboard(ask, options, twice=twice)
     if not password:
         raise UsageError("the password is empty", "choose one that is not")
     return password
 
 
-def _from_keyboard(ask: str, *, twice: bool) -> bytes:
+def _from_keyboard(ask: str, options: tuple[str, str], *, twice: bool) -> bytes:
     import getpass
 
     if not sys.stdin.isatty():
-        raise UsageError("there is no terminal to ask for the password", "give --from-file FILE or --from-env NAME")
+        raise UsageError("there is no terminal to ask for the password", f"give {options[0]} FILE or {options[1]} NAME")
     first = getpass.getpass(f"{ask}: ")
     if twice and getpass.getpass("the same again: ") != first:
         raise UsageError("the two passwords differ", "type them again")
     return first.encode("utf-8", "surrogateescape")
+
+
+def read_line(ask: str, otherwise: str) -> str:
+    """Read something that is no secret from the keyboard. Raises UsageError with ``otherwise`` where there is none."""
+    if not sys.stdin.isatty():
+        raise UsageError(f"there is no terminal to ask for {ask}", otherwise)
+    print(f"{ask}: ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip()

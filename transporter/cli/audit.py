@@ -1,4 +1,4 @@
-"""``transporter audit``: the trail of what was done to this home's keys."""
+"""``transporter audit``: a review of this installation, and the trail of what was done to its keys."""
 
 from __future__ import annotations
 
@@ -8,8 +8,43 @@ import typer
 
 from transporter.cli.terminal import Terminal
 
-app = typer.Typer(name="audit", help="What was done to the keys of this home, and by whom.", no_args_is_help=True)
+app = typer.Typer(name="audit", help="Review this installation; and the trail of what was done to its keys.")
 _OF_EVERY_ENTRY = ("n", "at", "by", "event", "prev", "hash")
+
+
+FINDINGS = 8
+"""Exit status: something was found that is as bad as --fail-on says, or worse."""
+
+
+@app.callback(invoke_without_command=True)
+def audit(
+    context: typer.Context,
+    fail_on: Annotated[str, typer.Option(metavar="SEVERITY", help="serious, warning, note or never.")] = "serious",
+) -> int:
+    """Review this installation: what is not sealed, not copied, not proved, or open to others, and what to do."""
+    if context.invoked_subcommand is not None:
+        return 0
+    from transporter.clock import SystemClock
+    from transporter.errors import UsageError
+    from transporter.review.finding import Severity
+    from transporter.review.review import review
+
+    bounds = {severity.word: severity for severity in Severity}
+    if fail_on not in (*bounds, "never"):
+        raise UsageError(f"{fail_on!r} is no severity", "--fail-on serious, warning, note or never")
+    terminal = Terminal.of(context)
+    home, config = terminal.home_and_config()
+    found = review(home, config, SystemClock())
+    for each in found:
+        if terminal.json:
+            terminal.object(each.public())
+        elif terminal.quiet:
+            terminal.result(f"{each.severity.word}\t{each.code}\t{each.subject}")
+        else:
+            terminal.result(f"{each.severity.word}: {each.subject}: {each.reason}\n    {each.remedy}  [{each.code}]")
+    if not found:
+        terminal.say("nothing was found")
+    return FINDINGS if fail_on != "never" and any(each.severity >= bounds[fail_on] for each in found) else 0
 
 
 @app.command("log")
@@ -51,7 +86,9 @@ def verify(context: typer.Context) -> int:
     home, _ = terminal.home_and_config()
     with KeyDatabase(home.keys_db) as keys:
         count = keys.audit.verify(keys.audit_head())
-    terminal.result(f"the audit trail is whole: {count} entries", entries=count)
+        approvals = keys.prove_approvals()
+    proved = f", {approvals} approvals" if approvals else ""
+    terminal.result(f"the audit trail is whole: {count} entries{proved}", entries=count, approvals=approvals)
     return 0
 
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from transporter.cli.approved import ApprovalFile, apply_for_job
 from transporter.cli.job_runner import run_request
+from transporter.cli.refusals import refuse_escrow
 from transporter.cli.terminal import Terminal
 from transporter.errors import ConfigError, RefusedByPeer, UnknownPassword, UsageError
 
@@ -44,13 +46,18 @@ def backup(
         bool,
         typer.Option("--network-acceleration", help="Share chunks with other such jobs. Only with --encrypt none."),
     ] = False,
+    approval: ApprovalFile = "",
 ) -> int:
     """Copy paths to a repository at another node.
 
     The first run copies everything, each later one what has changed.
     """
+    from transporter.config import load_config
+    from transporter.daemon.requests import BackupRequest
+
     terminal = Terminal.of(context)
     home, config = terminal.home_and_config()
+    refuse_escrow(home)
     given: dict[str, object] = {
         "to": to,
         "encrypt": encrypt,
@@ -67,8 +74,8 @@ def backup(
         _must_agree(job, config.jobs[job], given)
     else:
         _define(home, config, job, given)
-    from transporter.daemon.requests import BackupRequest
-
+    if approval:
+        apply_for_job(home, job, load_config(home.config_path).job(job).encrypt, approval)
     return run_request(terminal, home, BackupRequest(job=job)).exit_status
 
 

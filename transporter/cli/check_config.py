@@ -66,12 +66,20 @@ def _findings(home: Home, config: Config) -> Iterator[str]:
     yield from _proxy_findings(config)
     with KeyDatabase(home.keys_db) as keys:
         passwords = {info.name for info in keys.list()}
+        uses, left = keys.kms_uses(), keys.pending()
+    for service in sorted(set(uses) - set(config.kms)):
+        yield f"there is no [kms.{service}], which {', '.join(uses[service])} cannot be opened without"
+    if left is not None:
+        yield "a former master key may still lie where it was: transporter keys master-key clean"
     with Catalog(home.catalog_db) as catalog:
         peers = {peer.name: peer for peer in catalog.peers()}
     for name, repository in config.repositories.items():
         path = repository.path or str(home.repository_path(name))
         if not os.path.isdir(path):
-            yield f"repository {name!r}: {path} does not exist (make it with `transporter repository add`)"
+            yield (
+                f"repository {name!r}: {path} does not exist (mount its disk; if that is gone for good: "
+                f"transporter repository make-anew {name})"
+            )
         if repository.encrypt_at_rest and repository.encrypt_at_rest not in passwords:
             yield f"repository {name!r}: there is no password {repository.encrypt_at_rest!r} in this home"
     for name, job in config.jobs.items():

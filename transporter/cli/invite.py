@@ -27,6 +27,9 @@ def invite(
         bool,
         typer.Option("--reverse", help="Ask for a repository of the other node, which then dials this one, always."),
     ] = False,
+    allow_remove: Annotated[
+        bool, typer.Option("--allow-remove", help="It may remove its restore points, too; else it only adds.")
+    ] = False,
 ) -> int:
     """Print an invitation for one node.
 
@@ -41,12 +44,14 @@ def invite(
         raise UsageError("what is the other node invited to?", "give one of --repository NAME, --proxy, --reverse")
     if via and proxy:
         raise UsageError("a proxy host is not reached through another one", "leave --via out")
+    if allow_remove and not repository:
+        raise UsageError("--allow-remove is about a repository of this node", "give --repository NAME")
     kind: Kind = "proxy" if proxy else "source" if reverse else "repository"
     if kind == "repository":
         config.repository(repository)
     if not via:
         _check_address(config)
-    invitation = make_invitation(home, repository, kind=kind, via=via)
+    invitation = make_invitation(home, repository, kind=kind, via=via, may_remove=allow_remove)
     terminal.result(invitation, invitation=invitation, repository=repository)
     more = " --repository NAME" if kind == "source" else ""
     terminal.hint(f"hand this line over on a way you trust; the other side types: transporter join INVITATION{more}")

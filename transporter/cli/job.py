@@ -19,20 +19,25 @@ app = typer.Typer(name="job", help="The jobs of this home.", no_args_is_help=Tru
 def list_jobs(context: typer.Context) -> int:
     """List the jobs with their last run."""
     from transporter.catalog import Catalog
+    from transporter.keys.database_schema import approved_zones
 
     terminal = Terminal.of(context)
     home, config = terminal.home_and_config()
     with Catalog(home.catalog_db) as catalog:
         last = {name: next(iter(catalog.runs(name, limit=1)), None) for name in config.jobs}
+    approved = approved_zones(home.keys_db)
     rows = []
     for name, job in config.jobs.items():
         run = last[name]
+        zone, names = approved.get(name, ("", []))
+        approved_by = names if zone == job.encrypt else []
         if terminal.json:
             terminal.object(
                 {
                     "job": name,
                     "to": job.to,
                     "encrypt": job.encrypt,
+                    "approved_by": approved_by,
                     "paths": job.paths,
                     "last_operation": run.operation if run else None,
                     "last_started": show_time(run.started_ns) if run else None,
@@ -42,9 +47,10 @@ def list_jobs(context: typer.Context) -> int:
         elif terminal.quiet:
             terminal.result(name)
         else:
-            rows.append([name, job.to, job.encrypt, " ".join(job.paths), show_run(run)])
+            approval = ", ".join(approved_by) or "–"
+            rows.append([name, job.to, job.encrypt, approval, " ".join(job.paths), show_run(run)])
     if rows:
-        terminal.table(["job", "to", "encrypt", "paths", "last run"], rows)
+        terminal.table(["job", "to", "encrypt", "approved by", "paths", "last run"], rows)
     elif not config.jobs:
         terminal.hint("there are no jobs yet: `transporter backup` defines them")
     return 0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from transporter import quantities
 from transporter.cli.asking import read_password
 from transporter.cli.terminal import Terminal
 from transporter.cli.watch import watching
@@ -14,42 +15,63 @@ from transporter.errors import Interrupted, NoKey, UsageError
 
 if TYPE_CHECKING:
     from transporter.config import Config
-    from transporter.daemon.requests import JobOutcome, JobRequest, RestoreRequest, VerifyRequest
+    from transporter.daemon.requests import (
+        CatRequest,
+        DiffRequest,
+        FindRequest,
+        JobOutcome,
+        JobRequest,
+        ListRequest,
+        RestoreRequest,
+        VerifyRequest,
+    )
+    from transporter.events import Subscriber
     from transporter.home import Home
 
-    Unlocking = TypeVar("Unlocking", RestoreRequest, VerifyRequest)
+    Unlocking = TypeVar("Unlocking", RestoreRequest, VerifyRequest, ListRequest, FindRequest, DiffRequest, CatRequest)
 
 
-def run_request(terminal: Terminal, home: Home, request: JobRequest) -> JobOutcome:
-    """Run a request, by the home's daemon where one runs, and show its events."""
+def run_request(terminal: Terminal, home: Home, request: JobRequest, also: Subscriber | None = None) -> JobOutcome:
+    """Run a request, by the home's daemon where one runs, and show its events; ``also`` hears them, too."""
     from transporter.daemon.hand_over import run_job
 
     with watching(terminal) as bus:
+        if also is not None:
+            bus.subscribe(also)
         try:
             return run_job(home, request, bus)
         except KeyboardInterrupt:
             raise Interrupted("interrupted", "run it again: what was sent already is used") from None
 
 
-def run_unlocking(terminal: Terminal, home: Home, request: Unlocking) -> JobOutcome:
+def run_unlocking(terminal: Terminal, home: Home, request: Unlocking, also: Subscriber | None = None) -> JobOutcome:
     """Run a request that opens sealed data; where the home lacks the key, ask for the password once."""
-    outcome = run_request(terminal, home, request)
+    outcome = run_request(terminal, home, request, also)
     if outcome.exit_status != NoKey.exit_status or request.password or terminal.json or not sys.stdin.isatty():
         return outcome
     password = read_password(file=None, env="", ask=f"password of job {request.job}", twice=False)
     terminal.failure_shown = False
-    return run_request(terminal, home, msgspec.structs.replace(request, password=password))
+    return run_request(terminal, home, msgspec.structs.replace(request, password=password), also)
 
 
 def parse_share(text: str) -> float:
     """Parse ``10%`` or ``0.1`` as a share, 0 < share <= 1."""
     try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        return quantities.parse_share(text)
     except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise UsageError(f"--sample {text}: not a share", "write for example 10%")
-    return share
+        raise UsageError(f"--sample {text}: not a share", "write for example 10%") from None
+
+
+def check_place(config: Config, job: str, source: str) -> None:
+    """Refuse, as `check_job` does; ``source`` may also name a repository of this node."""
+    if source and "/" not in source:
+        if source not in config.repositories:
+            raise UsageError(
+                f"--from {source}: not a repository of this node, nor one at a peer",
+                "`transporter repository list` shows those of this node; at a peer it is PEER/REPOSITORY",
+            )
+    else:
+        check_job(config, job, source)
 
 
 def check_job(config: Config, job: str, source: str) -> None:

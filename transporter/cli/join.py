@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from transporter.cli.refusals import refuse_escrow
 from transporter.cli.terminal import Terminal
 
 
@@ -33,6 +34,7 @@ def join(
 
     terminal = Terminal.of(context)
     home, _ = terminal.home_and_config()
+    refuse_escrow(home)
     name = trio.run(functools.partial(pair, home, invitation.strip(), reverse=reverse, repository=repository))
     with Catalog(home.catalog_db) as catalog:
         peer = catalog.peer(name)

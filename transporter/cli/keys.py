@@ -7,10 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from transporter.cli.job_runner import run_request
+from transporter.cli.master_key import app as master_key
 from transporter.cli.terminal import Terminal
 from transporter.errors import UsageError
 
 app = typer.Typer(name="keys", help="What opens a restore point.", no_args_is_help=True)
+app.add_typer(master_key)
 # Of an id of 32 digits: fewer name too many points.
 _LEAST = 4
 

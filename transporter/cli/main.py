@@ -20,10 +20,17 @@ INTERNAL = 1
 
 # In the order of the help; each has a module of its name. A group has sub-commands.
 COMMANDS = (
-    *("init", "serve", "invite", "join", "backup", "run", "restore", "verify", "points", "scrub", "drill", "status"),
+    *("init", "serve", "invite", "join", "backup", "run", "restore", "verify", "copy", "points", "search"),
+    *("retention", "transform", "prune", "scrub", "drill"),
+    *("ls", "find", "diff", "cat", "mount"),
+    "status",
     "check-config",
 )
-GROUPS = ("repository", "password", "keys", "audit", "peer", "job", "throttle")
+GROUPS = (
+    *("repository", "point", "password", "keys", "keyset", "kms", "identity", "escrow", "recover"),
+    *("operator", "four-eyes", "approval"),
+    *("audit", "config", "peer", "job", "throttle"),
+)
 HELP_OPTIONS = ("-h", "--help")
 
 
@@ -102,6 +109,7 @@ def run_command(arguments: list[str]) -> int:
     """Run one command; return the exit status (see ``errors.py``)."""
     terminal = Terminal()
     try:
+        _ask_for_pass_phrases()
         status = make_app(arguments)(arguments, prog_name="transporter", standalone_mode=False, obj=terminal)
         # typer turns Ctrl-C inside a command into its status.
         return _interrupted(terminal) if status == Interrupted.exit_status else int(status or 0)
@@ -118,6 +126,18 @@ def run_command(arguments: list[str]) -> int:
         return JobFailed.exit_status
     except Exception as error:
         return terminal.fail(_known(error))
+
+
+def _ask_for_pass_phrases() -> None:
+    """Have whoever sits here asked, where a key database is locked by a pass phrase."""
+    from transporter.keys.pass_phrase import PASS_PHRASES
+
+    def ask(what: str, twice: bool) -> bytes:
+        from transporter.cli.asking import read_password
+
+        return read_password(file=None, env="", ask=what, twice=twice)
+
+    PASS_PHRASES.ask = ask
 
 
 def _interrupted(terminal: Terminal) -> int:

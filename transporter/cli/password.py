@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from transporter.cli.approved import ApprovalFile, present
 from transporter.cli.asking import read_password
 from transporter.cli.password_change import change, jobs_and_repositories, remove, rotate
 from transporter.cli.password_recover import recover
+from transporter.cli.refusals import refuse_escrow
 from transporter.cli.terminal import Terminal
 
 app = typer.Typer(name="password", help="The passwords of this home.", no_args_is_help=True)
@@ -24,17 +26,27 @@ def add_password(
     ] = "",
     from_env: Annotated[str, typer.Option(metavar="NAME", help="Read it from an environment variable.")] = "",
     hint: Annotated[str, typer.Option(help="A reminder for whoever must type it one day. Stored in clear.")] = "",
+    kms: Annotated[
+        str, typer.Option(metavar="NAME", help="Have [kms.NAME] lock the hash, and open every point made with it.")
+    ] = "",
+    approval: ApprovalFile = "",
 ) -> int:
     """Keep a password's hash, so that no one types it again. Keep the password itself somewhere safe."""
     from transporter.keys.database import KeyDatabase
+    from transporter.keys.password_table import deed_of_new
 
     terminal = Terminal.of(context)
     home, _ = terminal.home_and_config()
+    refuse_escrow(home)
     with KeyDatabase(home.keys_db) as keys:
+        present(keys, approval)
+        keys.check_approved(deed_of_new(name))
+        if kms:
+            keys.kms.key(kms)  # before anybody types anything
         password = read_password(
             file=Path(from_file) if from_file else None, env=from_env, ask=f"password {name}", twice=True
         )
-        keys.add_password(name, password, hint)
+        keys.add_password(name, password, hint, kms)
     terminal.result(name if terminal.quiet else f"the password {name!r} is kept as a hash", password_name=name)
     terminal.hint("write the password down where this machine's loss cannot reach it: without it the copies are lost")
     return 0
@@ -62,6 +74,7 @@ def list_passwords(context: typer.Context) -> int:
                     "changed": show_time(info.changed_ns) if info.changed_ns else None,
                     "jobs": jobs,
                     "repositories": stores,
+                    "kms": info.kms,
                 }
             )
         elif terminal.quiet:
@@ -88,7 +101,7 @@ def show_password(context: typer.Context, name: Annotated[str, typer.Argument(he
     with KeyDatabase(home.keys_db) as keys:
         use = keys.use_of(name)
         info = next(info for info in keys.list() if info.name == name)
-        unfinished = len(keys.unfinished_changes(name))
+        unfinished = keys.count_unfinished(name)
     jobs, stores = jobs_and_repositories(config, name)
     price = info.params
     facts = {
@@ -98,6 +111,7 @@ def show_password(context: typer.Context, name: Annotated[str, typer.Argument(he
         "changed": show_time(info.changed_ns) if info.changed_ns else None,
         "jobs": jobs,
         "repositories": stores,
+        "kms": info.kms,
         "points": use.points,
         "interrupted_runs": use.runs,
         "argon2id": {"memory_kib": price.memory_kib, "iterations": price.iterations, "lanes": price.lanes},
@@ -112,12 +126,39 @@ def show_password(context: typer.Context, name: Annotated[str, typer.Argument(he
         "hint": info.hint or "–",
         "jobs": ", ".join(jobs) or "–",
         "repositories": ", ".join(stores) or "–",
+        "locked by": f"[kms.{info.kms}]" if info.kms else "the master key",
         "points": f"{use.points:,} whose storage key is kept here",
         "argon2id": f"{price.memory_kib // 1024} MiB, {price.iterations} passes, {price.lanes} lanes",
     }
     terminal.table([name, ""], [[key, str(value)] for key, value in lines.items()])
     if unfinished:
         terminal.warn(f"its last change is not finished: transporter password change {name} --resume")
+    return 0
+
+
+@app.command("kms")
+def lock_by(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="What jobs call it.")],
+    service: Annotated[str, typer.Argument(help="As in [kms.NAME]; or none.")],
+    approval: ApprovalFile = "",
+) -> int:
+    """Have a service lock a password that is kept already, another one, or (none) the master key alone.
+
+    Both services must answer. Points made from now on get the new one's slot; those that are there keep what they have.
+    """
+    from transporter.keys.database import KeyDatabase
+    from transporter.keys.password_table import NO_SERVICE
+
+    terminal = Terminal.of(context)
+    home, _ = terminal.home_and_config()
+    with KeyDatabase(home.keys_db) as keys:
+        present(keys, approval)
+        key = keys.set_password_kms(name, "" if service == NO_SERVICE else service)
+    lock = f"[kms.{key.kms}]" if key.kms else "the master key alone"
+    terminal.result(name if terminal.quiet else f"the password {name!r} is locked by {lock}", kms=key.kms)
+    if key.kms:
+        terminal.hint("points that are there already: transporter kms apply")
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from transporter.cli.approved import ApprovalFile, present, read_approval_file
 from transporter.cli.asking import read_password
 from transporter.cli.terminal import Terminal
 from transporter.errors import Interrupted, UsageError, WrongPassword
@@ -34,6 +35,7 @@ def change(
     hint: Annotated[str, typer.Option(help="A reminder for whoever must type it one day. Stored in clear.")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a change that missed some points.")] = False,
     give_up: GiveUp = False,
+    approval: ApprovalFile = "",
 ) -> int:
     """Put a new password in the place of an old one, on every restore point that this node can reach.
 
@@ -49,14 +51,19 @@ def change(
             password = _read(from_file, from_env, f"new password {name}", twice=True)
             keys.change_password(name, password, hint)
 
-        _begin(home, name, put)
+        _begin(home, name, put, approval)
     else:
-        _check_unfinished(home, name)
+        _check_unfinished(home, name, approval if give_up else "")
     return _replace_slots(terminal, home, name, give_up=give_up)
 
 
 def rotate(
-    context: typer.Context, name: Name, from_file: FromFile = "", from_env: FromEnv = "", give_up: GiveUp = False
+    context: typer.Context,
+    name: Name,
+    from_file: FromFile = "",
+    from_env: FromEnv = "",
+    give_up: GiveUp = False,
+    approval: ApprovalFile = "",
 ) -> int:
     """Keep the password, and stretch it anew: with a new salt, at the price that is asked for today."""
     terminal = Terminal.of(context)
@@ -65,7 +72,7 @@ def rotate(
     def put(keys: KeyDatabase) -> None:
         keys.change_password(name, _known_password(keys, name, from_file, from_env))
 
-    _begin(home, name, put)
+    _begin(home, name, put, approval)
     return _replace_slots(terminal, home, name, give_up=give_up)
 
 
@@ -73,6 +80,7 @@ def remove(
     context: typer.Context,
     name: Name,
     force: Annotated[bool, typer.Option("--force", help="Also when in use; what is lost is listed.")] = False,
+    approval: ApprovalFile = "",
 ) -> int:
     """Forget a password. Its restore points stay, for whoever still knows it."""
     from transporter.keys.database import KeyDatabase
@@ -86,7 +94,8 @@ def remove(
                 f"the password {name!r} is in use: {'; '.join(lost)}",
                 "change the jobs first, or say --force: then whoever needs these points must know the password",
             )
-        keys.remove_password(name)
+        present(keys, approval)
+        keys.remove_password(name, in_use=bool(lost))
     for line in lost:
         terminal.warn(line)
     terminal.result(name if terminal.quiet else f"the password {name!r} is forgotten", password_name=name, lost=lost)
@@ -114,25 +123,31 @@ def _hanging_on(config: Config, name: str, use: PasswordUse) -> list[str]:
     return lines
 
 
-def _begin(home: Home, name: str, put: Callable[[KeyDatabase], None]) -> None:
+def _begin(home: Home, name: str, put: Callable[[KeyDatabase], None], approval: str) -> None:
     """The first half. What an earlier change left behind comes first: two old hashes are two old passwords at large."""
     from transporter.keys.database import KeyDatabase
+    from transporter.keys.deeds import deed
     from transporter.keys.password_changes import unfinished_change
 
     with KeyDatabase(home.keys_db) as keys:
         keys.user_key(name)
         if keys.unfinished_changes(name):
             raise unfinished_change(name)  # before somebody types; asked again with the deed
+        present(keys, approval)
+        keys.check_approved(deed("password.change", name))
         put(keys)
 
 
-def _check_unfinished(home: Home, name: str) -> None:
+def _check_unfinished(home: Home, name: str, approval: str) -> None:
+    """``approval``: of giving up, which is done where the slots are replaced."""
     from transporter.keys.database import KeyDatabase
 
     with KeyDatabase(home.keys_db) as keys:
         keys.user_key(name)
         if not keys.unfinished_changes(name):
             raise UsageError(f"no change of the password {name!r} waits to be finished", "nothing to do")
+        if approval:
+            keys.apply_approval(read_approval_file(approval))
 
 
 def _replace_slots(terminal: Terminal, home: Home, name: str, *, give_up: bool) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from transporter.cli.approved import ApprovalFile, present
 from transporter.cli.asking import read_password
 from transporter.cli.job_runner import run_request
 from transporter.cli.terminal import Terminal
@@ -26,6 +27,7 @@ def recover(
         str, typer.Option(metavar="FILE", help="Read it from a file (one line), or - for stdin.")
     ] = "",
     from_env: Annotated[str, typer.Option(metavar="NAME", help="Read it from an environment variable.")] = "",
+    approval: ApprovalFile = "",
 ) -> int:
     """Keep again a password that restore points were made with, after this home was lost and made anew.
 
@@ -33,9 +35,13 @@ def recover(
     """
     from transporter.daemon.requests import SaltsRequest
     from transporter.keys.database import KeyDatabase
+    from transporter.keys.deeds import deed
 
     terminal = Terminal.of(context)
     home, _ = terminal.home_and_config()
+    with KeyDatabase(home.keys_db) as keys:
+        present(keys, approval)
+        keys.check_approved(deed("password.recover", name))
     outcome = run_request(terminal, home, SaltsRequest())
     if outcome.exit_status:
         return outcome.exit_status
@@ -48,12 +54,11 @@ def recover(
     found = [(facts, key) for facts in salts[:TRIED_AT_MOST] if (key := _fits(password, facts)) is not None]
     if not found:
         raise WrongPassword("no restore point was made with this password", "try another")
-    points = 0
     with KeyDatabase(home.keys_db) as keys:
+        present(keys, approval)
         # One password may have been stretched with several salts; jobs use the one that most points have.
-        for number, (facts, key) in enumerate(found):
-            keys.remember_hash(name if number == 0 else f"{name} {number + 1}", key)
-            points += facts["points"]
+        keys.recover_password(name, [key for _facts, key in found])
+    points = sum(facts["points"] for facts, _key in found)
     terminal.result(
         name if terminal.quiet else f"the password {name!r} is kept again: {points:,} restore points open by it",
         password_name=name,

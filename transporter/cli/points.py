@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from transporter.cli.job_runner import check_job, run_request
+from transporter.cli.job_runner import check_place, run_request
+from transporter.cli.point_words import Source
 from transporter.cli.terminal import Terminal
 from transporter.quantities import show_size
 
@@ -20,18 +21,24 @@ def register(app: typer.Typer) -> None:
 def points(
     context: typer.Context,
     job: Annotated[str, typer.Option(help="Only the points of this job.")] = "",
-    source: Annotated[
-        str, typer.Option("--from", metavar="PEER/REPOSITORY", help="Where to look, for jobs this home does not know.")
-    ] = "",
+    source: Source = "",
+    repository: Annotated[str, typer.Option(metavar="NAME", help="Those in a repository of this node.")] = "",
+    recycled: Annotated[bool, typer.Option("--recycled", help="Those in the recycle bin.")] = False,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Take what is listed for what should be there, and settle all findings.")
+    ] = False,
 ) -> int:
-    """List restore points, oldest first."""
+    """List restore points, oldest first. One that should be there and is not is called missing."""
     from transporter.daemon.requests import PointsRequest
 
     terminal = Terminal.of(context)
     home, config = terminal.home_and_config()
-    if job:
-        check_job(config, job, source)
-    outcome = run_request(terminal, home, PointsRequest(job=job, source=source))
+    if repository:
+        config.repository(repository)
+    elif job or (source and "/" not in source):
+        check_place(config, job, source)
+    request = PointsRequest(job=job, source=source, repository=repository, recycled=recycled, accept=accept)
+    outcome = run_request(terminal, home, request)
     rows: list[dict[str, Any]] = outcome.result.get("points", [])
     if terminal.json:
         for row in rows:
@@ -39,15 +46,39 @@ def points(
     elif terminal.quiet:
         for row in rows:
             terminal.result(str(row["point"]))
+    elif rows and recycled:
+        cells = [[row["point"], row["job"], row["committed"], row["recycled_until"], row["removed_by"]] for row in rows]
+        terminal.table(["point", "job", "committed", "kept until", "removed by"], cells)
+    elif rows and repository:
+        cells = [[row["point"], row["tenant"], row["job"], row["committed"], _kept(row)] for row in rows]
+        terminal.table(["point", "tenant", "job", "committed", "kept"], cells)
     elif rows:
         cells = [
-            [row["point"], row["job"], row["kind"], _local(row["created"]), row["zone"], show_size(row["bytes"])]
+            [row["point"], row["job"], _kind(row), _local(row["created"]), row["zone"], _size(row), _kept(row)]
             for row in rows
         ]
-        terminal.table(["point", "job", "kind", "created", "zone", "size"], cells)
+        terminal.table(["point", "job", "kind", "created", "zone", "size", "kept"], cells)
     elif outcome.exit_status == 0:
-        terminal.hint("there are no restore points yet")
+        terminal.hint("the recycle bin is empty" if recycled else "there are no restore points yet")
+    if accept:
+        terminal.say(f"{outcome.result.get('settled', 0)} findings are settled")
     return outcome.exit_status
+
+
+def _size(row: dict[str, Any]) -> str:
+    return "–" if row.get("fault") else show_size(row["bytes"])
+
+
+def _kept(row: dict[str, Any]) -> str:
+    """Return why a point stays, whatever retention says."""
+    words = [f"pinned: {row['pinned']}"] if row.get("pinned") else []
+    if row.get("locked_until"):
+        words.append(f"locked until {row['locked_until']}")
+    return "; ".join(words)
+
+
+def _kind(row: dict[str, Any]) -> str:
+    return f"{row['kind']}, copied" if row.get("copied") else str(row["kind"])
 
 
 def _local(created: str) -> str:

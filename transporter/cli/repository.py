@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from transporter.cli import repository_anew
+from transporter.cli.approved import ApprovalFile, present
+from transporter.cli.refusals import refuse_escrow
 from transporter.cli.terminal import Terminal
 from transporter.errors import ConfigError, DamagedData, UsageError
 from transporter.quantities import show_size
 
 if TYPE_CHECKING:
     from transporter.config import RepositoryConfig
+    from transporter.quantities import Duration
 
 app = typer.Typer(name="repository", help="The repositories of this home.", no_args_is_help=True)
+repository_anew.register(app)
 
 
 @app.command("add")
@@ -27,19 +32,29 @@ def add_repository(
         str, typer.Option(metavar="PASSWORD_NAME", help="Seal what arrives unsealed under this password of this home.")
     ] = "",
     quota: Annotated[str, typer.Option(metavar="SIZE", help="What one tenant may store at most, e.g. 2TiB.")] = "",
+    immutable: Annotated[
+        str, typer.Option(metavar="SPAN", help="So long nobody removes a new point, not even this node.")
+    ] = "",
+    recycle: Annotated[str, typer.Option(metavar="SPAN", help="So long a removed point can be brought back.")] = "",
+    keep_at_least: Annotated[str, typer.Option(metavar="SPAN", help="So long no tenant removes a point.")] = "",
 ) -> int:
     """Make a repository and add it to the configuration."""
     from transporter.config import NAME, NAME_REMEDY, RepositoryConfig
     from transporter.config_edit import put_repository
+    from transporter.given_path import check_new_folder
     from transporter.keys.database import KeyDatabase
     from transporter.quantities import parse_size
 
     terminal = Terminal.of(context)
     home, config = terminal.home_and_config()
+    refuse_escrow(home)
     if not NAME.match(name):
         raise UsageError(f"{name!r} is not a usable name", NAME_REMEDY)
     if name in config.repositories:
-        raise ConfigError(f"there is a repository {name!r} already", "choose another name")
+        raise ConfigError(
+            f"there is a repository {name!r} already",
+            f"choose another name; if its disk is gone for good: transporter repository make-anew {name}",
+        )
     try:
         limit = parse_size(quota) if quota else None
     except ValueError as error:
@@ -48,9 +63,15 @@ def add_repository(
         with KeyDatabase(home.keys_db) as keys:
             keys.user_key(encrypt_at_rest)
     settings = RepositoryConfig(
-        path=os.path.abspath(path) if path else "", quota=limit, encrypt_at_rest=encrypt_at_rest
+        path=os.path.abspath(path) if path else "",
+        quota=limit,
+        encrypt_at_rest=encrypt_at_rest,
+        immutable=_span("--immutable", immutable),
+        recycle=_span("--recycle", recycle),
+        keep_at_least=_span("--keep-at-least", keep_at_least),
     )
     place = Path(settings.path) if settings.path else home.repository_path(name)
+    check_new_folder(place)
     made = _make_or_adopt(place, settings)
     put_repository(home.config_path, name, settings)
     terminal.result(
@@ -111,6 +132,89 @@ def rebuild_index(
     terminal.result(f"made the index of {name!r} anew: {report.added:,} packs", repository=name, **fields)
     if report.damaged:
         raise DamagedData(f"{report.damaged} packs could not be read", f"find out more: transporter scrub {name}")
+    return 0
+
+
+@app.command("accept-clock")
+def accept_clock(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A repository of this home.")],
+    approval: ApprovalFile = "",
+) -> int:
+    """Confirm that this machine's clock is right, where it jumped too far for anything to be deleted by it.
+
+    Look at it first: a clock that somebody put ahead would open locks before their date.
+    """
+    from transporter.clock import SystemClock
+    from transporter.keys.database import KeyDatabase
+    from transporter.keys.deeds import deed
+    from transporter.repository import Repository
+    from transporter.retention import show_moment
+
+    terminal = Terminal.of(context)
+    home, config = terminal.home_and_config()
+    settings = config.repository(name)
+    place = Path(settings.path) if settings.path else home.repository_path(name)
+    clock = SystemClock()
+    with Repository.open(place, clock, writable=False) as repository, KeyDatabase(home.keys_db) as keys:
+        before = repository.keeping.clock.now_ns()
+        present(keys, approval)
+        facts = {"repository": name, "before": show_moment(before), "after": show_moment(clock.now_ns())}
+        with keys.approved(deed("repository.accept-clock", name), "repository.accept-clock", **facts):
+            now = repository.keeping.clock.accept()
+    terminal.result(f"the time of {name!r} is {show_moment(now)} now, it was {show_moment(before)}", repository=name)
+    return 0
+
+
+def _span(option: str, text: str) -> Duration:
+    from transporter.quantities import Duration, parse_duration
+
+    try:
+        return parse_duration(text) if text else Duration(0)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
+
+
+@app.command("show")
+def show_repository(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="A repository of this home.")]
+) -> int:
+    """Show how much a repository holds: logical and stored, by tenant and by job. Runs beside the daemon."""
+    from transporter.cli.repository_show import facts, show
+    from transporter.clock import SystemClock
+    from transporter.repository import Repository
+
+    terminal = Terminal.of(context)
+    home, config = terminal.home_and_config()
+    settings = config.repository(name)
+    place = Path(settings.path) if settings.path else home.repository_path(name)
+    with Repository.open(place, SystemClock(), writable=False) as store:
+        found = facts(name, place, settings, store)
+    if terminal.json:
+        terminal.object(found)
+    else:
+        show(terminal, found)
+    return 0
+
+
+@app.command("upgrade")
+def upgrade_repository(
+    context: typer.Context, name: Annotated[str, typer.Argument(help="A repository of this home.")]
+) -> int:
+    """Bring a repository of an older format up to date; the daemon must not be running."""
+    from transporter.repository import RepositoryBusy
+    from transporter.repository.upgrade import upgrade
+
+    terminal = Terminal.of(context)
+    home, config = terminal.home_and_config()
+    settings = config.repository(name)
+    place = Path(settings.path) if settings.path else home.repository_path(name)
+    try:
+        before, now = upgrade(place)
+    except RepositoryBusy:
+        raise RepositoryBusy(f"the repository {name!r} is in use", "stop the daemon first, then try again") from None
+    text = f"is of format version {now}" + ("" if before != now else ", the newest")
+    terminal.result(f"{name!r} {text}", repository=name, before=before, version=now)
     return 0
 
 

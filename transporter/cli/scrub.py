@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+import os
+from typing import Annotated
 
 import typer
 
-from transporter import events
-from transporter.cli.job_runner import parse_share
+from transporter.cli.job_runner import parse_share, run_request
 from transporter.cli.terminal import Terminal
-from transporter.cli.watch import watching
-from transporter.errors import DamagedData
+from transporter.errors import UsageError
 from transporter.quantities import show_size
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from transporter.events import EventBus
-    from transporter.repository import Repository
-    from transporter.repository.scrub import ScrubProgress, ScrubReport
 
 
 def register(app: typer.Typer) -> None:
@@ -31,91 +21,61 @@ def register(app: typer.Typer) -> None:
 def scrub(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="REPOSITORY", help="A repository of this home.")],
-    sample: Annotated[str, typer.Option(metavar="SHARE", help="Check this share of the packs, e.g. 10%.")] = "100%",
+    sample: Annotated[
+        str, typer.Option(metavar="SHARE", help="Check this share of the packs, e.g. 10%, those checked longest ago.")
+    ] = "100%",
+    limit: Annotated[str, typer.Option(metavar="RATE", help="Read at most so fast, e.g. 100MB/s.")] = "",
     heal: Annotated[
         bool, typer.Option("--heal", help="Set damaged packs aside, so that jobs send again what was lost.")
     ] = False,
+    source: Annotated[
+        str,
+        typer.Option("--from", metavar="COPY", help="With --heal: a repository of this node, a path, PEER/REPOSITORY."),
+    ] = "",
+    anew: Annotated[bool, typer.Option("--anew", help="Do not go on with a scrub that was interrupted.")] = False,
 ) -> int:
-    """Prove that a repository is undamaged; needs no keys.
+    """Prove that a repository is undamaged; needs no keys. Runs beside jobs, by the daemon where one runs."""
+    from transporter.daemon.requests import ScrubRequest
 
-    Runs beside the daemon; with --heal the daemon must not be running.
-    """
     terminal = Terminal.of(context)
     home, config = terminal.home_and_config()
-    settings = config.repository(name)
-    share = parse_share(sample)
-    place = Path(settings.path) if settings.path else home.repository_path(name)
+    config.repository(name)
+    if source and not heal:
+        raise UsageError("--from is for healing", "add --heal")
+    if source and source not in config.repositories and os.path.exists(source):
+        source = os.path.abspath(source)
+    request = ScrubRequest(
+        repository=name,
+        share=parse_share(sample),
+        limit=parse_limit(limit),
+        heal=heal,
+        source=source,
+        anew=anew,
+    )
+    outcome = run_request(terminal, home, request)
+    if outcome.exit_status:
+        return outcome.exit_status
+    done = outcome.result
     healed = ""
-    with watching(terminal) as bus, _opened(name, place, heal=heal) as repository:
-
-        def show(progress: ScrubProgress) -> None:
-            bus.publish(
-                events.ScrubProgress(
-                    repository=name,
-                    packs=progress.packs_done,
-                    packs_total=progress.packs_total,
-                    bytes_checked=progress.bytes_done,
-                )
-            )
-
-        report = repository.scrub(show, None if share == 1 else share)
-        for finding in (*report.damage, *report.repairable):
-            bus.publish(events.DamageFound(where=finding.where, what=finding.what))
-        for finding in report.notes:
-            bus.publish(events.Note(text=f"{finding.where}: {finding.what}"))
-        if heal and report.damage_count:
-            healed = _heal(repository, report, bus)
-    if report.damage_count:
-        raise DamagedData(
-            f"repository {name}: {report.damage_count} damaged objects{healed}",
-            f"stop the daemon, then: transporter scrub {name} --heal"
-            if report.damaged_packs and not heal
-            else "run every job again that still has its data: it sends what is missing; then scrub once more",
-        )
-    if report.repairable:
-        raise DamagedData(
-            f"repository {name}: the index does not agree with the packs",
-            f"make it anew: transporter repository rebuild-index {name}",
-        )
+    if done["healed"] or done["supplied"]:
+        healed = f"; healed: {done['healed']:,} packs, {done['supplied']:,} chunks supplied by the copy"
     terminal.result(
-        f"repository {name} is sound: {report.packs:,} packs, {report.points:,} points,"
-        f" {show_size(report.bytes)} checked",
+        f"repository {name} is sound: {done['packs']:,} packs, {done['points']:,} points,"
+        f" {show_size(done['bytes'])} checked{healed}",
         event="scrub_finished",
         repository=name,
-        packs=report.packs,
-        records=report.records,
-        points=report.points,
-        slots=report.slots,
-        bytes=report.bytes,
+        **done,
     )
     return 0
 
 
-@contextmanager
-def _opened(name: str, place: Path, *, heal: bool) -> Iterator[Repository]:
-    """Open the repository, for writing only where something is to be healed."""
-    from transporter.clock import SystemClock
-    from transporter.repository import Repository, RepositoryBusy
+def parse_limit(text: str) -> int:
+    """Parse a rate in bytes a second; empty: none."""
+    from transporter.quantities import parse_rate
 
+    if not text:
+        return 0
     try:
-        repository = Repository.open(place, SystemClock(), writable=heal)
-    except RepositoryBusy:
-        raise RepositoryBusy(f"the repository {name!r} is in use", "stop the daemon first, then try again") from None
-    with repository:
-        yield repository
-
-
-def _heal(repository: Repository, report: ScrubReport, bus: EventBus) -> str:
-    """Set the damaged packs aside, one by one, and return what that came to, in words."""
-    packs = saved = lost = 0
-    for pack in report.damaged_packs:
-        try:
-            done = repository.heal([pack])
-        except DamagedData:
-            what = "nothing in it can be read: move the file out of the repository, then heal once more"
-            bus.publish(events.DamageFound(where=f"pack {pack.hex()}", what=what))
-            continue
-        packs, saved, lost = packs + 1, saved + done.saved, lost + done.lost
-    if not report.damaged_packs:
-        return "; no pack is damaged, so there is nothing to heal"
-    return f"; packs set aside in quarantine/: {packs:,}, of their chunks {saved:,} are kept and {lost:,} dropped"
+        return int(parse_rate(text) or 0)
+    except ValueError as error:
+        raise UsageError(f"--limit: {error}", "write for example 100MB/s") from None

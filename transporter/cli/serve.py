@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,16 +21,22 @@ def serve(
     proxy: Annotated[
         bool, typer.Option("--proxy", help="Serve as a proxy host, too: join nodes that both only dial out.")
     ] = False,
+    passphrase_file: Annotated[
+        str, typer.Option(metavar="FILE", help="The pass phrase of the key database, where one locks it; one line.")
+    ] = "",
 ) -> int:
     """Run the daemon of this home until it is told to stop."""
     import trio
 
     from transporter import logs
     from transporter.daemon.serve import serve as run_daemon
+    from transporter.keys.pass_phrase import PASS_PHRASES
 
     terminal = Terminal.of(context)
     home, _ = terminal.home_and_config()
     logs.configure(terminal.log_format)
+    if passphrase_file:
+        PASS_PHRASES.file = Path(passphrase_file)
 
     def ready(listen: str) -> None:
         where = f"listening on {listen}" if listen else "outbound connections only"

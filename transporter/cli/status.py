@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -13,6 +14,7 @@ from transporter.cli.terminal import Terminal
 from transporter.quantities import show_limit, show_rate, show_size
 
 if TYPE_CHECKING:
+    from transporter.catalog import Catalog
     from transporter.config import Config
 
 
@@ -35,6 +37,7 @@ def status(context: typer.Context) -> int:
     with Catalog(home.catalog_db) as catalog:
         last = {name: next(iter(catalog.runs(name, limit=1)), None) for name in config.jobs}
         peers = catalog.peers()
+        faults = _faults(catalog)
     if terminal.json:
         jobs = [
             {
@@ -45,7 +48,7 @@ def status(context: typer.Context) -> int:
             }
             for name, run in last.items()
         ]
-        terminal.object({"node": config.node.name, "home": str(home.path), "jobs": jobs, **live})
+        terminal.object({"node": config.node.name, "home": str(home.path), "jobs": jobs, "findings": faults, **live})
         return 0
     daemon = "running" if live.get("daemon") else "not running"
     where = f", listening on {config.node.listen}" if live.get("daemon") and config.node.listen else ""
@@ -55,6 +58,8 @@ def status(context: typer.Context) -> int:
     for row in live["limits"]:
         on = f"{row['on']} {row['name']}".strip()
         terminal.result(f"  limit on {on}: {show_limit(row['bytes_per_second'])}")
+    for row in live.get("scheduled", []):
+        terminal.result(f"  scheduled: {_scheduled(row)}")
     for row in live.get("links", []):
         parked = row["state"] == "parked"
         state = "connection parked there" if parked else f"not connected: {row['trouble'] or 'dialling'}"
@@ -64,11 +69,31 @@ def status(context: typer.Context) -> int:
     under_way = {row.get("job"): "paused" if row.get("paused") else "running" for row in live.get("running", [])}
     for name, run in last.items():
         terminal.result(f"  job {name}: {under_way.get(name) or show_run(run)}")
+    for row in faults:
+        terminal.result(
+            f"  finding: {row['count']} restore points of job {row['job']} are {row['state']} at {row['destination']}"
+        )
     for peer in peers:
         terminal.result(f"  peer {peer.name}: {way_to(peer)}")
     for name in config.repositories:
         terminal.result(f"  repository {name}")
     return 0
+
+
+def _faults(catalog: Catalog) -> list[dict[str, Any]]:
+    """Return what is not in order with the points that this node committed, a row for each place, job and state."""
+    counts = Counter((destination, job, point.state) for destination, job, point in catalog.chain_faults())
+    return [
+        {"destination": destination, "job": job, "state": state, "count": count}
+        for (destination, job, state), count in sorted(counts.items())
+    ]
+
+
+def _scheduled(row: dict[str, Any]) -> str:
+    last = "running now" if row["running"] else f"last {show_time(row['last_ns'])}" if row["last_ns"] else "not run yet"
+    why = f": {row['last_error']}" if row.get("last_error") else ""
+    failed = f" (exit status {row['last_exit_status']}{why})" if row["last_exit_status"] else ""
+    return f"{row['task']}: {row['schedule']}; {last}{failed}, next {show_time(row['next_ns'])}"
 
 
 def limits_now(config: Config) -> list[dict[str, Any]]:

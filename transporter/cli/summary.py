@@ -21,6 +21,11 @@ def summary(job: JobFinished) -> str:
                 f"point {job.point}: {job.chunks:,} chunks opened and found sound, {show_size(job.bytes_received)}"
                 f" received in {show_duration(job.seconds)}"
             ]
+        case "copy":
+            lines = [
+                f"{job.points:,} restore points copied: {job.chunks_new:,} chunks, {show_size(job.bytes_written)} as"
+                f" stored, in {show_duration(job.seconds)} ({show_rate(job.bytes_written, job.seconds)})"
+            ]
         case _:
             lines = [f"{job.operation} {job.job}: done in {show_duration(job.seconds)}"]
     if job.redials:

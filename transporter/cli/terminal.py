@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class Terminal:
-    """The global options, and the only place of this program that writes to stdout."""
+    """The global options, and the only place of this program that writes to stdout (but for the bytes of a `cat`).
+
+    ``objects_to_stderr``: stdout belongs to somebody else.
+    """
 
     home_path: Path | None = None
     json: bool = False
     quiet: bool = False
     log_format: Literal["json", "console"] | None = None
     failure_shown: bool = field(default=False, init=False)
+    objects_to_stderr: bool = field(default=False, init=False)
 
     @staticmethod
     def of(context: typer.Context) -> Terminal:
@@ -55,6 +59,10 @@ class Terminal:
         else:
             _write(sys.stdout, text)
 
+    def raw(self, text: str) -> None:
+        """Print a file that goes to stdout as it is, whatever else was asked for: it is piped to somewhere."""
+        _write(sys.stdout, text.removesuffix("\n"))
+
     def say(self, text: str) -> None:
         """Print something for people that no program needs; silent with ``--quiet`` and ``--json``."""
         if not self.json and not self.quiet:
@@ -71,7 +79,12 @@ class Terminal:
 
     def object(self, fields: dict[str, Any]) -> None:
         """Print one JSON object on a line of its own."""
-        _write(sys.stdout, json.dumps(fields, ensure_ascii=False, separators=(", ", ": ")))
+        _write(sys.stderr if self.objects_to_stderr else sys.stdout, as_json(fields))
+
+    def lines(self, lines: list[str]) -> None:
+        """Print many results at once, on stdout, whatever the form asked for."""
+        if lines:
+            _write(sys.stdout, "\n".join(lines))
 
     def fail(self, error: TransporterError) -> int:
         """Show an error once, in the form asked for; return its exit status."""
@@ -98,6 +111,14 @@ class Terminal:
         widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
         for line in lines:
             _write(sys.stdout, "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def as_json(fields: dict[str, Any]) -> str:
+    """Return an object as a line of ``--json``."""
+    return _json.encode(fields)
+
+
+_json = json.JSONEncoder(ensure_ascii=False, separators=(", ", ": "))
 
 
 def _write(stream: Any, text: str) -> None:  # noqa: ANN401 - sys.stdout may be any stand-in

@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from transporter.cli.asking import read_password
-from transporter.cli.job_runner import check_job, parse_share, run_unlocking
+from transporter.cli.job_runner import check_place, parse_share, run_request, run_unlocking
+from transporter.cli.point_words import Source, Tenant
 from transporter.cli.terminal import Terminal
+
+EVERY = "all"
 
 
 def register(app: typer.Typer) -> None:
@@ -20,11 +23,12 @@ def register(app: typer.Typer) -> None:
 def verify(
     context: typer.Context,
     job: Annotated[str, typer.Argument(help="The job whose copy is checked.")],
-    point: Annotated[str, typer.Argument(help="latest, or a point's id or its beginning.")] = "latest",
+    point: Annotated[
+        str, typer.Argument(help="latest, or a point's id or its beginning; all: every point of the job.")
+    ] = "latest",
     sample: Annotated[str, typer.Option(metavar="SHARE", help="Check this share of the chunks, e.g. 10%.")] = "100%",
-    source: Annotated[
-        str, typer.Option("--from", metavar="PEER/REPOSITORY", help="Where to look, for a job this home does not know.")
-    ] = "",
+    source: Source = "",
+    tenant: Tenant = "",
     zone: Annotated[
         str,
         typer.Option(
@@ -35,18 +39,30 @@ def verify(
         str, typer.Option(metavar="FILE", help="The point's password, when this home does not hold it.")
     ] = "",
 ) -> int:
-    """Prove that a point can be restored."""
-    from transporter.daemon.requests import VerifyRequest
+    """Prove that a point can be restored; name every file that what is damaged or missing is in."""
+    import msgspec
+
+    from transporter.daemon.requests import PointsRequest, VerifyRequest
 
     terminal = Terminal.of(context)
     home, config = terminal.home_and_config()
-    check_job(config, job, source)
+    check_place(config, job, source)
     request = VerifyRequest(
         job=job,
         point=point,
         sample=parse_share(sample),
         source=source,
+        tenant=tenant,
         zone=zone,
         password=read_password(file=Path(password_file), env="", ask="", twice=False) if password_file else b"",
     )
-    return run_unlocking(terminal, home, request).exit_status
+    if point != EVERY:
+        return run_unlocking(terminal, home, request).exit_status
+    listed = run_request(terminal, home, PointsRequest(job=job, source=source))
+    # The newest first. One that is damaged keeps no other from being looked at.
+    rows = [row for row in reversed(listed.result.get("points", [])) if row["job"] == job]
+    ids = [row["point"] for row in rows if not tenant or row["tenant"] == tenant]
+    worst = listed.exit_status
+    for one in ids:
+        worst = run_unlocking(terminal, home, msgspec.structs.replace(request, point=one)).exit_status or worst
+    return worst

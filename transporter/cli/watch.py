@@ -54,6 +54,8 @@ class JsonLines:
 
     def __call__(self, event: events.Event) -> None:
         """Show the event."""
+        if isinstance(event, events.RESULT_EVENTS):
+            return  # the command shows these itself
         if isinstance(event, events.PROGRESS_EVENTS):
             now = self._clock()
             if now - self._last < JSON_INTERVAL:
@@ -79,6 +81,11 @@ class Words:
                 say.warn(f"not copied: {event.path}: {event.reason}")
             case events.FileNote():
                 say.hint(f"note: {event.path}: {event.note}")
+            case events.RangeLost():
+                end = event.offset + event.length
+                say.warn(f"lost: {event.path}: bytes {event.offset} to {end}: {event.reason}")
+            case events.FilePlanned():
+                say.result(f"{event.what:8}  {event.path}")
             case events.Note():
                 say.hint(f"note: {event.text}")
             case events.DamageFound():
@@ -89,6 +96,11 @@ class Words:
                 say.hint(f"dialling {event.peer} again in {show_duration(event.delay)} (attempt {event.attempt})")
             case events.LimitInForce():
                 say.hint(limit_words(event))
+            case events.Mounted():
+                what = f"restore point {event.point[:8]}" if event.point else f"all restore points of {event.job}"
+                say.result(f"{what} mounted at {event.mountpoint}; Ctrl-C unmounts")
+            case events.PointCopied():
+                say.hint(f"point {event.point} of job {event.job} is at {event.target}")
             case events.JobPaused():
                 say.hint(f"job {event.job} is paused; go on with: transporter job resume {event.job}")
             case events.JobResumed():
@@ -147,6 +159,9 @@ def measure(event: events.Event) -> tuple[int, int | None, str]:
             return event.bytes_verified, event.bytes_total, f"{event.chunks:,} chunks"
         case events.ScrubProgress():
             return event.bytes_checked, event.bytes_total, f"{event.packs:,} packs"
+        case events.PruneProgress():
+            total = f" of {event.total:,}" if event.total else ""
+            return 0, None, f"{event.step}: {event.done:,}{total}"
         case _:
             return 0, None, ""
 

@@ -76,6 +76,7 @@ async def _run(
     bus = EventBus()
     events = WaitingEvents()
     bus.subscribe(events.put)
+    bus.room = events.room
     outcome = JobOutcome(exit_status=Interrupted.exit_status)
     async with open_tasks() as nursery:
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -12,24 +13,43 @@ import trio
 from transporter.catalog import Catalog
 from transporter.clock import Clock, SystemClock
 from transporter.config import load_config
+from transporter.daemon.execute_browse import execute_browse
+from transporter.daemon.execute_keeping import execute_keeping, list_points_of
+from transporter.daemon.execute_prune import execute_prune
+from transporter.daemon.execute_scrub import execute_scrub, needs_peer
+from transporter.daemon.execute_search import execute_search
 from transporter.daemon.requests import (
+    ApplyKeysetsRequest,
+    ApplyKmsRequest,
     BackupRequest,
+    BrowsingRequest,
+    CopyRequest,
     DrillRequest,
     ExplainRequest,
     JobOutcome,
     JobRequest,
+    KeysetDrillRequest,
+    PointRequest,
     PointsRequest,
+    PruneRequest,
+    RecoverKeepRequest,
+    RecoverRequest,
     RestoreRequest,
+    RetentionRequest,
     RewrapRequest,
     SaltsRequest,
+    ScrubRequest,
+    SearchRequest,
     StatusRequest,
     SteerRequest,
+    TransformRequest,
     VerifyRequest,
     operation_of,
 )
 from transporter.daemon.steering import Steering, serve_steering
 from transporter.errors import (
     ConfigError,
+    DamagedData,
     DiskFull,
     FinishedWithGaps,
     Interrupted,
@@ -42,16 +62,24 @@ from transporter.events import JobFailed as JobFailedEvent
 from transporter.home import Home
 from transporter.jobs.backup import run_backup
 from transporter.jobs.context import JobContext
+from transporter.jobs.copy import run_copy
+from transporter.jobs.copy_plan import CopyOrder, End
 from transporter.jobs.drill import drill, explain, unknown_salts
-from transporter.jobs.points import Where, list_points, where_of
+from transporter.jobs.keyset_apply import apply_keysets
+from transporter.jobs.keyset_drill import write_drill
+from transporter.jobs.kms_apply import apply_kms
+from transporter.jobs.recover import request_recovery
+from transporter.jobs.recover_keep import keep_recovered
 from transporter.jobs.restore import RestoreOrder, run_restore
 from transporter.jobs.rewrap import rewrap
+from transporter.jobs.transform import TransformOrder, transform
 from transporter.jobs.verify import VerifyOrder, run_verify
 from transporter.keys.database import KeyDatabase
 from transporter.link.carrier import use_congestion_control
 from transporter.link.identity import load_identity
 from transporter.link.routes import Parking
 from transporter.throttle.watch import watch_limits
+from transporter.workloads.write_messages import Wish
 
 StatusSource = Callable[[], dict[str, Any]]
 log = structlog.get_logger()
@@ -130,6 +158,11 @@ async def _execute(
     if isinstance(request, SteerRequest):
         return steering.steer(request)
     config = load_config(home.config_path)
+    if isinstance(request, ScrubRequest) and not needs_peer(config, request):
+        # Before the keys are opened: it needs none.
+        return await execute_scrub(home, request, bus, clock, steering.open_store)
+    if isinstance(request, PruneRequest):
+        return await execute_prune(home, request, bus)
     use_congestion_control(config.link.congestion)
     steering.throttle.apply(config.throttle, clock.local_time())
     with Catalog(home.catalog_db) as catalog, KeyDatabase(home.keys_db, clock=clock) as keys:
@@ -146,10 +179,17 @@ async def _execute(
             throttle=steering.throttle,
             gate=steering.gate,
             spare=steering.spare,
+            stores=steering.stores,
         )
+        if isinstance(request, ScrubRequest):
+            return await execute_scrub(home, request, bus, clock, steering.open_store, context)
         if isinstance(request, PointsRequest):
-            rows, exit_status = await _points(context, request)
-            return JobOutcome(exit_status=exit_status, result={"points": rows})
+            return await list_points_of(context, request)
+        if isinstance(request, RetentionRequest | PointRequest):
+            return await execute_keeping(context, request)
+        if isinstance(request, TransformRequest):
+            order = TransformOrder(request.job, request.keep, request.before_ns, request.until, request.dry_run)
+            return JobOutcome(exit_status=0, result=(await transform(context, order)).public())
         if isinstance(request, RewrapRequest):
             report = await rewrap(context, request.password_name, give_up=request.give_up)
             return JobOutcome(exit_status=0, result=report.public())
@@ -157,43 +197,41 @@ async def _execute(
             return JobOutcome(exit_status=0, result=(await drill(context)).public())
         if isinstance(request, ExplainRequest):
             return JobOutcome(exit_status=0, result={"points": await explain(context, request.point)})
+        if isinstance(request, ApplyKeysetsRequest):
+            return JobOutcome(exit_status=0, result=(await apply_keysets(context)).public())
+        if isinstance(request, ApplyKmsRequest):
+            return JobOutcome(exit_status=0, result=(await apply_kms(context, request.kms)).public())
+        if isinstance(request, KeysetDrillRequest):
+            return JobOutcome(exit_status=0, result={"points": await write_drill(context, Path(request.output))})
+        if isinstance(request, RecoverRequest):
+            text = await request_recovery(context, request.point, request.keyset, request.place)
+            return JobOutcome(exit_status=0, result={"request": text})
+        if isinstance(request, RecoverKeepRequest):
+            kept = await keep_recovered(context, request.point, request.password_name, request.place)
+            return JobOutcome(exit_status=0, result={"point": kept.point.hex(), "added": kept.added})
         if isinstance(request, SaltsRequest):
             return JobOutcome(exit_status=0, result={"salts": await unknown_salts(context)})
+        if isinstance(request, SearchRequest):
+            return await execute_search(context, request)
+        if isinstance(request, BrowsingRequest):
+            return await execute_browse(context, request)
         return await _recorded(context, request)
 
 
-async def _points(context: JobContext, request: PointsRequest) -> tuple[list[dict[str, Any]], int]:
-    """Return the rows of every place that answers, and the exit status of the first that does not."""
-    if request.job or request.source:
-        places = [where_of(context, request.job, request.source)]
-    else:
-        places = sorted({Where(job.peer, job.repository, "") for job in context.config.jobs.values()}, key=str)
-    rows: list[dict[str, Any]] = []
-    failed: TransporterError | None = None
-    for where in places:
-        try:
-            found = await list_points(context, where)
-        except TransporterError as error:
-            failed = failed or error
-            if len(places) > 1:
-                context.bus.publish(Note(text=f"{where}: {error}"))
-            continue
-        rows += [{**row.public(), "repository": str(where)} for row in found]
-    if failed is not None and not rows:
-        raise failed
-    return rows, failed.exit_status if failed else 0
+_Recorded = BackupRequest | RestoreRequest | VerifyRequest | CopyRequest
 
 
-async def _recorded(context: JobContext, request: BackupRequest | RestoreRequest | VerifyRequest) -> JobOutcome:
+async def _recorded(context: JobContext, request: _Recorded) -> JobOutcome:
     operation, work = _work(context, request)
     run = context.catalog.run_started(request.job, operation, context.clock.now_ns())
     ended: dict[str, Any] = {"exit_status": Interrupted.exit_status, "code": Interrupted.code}
     try:
         finished = await work()
-        status = FinishedWithGaps.exit_status if finished.files_skipped else 0
+        how_bad = DamagedData if finished.files_damaged else FinishedWithGaps
+        status = how_bad.exit_status if finished.files_skipped else 0
         ended = {"exit_status": status, "point": bytes.fromhex(finished.point), "statistics": _numbers(finished)}
         if finished.files_skipped:
-            ended["code"] = FinishedWithGaps.code
+            ended["code"] = how_bad.code
             text = f"{finished.files_skipped} files could not be {_DONE[operation]}: they are listed above"
             context.bus.publish(Note(text=text, job=request.job))
         context.bus.publish(finished)
@@ -215,9 +253,20 @@ def _numbers(finished: JobFinished) -> dict[str, Any]:
     return {name: value for name, value in event_to_dict(finished).items() if isinstance(value, int | float)}
 
 
-def _work(
-    context: JobContext, request: BackupRequest | RestoreRequest | VerifyRequest
-) -> tuple[str, Callable[[], Awaitable[JobFinished]]]:
+def _work(context: JobContext, request: _Recorded) -> tuple[str, Callable[[], Awaitable[JobFinished]]]:
+    if isinstance(request, CopyRequest):
+        ends = End.of(request.source), End.of(request.target)
+        copy = CopyOrder(
+            request.job,
+            *ends,
+            jobs=tuple(request.jobs),
+            point=request.point,
+            through=request.through,
+            seal=request.seal,
+            password=request.password,
+            removed_too=request.removed_too,
+        )
+        return "copy", lambda: run_copy(context, copy)
     if isinstance(request, BackupRequest):
         name = request.job
         return "backup", lambda: run_backup(context, name)
@@ -231,10 +280,31 @@ def _work(
             request.source,
             request.password,
             request.zone,
+            _wish(request),
+            request.to_fd,
+            request.tenant,
         )
         return "restore", lambda: run_restore(context, order)
-    check = VerifyOrder(request.job, request.point, request.sample, request.source, request.password, request.zone)
+    where = request.source, request.password, request.zone, request.tenant
+    check = VerifyOrder(request.job, request.point, request.sample, *where)
     return "verify", lambda: run_verify(context, check)
+
+
+def _wish(request: RestoreRequest) -> Wish:
+    return Wish(
+        include=request.include,
+        exclude=request.exclude,
+        paths=request.paths,
+        overwrite=request.overwrite,
+        in_place=request.in_place,
+        compare=request.compare,
+        delete=request.delete,
+        dry_run=request.dry_run,
+        keep_going=request.keep_going or request.partial,
+        partial=request.partial,
+        tar=request.tar,
+        onto=request.onto,
+    )
 
 
 def not_running() -> dict[str, Any]:
@@ -264,7 +334,7 @@ async def execute_here(home: Home, request: JobRequest, bus: EventBus) -> JobOut
         nursery.start_soon(watch_signals)
         steering = Steering()
         job = getattr(request, "job", "")
-        if isinstance(request, BackupRequest | RestoreRequest | VerifyRequest):
+        if isinstance(request, _Recorded):
             nursery.start_soon(serve_steering, home, request, steering, bus, operation_of(request))
             nursery.start_soon(watch_limits, steering.throttle, home.config_path, SystemClock(), warn)
         with steering.cancellable(job, bus):

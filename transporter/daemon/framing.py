@@ -16,7 +16,8 @@ from transporter.daemon.client import LENGTH_BYTES
 from transporter.daemon.requests import JobRequest, request_from_bytes
 from transporter.home import Home
 
-REQUEST_AT_MOST = 1 << 20
+# A restore may name a hundred thousand paths. Whoever can send one owns the home.
+REQUEST_AT_MOST = 16 << 20
 REQUEST_SECONDS = 10.0
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
+
 import structlog
 import trio
 
@@ -17,17 +20,31 @@ log = structlog.get_logger()
 
 
 async def keep_house(provider: Provider) -> None:
-    """Remove replaced slots whose time is over, until cancelled; a disk's error is logged and met again next time."""
+    """Remove what is kept for a while and whose time is over, until cancelled.
+
+    An error is logged and met again next time.
+    """
     while True:
         for name, repository in provider.repositories.items():
-            try:
-                removed = await _purge(repository.store)
-            except TransporterError as error:
-                log.warning("replaced slots were not removed", repository=name, code=error.code, what=error.what)
-                continue
-            if removed:
-                log.info("replaced slots removed", repository=name, slots=removed)
+            repository.store.forget_removed_packs()
+            await _logged(name, "replaced slots", partial(_purge, repository.store))
+            await _logged(name, "points of the recycle bin", partial(_empty, provider, repository.store))
         await trio.sleep(EVERY_SECONDS)
+
+
+async def _logged(name: str, what: str, work: Callable[[], Awaitable[int]]) -> None:
+    try:
+        removed = await work()
+    except TransporterError as error:
+        log.warning(f"{what} were not removed", repository=name, code=error.code, what=error.what)
+        return
+    if removed:
+        log.info(f"{what} removed", repository=name, count=removed)
+
+
+async def _empty(provider: Provider, store: Repository) -> int:
+    """Also finish removals that a crash cut short. A clock in doubt removes nothing, and is told by the log."""
+    return await trio.to_thread.run_sync(store.keeping.purge, provider.keys.drop_storage_keys)
 
 
 async def _purge(store: Repository) -> int:

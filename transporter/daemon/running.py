@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +19,9 @@ from transporter.daemon.requests import (
 )
 from transporter.daemon.steering import Steering, steered
 from transporter.errors import NotRunning
-from transporter.events import Event, EventBus, Progress, RestoreProgress, VerifyProgress
+from transporter.events import Event, EventBus, Progress, RestoreProgress, ScrubProgress, VerifyProgress
 from transporter.jobs.spare_worker import SpareWorker
+from transporter.repository import Repository
 from transporter.service.provider import Provider
 
 
@@ -31,6 +32,7 @@ class _Job:
     began: float
     steering: Steering
     bus: EventBus
+    repository: str = ""
     moved: int = 0
 
 
@@ -42,11 +44,16 @@ class RunningJobs:
         self._provider = provider
         self._keeper = keeper
         self._jobs: list[_Job] = []
+        self.scheduled: Callable[[], list[dict[str, Any]]] = list
+        """Rows of what runs at its times."""
 
     @contextmanager
     def job(self, request: JobRequest, bus: EventBus) -> Iterator[Steering]:
         """Note that a job runs, for as long as the context lasts; it can be paused and cancelled meanwhile."""
-        steering = Steering(self._provider.throttle, steer=self.steer, spare=self._spare)
+        stores = {name: repository.store for name, repository in self._provider.repositories.items()}
+        steering = Steering(
+            self._provider.throttle, steer=self.steer, spare=self._spare, stores=stores, open_store=self._open_store
+        )
         if isinstance(request, StatusRequest | SteerRequest):
             yield steering
             return
@@ -60,7 +67,10 @@ class RunningJobs:
                 entry.moved = event.bytes_written
             elif isinstance(event, VerifyProgress):
                 entry.moved = event.bytes_verified
+            elif isinstance(event, ScrubProgress):
+                entry.moved = event.bytes_checked
 
+        entry.repository = getattr(request, "repository", "")
         bus.subscribe(watch)
         self._jobs.append(entry)
         try:
@@ -70,6 +80,10 @@ class RunningJobs:
             self._jobs.remove(entry)
             if isinstance(request, BackupRequest | RestoreRequest):
                 self._spare.want()
+
+    def _open_store(self, name: str) -> Repository | None:
+        opened = self._provider.repositories.get(name)
+        return None if opened is None else opened.store
 
     def idle(self) -> bool:
         """Tell whether no job runs."""
@@ -95,12 +109,14 @@ class RunningJobs:
                 {
                     "job": job.job,
                     "operation": job.operation,
+                    "repository": job.repository,
                     "bytes": job.moved,
                     "seconds": round(now - job.began, 3),
                     "paused": job.steering.gate.shut,
                 }
                 for job in self._jobs
             ],
+            "scheduled": self.scheduled(),
             "limits": self._provider.throttle.public(),
             "sessions": [session.public() for session in self._provider.sessions.values()],
             "links": self._keeper.rows() if self._keeper is not None else [],

@@ -17,10 +17,14 @@ from transporter.catalog import Catalog
 from transporter.clock import Clock, SystemClock
 from transporter.config import Config, load_config
 from transporter.daemon.control_socket import serve_control_socket
+from transporter.daemon.copier import Copier
 from transporter.daemon.housekeeping import keep_house
 from transporter.daemon.keeper import Keeper
 from transporter.daemon.listener import Front
+from transporter.daemon.pusher import pusher
 from transporter.daemon.running import RunningJobs
+from transporter.daemon.scheduled import scheduled_tasks
+from transporter.daemon.scheduler import Scheduler
 from transporter.daemon.tuning import tune_process
 from transporter.errors import ConfigError, JobBusy, TransporterError
 from transporter.events import EventBus
@@ -56,6 +60,7 @@ async def serve(home: Home, *, ready: Callable[[str], None], proxy: bool = False
     with _daemon_lock(home), Catalog(home.catalog_db) as catalog, KeyDatabase(home.keys_db, clock=clock) as keys:
         identity = load_identity(home.path, config.node.name, clock)
         provider = Provider(home, config, identity, catalog, keys, clock)
+        provider.push = pusher(provider)
         if proxy:
             if not config.node.listen:
                 raise ConfigError("a proxy host must listen", 'set listen = "HOST:6180" in [node] of config.toml')
@@ -140,6 +145,10 @@ async def _serve(home: Home, config: Config, provider: Provider, ready: Callable
         nursery.start_soon(front.tidier.run)
         nursery.start_soon(keeper.run)
         nursery.start_soon(keep_house, provider)
+        nursery.start_soon(Copier(provider, running.job, running.status, parking).run)
+        scheduler = Scheduler(list(scheduled_tasks(provider, running, parking)), home.scheduled, provider.clock)
+        running.scheduled = scheduler.rows
+        nursery.start_soon(scheduler.run)
         nursery.start_soon(spare.keep, running.idle)
         if any(peer.offers for peer in provider.catalog.peers()):
             # A source: its first job shall not wait for a process to start either.

@@ -6,7 +6,7 @@ folder owns the home.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,7 @@ from transporter.events import JobFailed as JobFailedEvent
 from transporter.home import Home
 from transporter.jobs.spare_worker import SpareWorker
 from transporter.link.gate import Gate
+from transporter.repository import Repository
 from transporter.throttle.limits import Throttle
 
 CANCELLED = Interrupted("the job was cancelled", "run it again: what was sent already is used")
@@ -35,7 +36,8 @@ def _nobody(request: SteerRequest) -> JobOutcome:
 class Steering:
     """One run: its gate and its cancel scope, the limits that it is under, and the worker that may wait for it.
 
-    ``steer`` carries out a request that is about other runs.
+    ``steer`` carries out a request that is about other runs; ``open_store`` returns the repository that this process
+    has open under a name, for writing.
     """
 
     throttle: Throttle = field(default_factory=Throttle)
@@ -43,6 +45,9 @@ class Steering:
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     steer: Callable[[SteerRequest], JobOutcome] = _nobody
     spare: SpareWorker = field(default_factory=SpareWorker)
+    # The repositories that the daemon has open for writing.
+    stores: Mapping[str, Repository] = field(default_factory=dict)
+    open_store: Callable[[str], Repository | None] = lambda _name: None
 
     def act(self, request: SteerRequest, bus: EventBus) -> None:
         """Do what is asked. Pausing what is paused changes nothing."""

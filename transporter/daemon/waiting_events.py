@@ -6,14 +6,26 @@ from collections import deque
 
 import trio
 
-from transporter.events import PROGRESS_EVENTS, DamageFound, Event, FileNote, FileSkipped, LimitInForce, Note
+from transporter.events import (
+    PROGRESS_EVENTS,
+    DamageFound,
+    Event,
+    FileNote,
+    FilePlanned,
+    FileSkipped,
+    LimitInForce,
+    Note,
+    RangeLost,
+)
 
 # Progress is worth nothing behind so many other events: the next one says more. So does the next limit.
 PROGRESS_AT_MOST = 64
 _REPLACED = (*PROGRESS_EVENTS, LimitInForce)
 # Events of which a job may have one for each file or chunk; each takes some 500 bytes here, so 50 MB in all.
 MANY_AT_MOST = 100_000
-_MANY = (FileNote, FileSkipped, DamageFound)
+# Events with results, some 100 KiB each.
+RESULTS_AT_MOST = 16
+_MANY = (FileNote, FilePlanned, FileSkipped, RangeLost, DamageFound)
 
 
 class WaitingEvents:
@@ -24,6 +36,12 @@ class WaitingEvents:
         self._left_out = 0
         self._closed = False
         self._changed = trio.lowlevel.ParkingLot()
+        self._taken = trio.lowlevel.ParkingLot()
+
+    async def room(self) -> None:
+        """Wait until few enough events wait, for a job whose events are its result."""
+        while len(self._waiting) >= RESULTS_AT_MOST:
+            await self._taken.park()
 
     def put(self, event: Event) -> None:
         """Queue an event. Too much progress is dropped; of too many notes on files it is told how many are left out."""
@@ -57,4 +75,5 @@ class WaitingEvents:
             if self._closed:
                 raise StopAsyncIteration
             await self._changed.park()
+        self._taken.unpark_all()
         return self._waiting.popleft()

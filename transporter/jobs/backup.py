@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import aclosing, closing
 from dataclasses import dataclass, field
 
 import trio
@@ -19,7 +20,9 @@ from pipeline.chunker import CONTENT_SIZES
 from pipeline.run import open_tasks
 from pipeline.trust_zone import Zone, backup_source
 from pipeline.workers import ordered_window
-from protocol.messages import Start, Started
+from protocol.keeping_messages import Chain, GetChain
+from protocol.lost_messages import split_claims
+from protocol.messages import GetLost, Lost, Start, Started
 from transporter.config import JobConfig
 from transporter.errors import JobFailed, MissingChunks
 from transporter.events import (
@@ -35,15 +38,19 @@ from transporter.events import (
     Redialling,
     display_path,
 )
+from transporter.jobs.chain import check_chain, expected_digest, read_chain
 from transporter.jobs.commit import Commit, commit_point
 from transporter.jobs.compression import Compression
 from transporter.jobs.context import JobContext, job_lock
 from transporter.jobs.early_reading import EarlyReader, open_early_reader
 from transporter.jobs.given import check_domain
-from transporter.jobs.packing import compose_packing
+from transporter.jobs.index_cache import IndexCache
+from transporter.jobs.packing import compose_packing, keep_index
 from transporter.jobs.parent import Parent, find_parent, last_point_at
 from transporter.jobs.read_messages import Open
 from transporter.jobs.reading import Reading
+from transporter.jobs.resealing import Resealer
+from transporter.jobs.retention import retain_after_run
 from transporter.keys.chunk_id import ChunkIdKey
 from transporter.link.data_path import open_data_session
 from transporter.link.resilient import ResilientLink
@@ -88,6 +95,8 @@ class BackupRun:
     surely_there: frozenset[bytes] = frozenset()
     # Of a first run: what its chunks were named by while nobody knew yet that it is one.
     fresh_key: ChunkIdKey | None = field(default=None, repr=False)
+    # What the target lost and older points need, where it lost anything.
+    lost: Resealer | None = None
 
     @property
     def label(self) -> str:
@@ -119,16 +128,21 @@ class BackupRun:
                 early.start_soon(self._begin_reading, reader)
                 started = await link.started()
                 check_domain(started, self.name, acceleration=self.job.network_acceleration)
+                await self._check_chain(link, started)
                 parent = await find_parent(self.context, self.name, self.job, link, started, reread=self.reread)
                 self.surely_there = parent.manifest
-                keys = await trio.to_thread.run_sync(self._keys, parent)
+                keys = await trio.to_thread.run_sync(self._keys, parent, started.tenant)
                 if keys is not None:
                     link.usable = keys.opens
+                await self._learn_lost(link, started, keys)
                 known = parent.point if parent.known_here else b""
                 reading = await reader.open(self._what_to_read(known, self._chunk_id_key(keys, started)))
             pack = compose_packing(backup_source(Zone(self.job.encrypt)), keys)
-            compression = Compression(link, pack, self.job.compression, self.context.clock)
-            await self._copy(link, reading, keys, compression)
+            if self.lost is not None:
+                pack = self.lost.packing(pack)
+            with closing(IndexCache(self.context.home.index_cache)) as cache:
+                compression = Compression(link, keep_index(pack, cache), self.job.compression, self.context.clock)
+                await self._copy(link, reading, keys, compression)
             kind = "incremental" if parent.point else "full"
             commit = Commit(self.context, self.name, self.job, self.run_id, kind, started, parent, keys)
             await commit_point(commit, link, reading, reader.needs, self.counters.files_skipped)
@@ -138,6 +152,13 @@ class BackupRun:
         )
         seconds = self.context.clock.monotonic() - began
         return structs.replace(self._finished(link, reading, kind, seconds), **compression.facts())
+
+    async def _learn_lost(self, link: ResilientLink, started: Started, keys: RunKeys | None) -> None:
+        """Ask what the target lost: as it is read it is sealed as it was, so that older points are whole again."""
+        if keys is None or not started.lost:
+            return
+        answer, _payload = await link.request(GetLost(), b"", Lost)
+        self.lost = Resealer(split_claims(answer.claims), keys)
 
     # --- parts ------------------------------------------------------------------------------------------------
 
@@ -176,6 +197,19 @@ class BackupRun:
             gate=self.context.gate,
         )
 
+    async def _check_chain(self, link: ResilientLink, started: Started) -> None:
+        """See that no point was removed or exchanged. A round trip only where it is not all as it should be."""
+        catalog = self.context.catalog
+        if not started.chain or started.chain == expected_digest(catalog, self.job.to, self.name):
+            return
+
+        async def ask(question: GetChain) -> tuple[Chain, memoryview]:
+            return await link.request(question, b"", Chain)
+
+        there = await read_chain(ask, self.job.repository, self.name)
+        # The job's lock is held: a commit whose end was not seen will not come any more.
+        await check_chain(self.context, self.job.to, self.name, there, settled=True)
+
     async def _begin_reading(self, reader: EarlyReader) -> None:
         await reader.begin(await self._expected())
 
@@ -194,13 +228,17 @@ class BackupRun:
             key = self.fresh_key = ChunkIdKey.generate(self.context.clock)
         return self._what_to_read(b"" if last is None or self.reread else last.point, key.secret)
 
-    def _keys(self, parent: Parent) -> RunKeys | None:
+    def _keys(self, parent: Parent, tenant: str) -> RunKeys | None:
         if Zone(self.job.encrypt) is not Zone.SOURCE:
             return None
         user_key = self.context.keys.user_key(self.job.password)
-        return begin_run(
+        # All that a service must give, now: once chunks are sealed its outage stops nothing.
+        kms_slot = self.context.keys.prepare_kms_slot(user_key, tenant, self.run_id)
+        keys = begin_run(
             self.context.keys, user_key, self.label, self.run_id, parent.ring, self.context.clock, fresh=self.fresh_key
         )
+        keys.kms_slot = kms_slot
+        return keys
 
     @staticmethod
     def _chunk_id_key(keys: RunKeys | None, started: Started) -> bytes:
@@ -257,31 +295,40 @@ class BackupRun:
             watch.cancel_scope.cancel()
 
     async def _read_stage(self, reading: Reading, cut: ByteChannel[list[Chunk]]) -> None:
-        async for length, chunks in reading.units():
-            self.counters.bytes_read += length
-            self._report(reading)
-            if chunks:
-                await cut.send(chunks)
+        # Left to the garbage collector, a reading that was cut short would end at no moment that anybody chose.
+        async with aclosing(reading.units()) as units:
+            async for length, chunks in units:
+                self.counters.bytes_read += length
+                self._report(reading)
+                if chunks:
+                    await cut.send(chunks)
         cut.close()
 
     async def _drop_known(self, link: ResilientLink, chunks: list[Chunk], keys: RunKeys | None) -> list[Chunk]:
         """Ask the target, and keep only what it lacks (or has under a key that nobody holds any more)."""
         unknown = []
-        doubtful = [chunk for chunk in chunks if chunk.chunk_id not in self.surely_there]
+        again = {chunk.chunk_id for chunk in chunks if self.lost is not None and await self._made_again(chunk)}
+        doubtful = [chunk for chunk in chunks if chunk.chunk_id not in self.surely_there or chunk.chunk_id in again]
         for chunk in chunks:
             self.counters.chunks += 1
-            if chunk.chunk_id in self.surely_there:
+            if chunk.chunk_id in self.surely_there and chunk.chunk_id not in again:
                 chunk.let_go()
         answers = await self._ask(link, [chunk.chunk_id for chunk in doubtful]) if doubtful else []
         for chunk, key_id in zip(doubtful, answers, strict=True):
             usable = key_id is not None and (keys is None or keys.opens(key_id))
-            if usable or not link.claim(chunk.chunk_id):
+            if (usable and chunk.chunk_id not in again) or not link.claim(chunk.chunk_id):
                 chunk.let_go()
                 continue
             self.counters.chunks_new += 1
             self.counters.bytes_new += chunk.plain_length
             unknown.append(chunk)
         return unknown
+
+    async def _made_again(self, chunk: Chunk) -> bool:
+        """Tell whether the target lost this chunk, and its lost form could be made once more."""
+        if self.lost is None or chunk.chunk_id not in self.lost:
+            return False
+        return await trio.to_thread.run_sync(self.lost.make, chunk)
 
     async def _ask(self, link: ResilientLink, ids: list[bytes]) -> list[bytes | None]:
         """Return for each id the key id of its stored form, or None. Nobody is asked where the answer is known."""
@@ -375,13 +422,18 @@ async def run_backup(context: JobContext, name: str) -> JobFinished:
     """Run the job ``name`` of this home once. Raises every error of ``transporter.errors`` that a job can meet."""
     job = context.config.job(name)
     with job_lock(context.home, name):
+        # Here, and not where config.toml is edited: nobody gets around it by editing that by hand.
+        await trio.to_thread.run_sync(context.keys.take_up_zone, name, job.encrypt)
         try:
-            return await _one_run(context, name, job)
+            finished = await _one_run(context, name, job)
         except MissingChunks:
             # Files that were taken for unchanged lie in chunks that the target lost: read everything, and so heal it.
             # The last point stays known: else a target that says so could go back to an older one unnoticed.
             context.bus.publish(Note(text="the target lost chunks; every file is read again", job=name))
-            return await _one_run(context, name, job, reread=True)
+            finished = await _one_run(context, name, job, reread=True)
+        if not job.keep.empty:
+            await retain_after_run(context, name, job)
+        return finished
 
 
 async def _one_run(context: JobContext, name: str, job: JobConfig, *, reread: bool = False) -> JobFinished:

@@ -15,6 +15,7 @@ from protocol.messages import Committed, Message, PutSlot, Started
 from protocol.messages import Needs as NeedsMessage
 from transporter.catalog import LastPoint
 from transporter.config import JobConfig
+from transporter.jobs.chain import note_committed, note_committing
 from transporter.jobs.context import JobContext
 from transporter.jobs.needs import ID_LENGTH, Needs
 from transporter.jobs.parent import Parent
@@ -45,6 +46,7 @@ async def commit_point(commit: Commit, link: ResilientLink, reading: Reading, ne
         created_ns=commit.context.clock.now_ns(),
         workload=commit.job.workload,
         manifest=reading.manifest_chunks,
+        fsi=reading.fsi_chunks,
         needs_hash=needs.digest(),
         statistics={"bytes": reading.bytes_total, "files": reading.files, "skipped": skipped},
     )
@@ -64,6 +66,7 @@ async def commit_point(commit: Commit, link: ResilientLink, reading: Reading, ne
         for slot_id, slot in slots:
             yield PutSlot(point=commit.run_id, slot=slot_id), slot
 
+    await trio.to_thread.run_sync(note_committing, commit.context, commit.job.to, commit.name, commit.run_id)
     committed = await link.tell(before, ask, payload, Committed)
     await reading.keep_manifest()
     await trio.to_thread.run_sync(_remember, commit, committed.hash)
@@ -101,14 +104,15 @@ def _sealed(commit: Commit, facts: PointFacts) -> tuple[bytes, list[tuple[bytes,
         parent=commit.parent.point,
         parent_hash=commit.parent.point_hash,
     )
-    user_key = context.keys.user_key(commit.job.password)
-    head, slots, storage_key = assemble_sealed(place, facts, commit.keys, user_key, context.clock)
+    user_key = context.keys.user_key(commit.job.password, held=commit.keys.user_key)
+    head, slots, storage_key = assemble_sealed(place, facts, commit.keys, user_key, context.clock, context.escrow)
     context.keys.put_storage_key(commit.run_id, storage_key, user_key)
     return head, slots
 
 
 def _remember(commit: Commit, point_hash: bytes) -> None:
     context = commit.context
+    note_committed(context, commit.job.to, commit.name, commit.run_id, point_hash)
     context.catalog.put_last_point(
         LastPoint(
             commit.name,

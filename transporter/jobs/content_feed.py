@@ -57,6 +57,11 @@ class ContentFeed:
         """The metadata chunks so far: (id, plain length)."""
         return self._manifest.chunks
 
+    @property
+    def fsi_chunks(self) -> list[tuple[bytes, int]]:
+        """The blocks of the file-system index so far: (id, plain length)."""
+        return self._manifest.fsi_chunks
+
     def take_notes(self) -> list[Note]:
         """Return the notes since the last call."""
         return self._scanner.take_notes()

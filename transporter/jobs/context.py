@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transporter.catalog import Catalog
-from transporter.clock import Clock
-from transporter.config import Config
+from pipeline.trust_zone import Zone
 from transporter.errors import IdentityRefused, JobBusy
 from transporter.events import EventBus, Note
-from transporter.home import Home
 from transporter.jobs.spare_worker import SpareWorker
-from transporter.keys.database import KeyDatabase
-from transporter.link.dial import Peer
 from transporter.link.gate import Gate
-from transporter.link.identity import Identity
-from transporter.link.routes import Parking, Routes
 from transporter.throttle.limits import Flow, Throttle
+
+if TYPE_CHECKING:
+    # A search of a repository of this node needs no line, and must not wait for the import of what makes one.
+    from transporter.catalog import Catalog
+    from transporter.clock import Clock
+    from transporter.config import Config
+    from transporter.home import Home
+    from transporter.keys.database import KeyDatabase
+    from transporter.keys.escrow import Escrow
+    from transporter.link.dial import Peer
+    from transporter.link.identity import Identity
+    from transporter.link.routes import Parking
+    from transporter.repository import Repository
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,16 @@ class JobContext:
     throttle: Throttle = field(default_factory=Throttle)
     gate: Gate = field(default_factory=Gate)
     spare: SpareWorker = field(default_factory=SpareWorker)
+    # The repositories that this process has open for writing: those of the daemon. Empty in a command's own process.
+    stores: Mapping[str, Repository] = field(default_factory=dict)
+
+    @property
+    def escrow(self) -> Escrow:
+        """What this node's new storage keys are wrapped for besides its password."""
+        from transporter.keys.escrow import Escrow
+        from transporter.keys.node_key import NodeKey
+
+        return Escrow(self.keys.active_keysets, NodeKey(self.identity.key))
 
     def flow(self, peer: str, job: str) -> Flow:
         """Return what a run of ``job`` with ``peer`` may send and receive."""
@@ -47,6 +64,8 @@ class JobContext:
 
     def peer(self, name: str) -> Peer:
         """Return a paired node that can be dialled, or that dials. Raises IdentityRefused, PeerAway, ConfigError."""
+        from transporter.link.routes import Routes
+
         row = self.catalog.peer(name)
         if row is None:
             raise IdentityRefused(
@@ -56,9 +75,29 @@ class JobContext:
         peer = Routes(self.catalog.peer, self.identity, self.config.link, seconds, self.parking).to(row)
         return replace(peer, say=self.say)
 
+    @contextmanager
+    def store(self, name: str) -> Iterator[Repository]:
+        """Lend a repository of this node for writing. Raises ConfigError, RepositoryBusy, what opening one raises."""
+        from transporter.repository import Repository
+
+        settings = self.config.repository(name)
+        if name in self.stores:
+            yield self.stores[name]
+            return
+        with Repository.open(
+            Path(settings.path) if settings.path else self.home.repository_path(name), self.clock
+        ) as store:
+            store.set_quota(int(settings.quota) if settings.quota is not None else None)
+            yield store
+
     def say(self, text: str) -> None:
         """Publish something that a person should read."""
         self.bus.publish(Note(text=text))
+
+
+def own_tenant(context: JobContext) -> str:
+    """Return whose the points are that this node copies to a repository of its own: as peers call this node."""
+    return f"{context.config.node.name}-{context.identity.pin.hex()[:8]}"
 
 
 @contextmanager
@@ -68,10 +107,23 @@ def job_lock(home: Home, job: str) -> Iterator[None]:
         yield
 
 
+def hold_jobs(context: JobContext, held: ExitStack, passwords: set[str] | None = None) -> None:
+    """Keep the jobs that seal here from running until ``held`` is closed. ``passwords``: only those of these.
+
+    Raises JobBusy, which says which one is running.
+    """
+    for job, settings in context.config.jobs.items():
+        if Zone(settings.encrypt) is Zone.SOURCE and (passwords is None or settings.password in passwords):
+            try:
+                held.enter_context(job_lock(context.home, job))
+            except JobBusy:
+                raise JobBusy(f"job {job!r} is running", "wait until it has ended") from None
+
+
 @contextmanager
 def rewrap_lock(home: Home) -> Iterator[None]:
-    """Hold the lock of whoever replaces slots after a password's change. Raises JobBusy."""
-    with _lock(home.rewrap_lock, "a password's change is under way"):
+    """Hold the lock of whoever goes through all points to change their slots. Raises JobBusy."""
+    with _lock(home.rewrap_lock, "slots are being changed by another command"):
         yield
 
 

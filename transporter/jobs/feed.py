@@ -46,6 +46,10 @@ class Feed(Protocol):
     def manifest_chunks(self) -> list[tuple[bytes, int]]:
         """The metadata chunks so far: (id, plain length)."""
 
+    @property
+    def fsi_chunks(self) -> list[tuple[bytes, int]]:
+        """The blocks of the file-system index so far: (id, plain length)."""
+
     def fill(self, block: memoryview) -> tuple[int, Any, bool]:
         """Fill a block; return (bytes, what travels beside them, whether that was the end)."""
 

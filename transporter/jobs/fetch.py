@@ -9,19 +9,20 @@ back and forth between old and new chunks.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import trio
 
 from pipeline.channel import ByteBudget
-from pipeline.compress import DecompressionError, decompress
 from pipeline.workers import Lane, processors
 from protocol.limits import MAX_KEY_IDS, MAX_PLAIN_LENGTH
 from protocol.messages import Chunk
 from transporter.errors import DamagedData, NoKey, TransporterError
+from transporter.jobs.open_chunk import open_chunk
 from transporter.keys.chunk_id import ChunkIdKey
 from transporter.keys.session_key import ChunkOpener
-from transporter.link.resilient import ResilientLink
 
 AHEAD_BYTES = 20 << 20
 # What a chunk is taken for of which little is known: an ordinary one, minimum and half an average long.
@@ -51,8 +52,24 @@ class Wanted:
     without: list[bytes] = field(default_factory=list)
 
 
+class ChunkLink(Protocol):
+    """Whom a fetcher asks: the line to a peer, or a repository of this node."""
+
+    async def ask_for(self, chunk_id: bytes) -> None:
+        """Request one chunk."""
+
+    def ask_for_another(self, chunk_id: bytes, without: Sequence[bytes]) -> None:
+        """Request a chunk in a form that is not sealed under one of the keys ``without``."""
+
+    def arrived(self, chunk_id: bytes) -> None:
+        """Note that a requested chunk came."""
+
+
 class ChunkFetcher:
-    """Asks, opens, checks, keeps. ``on_chunk`` is called by the link for every chunk that arrives."""
+    """Asks, opens, checks, keeps. ``on_chunk`` is called by the link for every chunk that arrives.
+
+    ``opened``: called, in a thread, with each chunk that was found in order, as it came.
+    """
 
     def __init__(
         self,
@@ -61,16 +78,20 @@ class ChunkFetcher:
         longest: int = MAX_PLAIN_LENGTH,
         ahead: int = AHEAD_BYTES,
         kept: int = KEPT_BYTES,
+        usual: int = USUAL_LENGTH,
+        opened: Callable[[Chunk, memoryview], None] | None = None,
     ) -> None:
         self._opener = opener
         self._chunk_id_key = chunk_id_key
         self._longest = longest
+        self._usual = usual
+        self._opened = opened
         self._wanted: OrderedDict[bytes, Wanted] = OrderedDict()
         self._kept = 0
         self._kept_at_most = kept
         self._budget = ByteBudget("fetched", ahead, resume_at=ahead * 3 // 4)
         self._lane = Lane(processors())
-        self.link: ResilientLink | None = None
+        self.link: ChunkLink | None = None
         self.chunks = 0
         self.bytes_plain = 0
 
@@ -82,7 +103,7 @@ class ChunkFetcher:
         wanted = self._wanted.get(chunk_id)
         if wanted is None or (wanted.ready.is_set() and wanted.error is not None):
             wanted = self._wanted[chunk_id] = Wanted(chunk_id, users=1)
-            wanted.charged = min(max(at_least, USUAL_LENGTH), self._longest)
+            wanted.charged = min(max(at_least, self._usual), self._longest)
             await self._budget.acquire(wanted.charged)
             if self.link is None:
                 raise RuntimeError("no link")
@@ -191,15 +212,11 @@ class ChunkFetcher:
 
     def open(self, header: Chunk, stored: memoryview) -> memoryview:
         """Open, decompress and check one chunk: its id is a keyed hash of what must come out."""
-        if header.plain_length > self._longest:
-            raise DamagedData("a chunk claims to be longer than any can be", "run scrub at the target")
-        data = self._opener.open(header.id, header.codec, header.plain_length, stored)
-        try:
-            plain = memoryview(decompress(header.codec, data, header.plain_length))
-        except DecompressionError as error:
-            raise DamagedData(f"a chunk cannot be decompressed: {error}", "run scrub at the target") from error
-        if self._chunk_id_key.id_of(plain) != header.id:
-            raise DamagedData("a chunk is not the one that its id names", "run scrub at the target")
+        plain = open_chunk(
+            self._opener, self._chunk_id_key, self._longest, header.id, header.codec, header.plain_length, stored
+        )
+        if self._opened is not None:
+            self._opened(header, stored)
         return plain
 
 

@@ -40,6 +40,11 @@ class ImageFeed:
         """The metadata chunks so far: (id, plain length)."""
         return self._manifest.chunks
 
+    @property
+    def fsi_chunks(self) -> list[tuple[bytes, int]]:
+        """The blocks of the file-system index so far: (id, plain length)."""
+        return self._manifest.fsi_chunks
+
     def take_notes(self) -> list[Note]:
         """Return a note when the image changed while it was read; one that cannot be read fails the job."""
         return self._reader.take_notes() if self._reader.finished else []

@@ -1,4 +1,4 @@
-"""The manifest on its way out: entries → bytes → metadata chunks; and a copy of the entries for the next run.
+"""The manifest on its way out: entries → bytes → metadata chunks; beside it the FSI, and a copy for the next run.
 
     stream = u32 BE length | msgpack Preamble | manifest (workloads/manifest.py)
 
@@ -9,32 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from pipeline.chunker import MANIFEST_SIZES, StreamCutter
 from transporter.jobs.needs import Needs
+from transporter.jobs.preamble import Preamble, encode_preamble
 from transporter.jobs.read_messages import MetadataChunk
 from transporter.workloads.cached_manifest import CacheWriter
 from transporter.workloads.entry import CONTINUATION, UNTRUSTED, Entry
+from transporter.workloads.fsi_builder import FsiBuilder, fsi_seed
 from transporter.workloads.manifest import ManifestEncoder, encode_records
 
 # Cut in runs of this many bytes: the cutter needs more than one maximum chunk at a time to be worth its call.
 CUT_BYTES = 512 << 10
-
-
-PREAMBLE_AT_MOST = 1 << 20
-
-
-class Preamble(msgspec.Struct, frozen=True):
-    """``roots``: the paths that were asked for, as stored in entries."""
-
-    roots: list[bytes]
-
-
-def encode_preamble(preamble: Preamble) -> bytes:
-    """Return the preamble with its length in front."""
-    body = msgspec.msgpack.encode(preamble)
-    return len(body).to_bytes(4, "big") + body
 
 
 class ManifestStream:
@@ -52,6 +37,9 @@ class ManifestStream:
         self._cutter = StreamCutter(MANIFEST_SIZES)
         self._rest = bytearray(encode_preamble(Preamble(list(roots))))
         self._cache = cache
+        self._fsi = FsiBuilder(fsi_seed(id_of))
+        self._blocks: list[bytes] = []
+        self.fsi_chunks: list[tuple[bytes, int]] = []
         self.chunks: list[tuple[bytes, int]] = []
 
     def add(self, entries: Sequence[Entry]) -> None:
@@ -68,25 +56,32 @@ class ManifestStream:
             self._encoder.extend(records)
             self._cache.add(records, distrusted)
             distrusted = []
+        self._blocks += self._fsi.add(entries)
 
     def take(self, *, last: bool = False) -> list[MetadataChunk]:
         """Return the metadata chunks that are complete; with ``last`` all that is left."""
         if last:
             self._encoder.finish()
+            self._blocks += self._fsi.finish()
+        chunks = [self._chunk(piece, self.chunks) for piece in self._pieces(last=last)]
+        blocks, self._blocks = self._blocks, []
+        chunks += [self._chunk(memoryview(block), self.fsi_chunks, fsi=True) for block in blocks]
+        return chunks
+
+    def _pieces(self, *, last: bool) -> list[memoryview]:
         if not last and self._encoder.waiting < CUT_BYTES:
             return []
-        fresh = self._encoder.take()
-        self._rest += fresh
+        self._rest += self._encoder.take()
         data = bytes(self._rest)
         pieces = self._cutter.cut_whole(memoryview(data))
         self._rest = bytearray(pieces.pop()) if pieces and not last else bytearray()
-        return [self._chunk(piece) for piece in pieces]
+        return pieces
 
-    def _chunk(self, piece: memoryview) -> MetadataChunk:
+    def _chunk(self, piece: memoryview, listed: list[tuple[bytes, int]], *, fsi: bool = False) -> MetadataChunk:
         chunk_id = self._id_of(piece)
         self._needs.add(chunk_id)
-        self.chunks.append((chunk_id, len(piece)))
-        return MetadataChunk(chunk_id, bytes(piece))
+        listed.append((chunk_id, len(piece)))
+        return MetadataChunk(chunk_id, bytes(piece), fsi)
 
     def keep(self) -> None:
         """Make the copy the one that the next run uses."""

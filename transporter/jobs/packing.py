@@ -13,6 +13,7 @@ from pipeline.compress import compress, compress_zstd
 from pipeline.trust_zone import Stage
 from pipeline.zstd import ZstdCompressors
 from protocol.data import HEADROOM
+from transporter.jobs.index_cache import IndexCache, StoredBlock
 from transporter.keys.session_key import sealed_length
 from transporter.points.run_keys import RunKeys
 
@@ -41,7 +42,8 @@ def place_sealed(keys: RunKeys) -> Place:
     def place(chunk: Chunk, coded: bytes | bytearray | memoryview) -> bytearray:
         memory = bytearray(HEADROOM + sealed_length(len(coded)))
         with memoryview(memory)[HEADROOM:] as out:
-            keys.sealer(metadata=chunk.metadata).seal_into(out, chunk.chunk_id, chunk.codec, chunk.plain_length, coded)
+            sealer = keys.sealer(metadata=chunk.metadata, fsi=chunk.fsi)
+            sealer.seal_into(out, chunk.chunk_id, chunk.codec, chunk.plain_length, coded)
         return memory
 
     return place
@@ -65,3 +67,16 @@ def compose_packing(stages: tuple[Stage, ...], keys: RunKeys | None) -> Pack:
         chunk.data = place(chunk, coded)
 
     return pack
+
+
+def keep_index(pack: Pack, cache: IndexCache) -> Pack:
+    """Return ``pack``, which then keeps what it sealed of the file-system index: who searches here asks no peer."""
+
+    def packed(chunk: Chunk, level: int = 0) -> None:
+        pack(chunk, level)
+        if chunk.fsi:
+            stored = bytes(memoryview(chunk.data)[HEADROOM:])
+            if cache.put(StoredBlock(chunk.chunk_id, chunk.codec, chunk.plain_length, stored)):
+                cache.flush()
+
+    return packed

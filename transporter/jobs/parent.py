@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import trio
+
 from pipeline.trust_zone import Zone
 from protocol.messages import GetPoint, PointHead, Started
 from transporter.catalog import LastPoint
 from transporter.config import JobConfig
-from transporter.errors import CorruptedPoint, DamagedData, NoKey, RefusedByPeer
+from transporter.errors import CorruptedPoint, DamagedData, KmsKeyDisabled, KmsRefused, NoKey, RefusedByPeer
 from transporter.events import Note
 from transporter.jobs.context import JobContext
+from transporter.jobs.opening import open_by
 from transporter.keys.key_ring import KeyRing
 from transporter.link.resilient import ResilientLink
-from transporter.points.assemble import OpenedPoint, Place, find_in, open_point
+from transporter.points.assemble import OpenedPoint, Place
+from transporter.points.ways import KeysAtHand
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Parent:
     point_hash: bytes = b""
     ring: KeyRing | None = field(default=None, repr=False)
     known_here: bool = False
-    # Chunks of its manifest, where this node opened it and relies on it: they need not be asked for.
+    # Chunks of its manifest and FSI, where this node opened it and relies on it: they need not be asked for.
     manifest: frozenset[bytes] = frozenset()
 
 
@@ -61,7 +65,8 @@ async def find_parent(
     if opened is None:
         # Without its keys nothing of the parent can be used: a new beginning, in a domain of its own.
         return Parent(started.parent, point_hash)
-    manifest = frozenset(chunk_id for chunk_id, _length in opened.head.manifest) if known_here else frozenset()
+    listed = (*opened.head.manifest, *(opened.head.fsi or ())) if known_here else ()
+    manifest = frozenset(chunk_id for chunk_id, _length in listed)
     return Parent(started.parent, point_hash, opened.ring, known_here, manifest)
 
 
@@ -78,8 +83,11 @@ async def _open_parent(
         zone=job.encrypt,
     )
     try:
-        find = find_in(context.keys.find_by_salt)
-        opened = open_point(head, slots, lambda _head: place, find, context.keys.storage_key)
+        # In a thread: a key management service may be asked.
+        at_hand = KeysAtHand.of(context.keys)
+        opened = await trio.to_thread.run_sync(open_by, context, at_hand, head, slots, lambda _head: place)
+    except (KmsRefused, KmsKeyDisabled):
+        raise  # the next attempt may well open it; a new beginning would send everything again
     except (NoKey, CorruptedPoint, DamagedData, RefusedByPeer) as error:
         # RefusedByPeer: a point of another zone, from before the job was changed.
         context.bus.publish(Note(text=f"the newest point cannot be built upon: {error.what}", job=name))

@@ -7,9 +7,9 @@ committed meanwhile is not missed. A place that cannot be reached is noted; the 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -18,18 +18,26 @@ from typing import TypeVar
 import msgspec
 import trio
 
-from pipeline.run import open_tasks
 from pipeline.trust_zone import Zone
 from protocol.errors import ProtocolError
 from protocol.limits import MAX_POINTS_AT_ONCE
 from protocol.messages import GetSlots, Message, PutSlots, Refused, Slots, SlotsPut
 from transporter.errors import CannotConnect, DamagedData, JobFailed, RefusedByPeer, TransporterError
-from transporter.jobs.context import JobContext
+from transporter.jobs.context import JobContext, own_tenant
 from transporter.jobs.points import DAMAGED, Where, list_points
 from transporter.link.broken import LinkBroken
 from transporter.link.control_link import ControlLink, refusal_to_error
 from transporter.link.dial import dial_control
-from transporter.points.slot_rows import PointSlots, SlotChangeRow, decode_point_slots, encode_rows, point_slots
+from transporter.points.copied import is_of_another_tenant
+from transporter.points.slot_rows import (
+    CopiedSlots,
+    PointHere,
+    PointSlots,
+    SlotChangeRow,
+    decode_point_slots,
+    encode_rows,
+    point_slots,
+)
 from transporter.repository import PointMissing, Repository, SlotChange
 
 ANSWER_SECONDS = 120.0
@@ -62,20 +70,23 @@ class Walk:
     visit: Visit
     points: int = 0
     slots_replaced: int = 0
+    slots_added: int = 0
     kept_until_ns: int = 0
     unreadable: list[str] = field(default_factory=list)
     unreached: dict[str, str] = field(default_factory=dict)
     _done: dict[str, set[bytes]] = field(default_factory=dict, repr=False)
 
-    async def everywhere(self, context: JobContext) -> None:
-        """Go through every place; again: through what has turned up since."""
+    async def everywhere(self, context: JobContext, only: str = "") -> None:
+        """Go through every place; again: through what has turned up since. ``only``: that place, as `Batch.place`."""
         self.unreached.clear()
         for name in sorted(context.config.repositories):
-            with self._noted(name):
-                await self._here(context, name)
+            if only in ("", name):
+                with self._noted(name):
+                    await self._here(context, name)
         for where in _places(context):
-            with self._noted(str(where)):
-                await self._there(context, where)
+            if only in ("", str(where)):
+                with self._noted(str(where)):
+                    await self._there(context, where)
 
     def check_reached(self) -> None:
         """Raise CannotConnect unless every place was reached: what was not found may be in one of the others."""
@@ -90,8 +101,9 @@ class Walk:
         except TransporterError as error:
             self.unreached[place] = error.what
 
-    def _changed(self, rows: list[SlotChangeRow], until: int) -> None:
+    def _changed(self, rows: Sequence[SlotChangeRow | SlotChange], until: int) -> None:
         self.slots_replaced += sum(len(row.replaces) for row in rows)
+        self.slots_added += sum(bool(row.slot) for row in rows)
         self.kept_until_ns = max(self.kept_until_ns, until)
 
     # --- repositories of this node ------------------------------------------------------------------------------
@@ -107,33 +119,23 @@ class Walk:
                 new = await trio.to_thread.run_sync(self._new_here, store, name)
                 if not new:
                     return
-                await self._visit_here(store, name, new, keep)
+                await self._visit_here(context, store, name, new, keep)
         raise _never_quiet(name)
 
-    async def _visit_here(self, store: Repository, name: str, new: list[tuple[str, str, bytes]], keep: float) -> None:
-        """Visit points of a repository of this node; a batch is visited while the changes of the last one are made."""
-        one = trio.Semaphore(1)
-        async with open_tasks() as nursery:
-            for some in _batches(new, LOCAL_BATCH):
-                rows = await trio.to_thread.run_sync(self._visited, store, name, some)
-                await one.acquire()
-                nursery.start_soon(self._change_here, store, name, some, rows, keep, one)
-
-    async def _change_here(
-        self,
-        store: Repository,
-        name: str,
-        some: list[tuple[str, str, bytes]],
-        rows: list[SlotChangeRow],
-        keep: float,
-        one: trio.Semaphore,
+    async def _visit_here(
+        self, context: JobContext, store: Repository, name: str, new: list[tuple[str, str, bytes]], keep: float
     ) -> None:
-        changes = [SlotChange(row.point, row.slot_id, row.slot, tuple(row.replaces)) for row in rows]
-        if changes:
-            done = await trio.to_thread.run_sync(store.replace_slots_of_read, changes, keep)
-            self._changed(rows, done.kept_until_ns)
-        self._done_in(name).update(point for _tenant, _job, point in some)
-        one.release()
+        """Visit points of a repository of this node, and make the changes, a batch at a time.
+
+        One after the other: both are many small steps of Python, and two threads of those only hold each other up.
+        """
+        own = own_tenant(context)
+        for some in _batches(new, LOCAL_BATCH):
+            changes = await trio.to_thread.run_sync(self._visited, store, name, some, own)
+            if changes:
+                done = await trio.to_thread.run_sync(store.replace_slots_of_read, changes, keep)
+                self._changed(changes, done.kept_until_ns)
+            self._done_in(name).update(point for _tenant, _job, point in some)
 
     def _new_here(self, store: Repository, name: str) -> list[tuple[str, str, bytes]]:
         """Return the points that were not visited yet: (tenant, job, id)."""
@@ -149,24 +151,33 @@ class Walk:
         """Return the points that have been visited in a place. Not before they have: what broke off is done again."""
         return self._done.setdefault(place, set())
 
-    def _visited(self, store: Repository, name: str, some: list[tuple[str, str, bytes]]) -> list[SlotChangeRow]:
-        rows: list[SlotChangeRow] = []
+    def _visited(self, store: Repository, name: str, some: list[tuple[str, str, bytes]], own: str) -> list[SlotChange]:
+        changes: list[SlotChange] = []
         for (tenant, job), group in groupby(some, key=lambda each: each[:2]):
-            points = [row for *_, point in group if (row := self._read_here(store, tenant, job, point)) is not None]
-            self.points += len(points)
-            rows += self.visit(Batch(name, tenant, store.repository_id, job, points))
-        return rows
+            points = [point for *_, point in group]
+            mine = tenant == own and not is_of_another_tenant(job)
+            read = (self._read_here(store, tenant, job, point, own=mine) for point in points)
+            found = [here for here in read if here is not None]
+            self.points += len(found)
+            batch = Batch(name, tenant, store.repository_id, job, [here.row for here in found])
+            rows = [row for part in _by_origin(batch) for row in self.visit(part)]
+            names = {here.row.point: here.names for here in found}
+            changes += [
+                SlotChange(row.point, row.slot_id, row.slot, tuple(row.replaces), names[row.point]) for row in rows
+            ]
+        return changes
 
-    def _read_here(self, store: Repository, tenant: str, job: str, point: bytes) -> PointSlots | None:
+    def _read_here(self, store: Repository, tenant: str, job: str, point: bytes, *, own: bool) -> PointHere | None:
         try:
-            zone, row = point_slots(store, tenant, job, point)
+            here = point_slots(store, tenant, job, point)
         except PointMissing:
             return None  # it was removed this very moment
         except DamagedData:
             self.unreadable.append(point.hex())
             return None
-        # What a tenant's source sealed is that tenant's to open: there is no key here; it is visited from there.
-        return row if zone != Zone.SOURCE else None
+        # What a tenant's source sealed is that tenant's to open: there is no key here; it is visited from there. But
+        # what this node copied here is its own.
+        return here if own or here.zone != Zone.SOURCE else None
 
     # --- repositories at peers ----------------------------------------------------------------------------------
 
@@ -178,7 +189,11 @@ class Walk:
                 return
             self.unreadable += [row.point.hex() for row in rows if row.kind == DAMAGED]
             # What the target seals is the target's to open.
-            ours = [(row.job, row.point) for row in rows if row.kind != DAMAGED and row.zone == Zone.SOURCE]
+            ours = [
+                (row.job, row.point)
+                for row in rows
+                if row.kind != DAMAGED and row.zone == Zone.SOURCE and not is_of_another_tenant(row.job)
+            ]
             done.update({row.point for row in rows} - {point for _job, point in ours})
             async with _asking(context, where) as link:
                 for job, pairs in groupby(sorted(ours), key=lambda pair: pair[0]):
@@ -195,7 +210,8 @@ class Walk:
         self.unreadable += [point.hex() for point in ids if point not in found]
         self.points += len(found)
         batch = Batch(str(where), answer.tenant, answer.repository_id, job, list(found.values()))
-        rows = await trio.to_thread.run_sync(self.visit, batch)
+        parts = _by_origin(batch)
+        rows = [row for part in parts for row in await trio.to_thread.run_sync(self.visit, part)]
         if rows:
             put, _ = await _ask(link, PutSlots(where.repository, job), encode_rows(rows), SlotsPut)
             assert isinstance(put, SlotsPut)
@@ -210,7 +226,7 @@ async def _asking(context: JobContext, where: Where) -> AsyncIterator[ControlLin
     except (LinkBroken, trio.TooSlowError) as error:
         reason = "it is silent" if isinstance(error, trio.TooSlowError) else str(error)
         raise CannotConnect(f"the peer did not answer: {reason}", "check the line and try again") from error
-    except (msgspec.DecodeError, ProtocolError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, ProtocolError) as error:
         raise RefusedByPeer(
             "the peer's list of points or slots is not valid", "update the transporter there"
         ) from error
@@ -225,6 +241,21 @@ async def _ask(link: ControlLink, message: Message, payload: bytes, reply: type[
     if not isinstance(received.message, reply):
         raise RefusedByPeer("the peer answered something else", "update the transporter there")
     return received.message, received.payload
+
+
+def _by_origin(batch: Batch) -> list[Batch]:
+    """Divide a batch by what the keys of its points are bound to: copied ones to where they were made."""
+    parts: dict[tuple[bytes, str], list[PointSlots]] = {(batch.repository_id, batch.tenant): []}
+    for row in batch.points:
+        bound = batch.repository_id, batch.tenant
+        if isinstance(row, CopiedSlots):
+            bound = row.repository_id, row.tenant
+        parts.setdefault(bound, []).append(row)
+    return [
+        replace(batch, repository_id=repository_id, tenant=tenant, points=rows)
+        for (repository_id, tenant), rows in parts.items()
+        if rows
+    ]
 
 
 def _places(context: JobContext) -> list[Where]:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import trio
 from msgspec import Meta
 
 from pipeline.trust_zone import Zone
-from protocol.messages import ListPoints, Points, Refused
 from transporter.errors import CannotConnect, DamagedData, RefusedByPeer, UsageError
 from transporter.jobs.context import JobContext
-from transporter.link.broken import LinkBroken
-from transporter.link.control_link import refusal_to_error
-from transporter.link.dial import dial_control
+from transporter.retention import show_moment
+
+if TYPE_CHECKING:
+    from transporter.link.control_link import ControlLink
 
 ANSWER_SECONDS = 60.0
 LATEST = "latest"
@@ -44,10 +44,29 @@ class PointRow(msgspec.Struct, frozen=True):
     size: _Count = msgspec.field(default=0, name="bytes")
     files: _Count = 0
     skipped: _Count = 0
+    pinned: _Word | None = None
+    # Who set the pin in the first place (empty: the provider), and when.
+    pinned_by: _Word = ""
+    pinned_ns: _Count = 0
+    locked_until_ns: _Count = 0
+    # By the provider's clock; 0, and the others empty, from a provider that does not know copies.
+    committed_ns: _Count = 0
+    domain: Annotated[bytes, Meta(max_length=16)] = b""
+    point_hash: Annotated[bytes, Meta(max_length=32)] = msgspec.field(default=b"", name="hash")
+    # Of a copy: the repository where the point was made, and when it came here.
+    origin: Annotated[bytes, Meta(max_length=16)] = b""
+    copied_ns: _Count = 0
+    resealed: bool = False
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether it was made in another repository."""
+        return bool(self.origin)
 
     def public(self) -> dict[str, Any]:
         """Return the row as ``points --json`` prints it."""
         created = datetime.datetime.fromtimestamp(self.created_ns / 1e9, datetime.UTC)
+        copied = datetime.datetime.fromtimestamp(self.copied_ns / 1e9, datetime.UTC)
         return {
             "point": self.point.hex(),
             "job": self.job,
@@ -60,6 +79,12 @@ class PointRow(msgspec.Struct, frozen=True):
             "skipped": self.skipped,
             "parent": self.parent.hex(),
             "workload": self.workload,
+            "pinned": self.pinned,
+            "pinned_by": None if self.pinned is None else self.pinned_by or "the provider",
+            "pinned_at": show_moment(self.pinned_ns) if self.pinned_ns else None,
+            "locked_until": show_moment(self.locked_until_ns) if self.locked_until_ns else None,
+            "copied": copied.isoformat() if self.is_copy else "",
+            "origin": self.origin.hex(),
         }
 
 
@@ -88,6 +113,12 @@ def where_of(context: JobContext, job: str, source: str) -> Where:
 
 async def list_points(context: JobContext, where: Where) -> list[PointRow]:
     """Ask the target for restore points, oldest first; an empty job means all jobs of this node there."""
+    # Here: whoever asks nobody must not wait for the import of what makes a line.
+    from protocol.messages import ListPoints, Points, Refused
+    from transporter.link.broken import LinkBroken
+    from transporter.link.control_link import refusal_to_error
+    from transporter.link.dial import dial_control
+
     rows: list[PointRow] = []
     try:
         async with dial_control(context.peer(where.peer), context.identity) as link:
@@ -112,12 +143,31 @@ async def list_points(context: JobContext, where: Where) -> list[PointRow]:
                 rows += page
                 if len(rows) > ROWS_AT_MOST:
                     raise RefusedByPeer("the peer lists too many restore points", "name one job: --job")
+            await _check_chains(context, where, rows, link)
     except (LinkBroken, trio.TooSlowError) as error:
         reason = "it is silent" if isinstance(error, trio.TooSlowError) else str(error)
         raise CannotConnect(f"the peer did not answer: {reason}", "check the line and try again") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RefusedByPeer("the peer's list of points is not valid", "update the transporter there") from error
     return rows
+
+
+async def _check_chains(context: JobContext, where: Where, rows: list[PointRow], link: ControlLink) -> None:
+    """Compare what is listed with what this home committed there; look closer where that is not the same."""
+    from transporter.jobs.ask import ask_on
+    from transporter.jobs.chain import as_expected, check_chain, read_chain
+
+    listed: dict[str, list[tuple[bytes, bytes]]] = {}
+    for row in rows:
+        listed.setdefault(row.job, []).append((row.point, row.point_hash))
+    known = {job for destination, job in context.catalog.chain_places() if destination == str(where)}
+    mine = {job for job, settings in context.config.jobs.items() if settings.to == str(where)}
+    for job in sorted(known | (mine & listed.keys())):
+        if (where.job and job != where.job) or not all(point_hash for _, point_hash in listed.get(job, [])):
+            continue
+        if not as_expected(context.catalog, str(where), job, listed.get(job, [])):
+            there = await read_chain(ask_on(link), where.repository, job)
+            await check_chain(context, str(where), job, there)
 
 
 def expected_zone(context: JobContext, job: str, stated: str) -> str:
@@ -134,16 +184,22 @@ def choose_point(rows: list[PointRow], text: str, job: str, zone: str) -> PointR
 
     Raises UsageError, and RefusedByPeer when the target says that it is of another zone than ``zone``.
     """
+    row = named_point(rows, text, job)
+    if row.zone != zone:
+        raise RefusedByPeer(
+            f"the target says that restore point {row.point.hex()[:8]} is of trust zone {row.zone!r}, not {zone!r}",
+            "if the job was changed since, say which zone you mean: --zone",
+        )
+    return row
+
+
+def named_point(rows: list[PointRow], text: str, job: str) -> PointRow:
+    """Return the point that ``text`` names, of whatever zone. Raises UsageError, DamagedData."""
     row = _named(rows, text, job)
     if row.kind == DAMAGED:
         raise DamagedData(
             f"restore point {row.point.hex()[:8]} is damaged",
             f"use an older one (`transporter points --job {job}`), and run scrub at the target",
-        )
-    if row.zone != zone:
-        raise RefusedByPeer(
-            f"the target says that restore point {row.point.hex()[:8]} is of trust zone {row.zone!r}, not {zone!r}",
-            "if the job was changed since, say which zone you mean: --zone",
         )
     return row
 

@@ -77,10 +77,11 @@ class ContentChunk(msgspec.Struct, frozen=True, array_like=True):
 
 
 class MetadataChunk(msgspec.Struct, frozen=True, array_like=True):
-    """A piece of the manifest."""
+    """A piece of the manifest, or a block of the file-system index."""
 
     chunk_id: bytes
     data: bytes
+    fsi: bool = False
 
 
 class Opened(msgspec.Struct, tag="opened", frozen=True):
@@ -100,9 +101,10 @@ class Cut(msgspec.Struct, tag="cut", frozen=True):
 
 
 class Finished(msgspec.Struct, tag="finished", frozen=True):
-    """Everything was read. ``manifest``: (chunk id, plain length) of each metadata chunk."""
+    """Everything was read. ``manifest``: (chunk id, plain length) of each of its chunks; ``fsi`` likewise."""
 
     manifest: list[tuple[bytes, int]]
+    fsi: list[tuple[bytes, int]]
     needs: int
     needs_hash: bytes
 

@@ -111,7 +111,7 @@ class ReadWorker:
             buffer = number if content else NO_BUFFER
             self._channel.send(Cut(buffer, unit.length, content, metadata, _report(feed)))
         self._needs.flush()
-        self._channel.send(Finished(feed.manifest_chunks, self._needs.count, self._needs.digest()))
+        self._channel.send(Finished(feed.manifest_chunks, feed.fsi_chunks, self._needs.count, self._needs.digest()))
 
 
 def _report(feed: Feed) -> Report:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -51,6 +51,7 @@ class Reading:
         self._notes: list[Note] = []
         self._ahead: deque[Answer] = deque()
         self.manifest_chunks: list[tuple[bytes, int]] = []
+        self.fsi_chunks: list[tuple[bytes, int]] = []
         self.files = 0
         self.files_unchanged = 0
         self.bytes_total = 0
@@ -64,7 +65,7 @@ class Reading:
             raise RuntimeError("the reader answered another question")
         self._take(answer.report)
 
-    async def units(self) -> AsyncIterator[tuple[int, list[Chunk]]]:
+    async def units(self) -> AsyncGenerator[tuple[int, list[Chunk]], None]:
         """Yield for each unit the bytes read and the chunks it completed: content first, then metadata.
 
         Content chunks share their buffer until each has been let go. Raises what reading raises.
@@ -75,6 +76,7 @@ class Reading:
         if not isinstance(answer, Finished):
             raise RuntimeError("the reader answered another question")
         self.manifest_chunks = answer.manifest
+        self.fsi_chunks = answer.fsi
         self._needs.filled(answer.needs, answer.needs_hash)
 
     async def run_ahead(self) -> None:
@@ -102,7 +104,9 @@ class Reading:
                 begin = start + piece.offset
                 data = self._memory[begin : begin + piece.length]
                 chunks.append(Chunk(piece.chunk_id, piece.length, data, buffer=buffer))
-        chunks += [Chunk(piece.chunk_id, len(piece.data), piece.data, metadata=True) for piece in cut.metadata]
+        chunks += [
+            Chunk(piece.chunk_id, len(piece.data), piece.data, metadata=True, fsi=piece.fsi) for piece in cut.metadata
+        ]
         return chunks
 
     def _let_go(self, buffer: int) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
-import msgspec
 import trio
 
 from pipeline.run import open_tasks
@@ -15,17 +15,17 @@ from protocol.messages import Chunk, GetPoint, PointHead, Start, Started
 from transporter.errors import DamagedData, NoKey
 from transporter.events import LinkLost, LinkUp, Redialling
 from transporter.jobs.context import JobContext
-from transporter.jobs.fetch import KEY_ID, MANIFEST_AHEAD_BYTES, MANIFEST_CHUNK, ChunkFetcher, Wanted
-from transporter.jobs.manifest_stream import PREAMBLE_AT_MOST, Preamble
+from transporter.jobs.fetch import KEY_ID, MANIFEST_AHEAD_BYTES, MANIFEST_CHUNK, ChunkFetcher, ChunkLink, Wanted
+from transporter.jobs.opening import open_by
 from transporter.jobs.points import PointRow, Where
+from transporter.jobs.preamble import Preamble, split_preamble
 from transporter.keys.chunk_id import ChunkIdKey
-from transporter.keys.password import PasswordHash, hash_password
 from transporter.keys.session_key import ChunkOpener
-from transporter.keys.slot import SlotInfo
-from transporter.keys.storage_key import StorageKey
 from transporter.link.data_path import open_data_session
 from transporter.link.resilient import ResilientLink
-from transporter.points.assemble import OpenedPoint, Place, find_in, open_point
+from transporter.points.assemble import OpenedPoint, Place
+from transporter.points.copied import job_of_head
+from transporter.points.ways import KeysAtHand
 from transporter.repository.point_head import PointHead as Head
 from transporter.repository.point_head import decode_head
 from transporter.workloads.entry import Entry
@@ -34,16 +34,40 @@ from transporter.workloads.manifest import ManifestDecoder
 STREAMS = 2
 
 
+class PointLink(ChunkLink, Protocol):
+    """Over what a point's chunks come, and how much of it: bytes on the wire, and data channels."""
+
+    streams: int
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes from here."""
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes to here."""
+
+
 @dataclass
 class Recovery:
     """An open point. ``content`` fetches data chunks; ``entries`` streams the manifest."""
 
     row: PointRow
-    head: Head
-    link: ResilientLink
+    opened: OpenedPoint
+    link: PointLink
     content: ChunkFetcher
     metadata: ChunkFetcher
     redials: list[int] = field(default_factory=lambda: [0])
+
+    @property
+    def head(self) -> Head:
+        """The point's head, authentic."""
+        return self.opened.head
+
+    @property
+    def chunk_id_key(self) -> ChunkIdKey:
+        """What its chunks are named by."""
+        return self.opened.chunk_id_key
 
     async def read_manifest(self, use: Callable[[Preamble, list[Entry]], Awaitable[None]]) -> None:
         """Hand each batch of entries, in path order, to ``use``. Raises DamagedData."""
@@ -87,22 +111,6 @@ class Recovery:
                 await send.send(await self.metadata.want(chunk_id))
 
 
-def split_preamble(data: bytearray) -> tuple[Preamble, bytes] | None:
-    """Return (preamble, what follows it), or None while it is incomplete. Raises DamagedData."""
-    if len(data) < 4:
-        return None
-    length = int.from_bytes(data[:4], "big")
-    if length > PREAMBLE_AT_MOST:
-        raise DamagedData("the manifest does not begin as one does", "restore another point")
-    if len(data) < 4 + length:
-        return None
-    try:
-        preamble = msgspec.msgpack.decode(data[4 : 4 + length], type=Preamble)
-    except msgspec.DecodeError as error:
-        raise DamagedData("the manifest does not begin as one does", "restore another point") from error
-    return preamble, bytes(data[4 + length :])
-
-
 async def wait_for(wanted: Wanted) -> memoryview:
     """Wait until a chunk is here and return it. Raises what made it unusable."""
     await wanted.ready.wait()
@@ -113,29 +121,29 @@ async def wait_for(wanted: Wanted) -> memoryview:
     return wanted.plain
 
 
-def typed_password(password: bytes) -> Callable[[SlotInfo], PasswordHash | None] | None:
-    """Return how to stretch a password that a person just typed; None without one."""
-    if not password:
-        return None
-    return lambda info: hash_password(password, info.salt, info.params)
+@dataclass
+class RecoverySession:
+    """A session for recovery, before any point is opened. ``hurry``: leave without waiting for what is under way."""
+
+    link: ResilientLink
+    router: Router
+    redials: list[int]
+    hurry: bool = False
 
 
 @asynccontextmanager
-async def open_recovery(
-    context: JobContext, where: Where, row: PointRow, password: bytes, *, by_kept_key: bool
-) -> AsyncIterator[Recovery]:
-    """Open a session for the recovery of one point of the job ``where.job`` and open the point.
+async def open_recovery_session(
+    context: JobContext, where: Where, row: PointRow, *, announce: bool = True
+) -> AsyncIterator[RecoverySession]:
+    """Open a session for the recovery of ``row``, a point of the job ``where.job``. Raises what the link raises.
 
-    ``by_kept_key``: also by the storage key that this home kept, where no slot opens it. Not to prove that a point is
-    in order: without this home it would not open.
-
-    Raises WrongPassword, NoKey, CorruptedPoint, DamagedData, and what the link raises.
+    ``announce``: publish that the link is up, too, and not only what goes wrong with it.
     """
     peer = context.peer(where.peer)
     start = Start(purpose="recovery", job=where.job, repository=where.repository, zone=row.zone, point=row.point)
     most = context.config.limits.max_streams
     streams = min(STREAMS, most)
-    router = _Router()
+    router = Router()
     redials = [0]
 
     def notify(what: str, reason: str) -> None:
@@ -143,7 +151,7 @@ async def open_recovery(
             redials[0] += 1
             context.bus.publish(LinkLost(peer=peer.name, reason=reason))
             context.bus.publish(Redialling(peer=peer.name, attempt=redials[0], delay=0.0))
-        else:
+        elif announce:
             context.bus.publish(LinkUp(peer=peer.name, address=peer.place, streams=streams))
 
     link = ResilientLink(
@@ -157,29 +165,46 @@ async def open_recovery(
         gate=context.gate,
     )
     link.on_missing = router.on_missing
+    session = RecoverySession(link, router, redials)
     async with open_tasks() as nursery:
         nursery.start_soon(link.run)
-        started = await link.started()
-        question = GetPoint(repository=where.repository, job=where.job, point=row.point)
-        answer, head_bytes = await link.request(question, b"", PointHead)
-        head, opener, key = await trio.to_thread.run_sync(
-            _open, context, where.job, row, started, bytes(head_bytes), answer.slots, password, by_kept_key
-        )
-        content = ChunkFetcher(opener, key)
-        metadata = ChunkFetcher(opener, key, MANIFEST_CHUNK, MANIFEST_AHEAD_BYTES, kept=0)
-        content.link = metadata.link = link
-        router.fetchers = (metadata, content)
-        yield Recovery(row, head, link, content, metadata, redials)
+        yield session
+        if session.hurry:
+            nursery.cancel_scope.cancel()
         link.finish()
 
 
-class _Router:
+@asynccontextmanager
+async def open_recovery(context: JobContext, where: Where, row: PointRow, password: bytes) -> AsyncIterator[Recovery]:
+    """Open a session for the recovery of one point of the job ``where.job`` and open the point.
+
+    Raises WrongPassword, NoKey, CorruptedPoint, DamagedData, and what the link raises.
+    """
+    async with open_recovery_session(context, where, row) as session:
+        link = session.link
+        started = await link.started()
+        question = GetPoint(repository=where.repository, job=where.job, point=row.point)
+        answer, head_bytes = await link.request(question, b"", PointHead)
+        at_hand = KeysAtHand.of(context.keys)
+        opened = await trio.to_thread.run_sync(
+            open_head, context, at_hand, where.job, row, started, bytes(head_bytes), answer.slots, password
+        )
+        opener, key = opened.opener, opened.chunk_id_key
+        content = ChunkFetcher(opener, key)
+        metadata = ChunkFetcher(opener, key, MANIFEST_CHUNK, MANIFEST_AHEAD_BYTES, kept=0)
+        content.link = metadata.link = link
+        session.router.fetchers = (metadata, content)
+        yield Recovery(row, opened, link, content, metadata, session.redials)
+
+
+class Router:
     """Chunks of the manifest and of the content come over the same channels."""
 
     def __init__(self) -> None:
         self.fetchers: tuple[ChunkFetcher, ...] = ()
 
     async def on_chunk(self, header: Chunk, stored: memoryview) -> None:
+        """Hand a chunk to the fetcher that waits for it."""
         waiting = [fetcher for fetcher in self.fetchers if fetcher.waits_for(header.id)]
         if waiting:
             # One chunk may be wanted by both, and comes for each. Who asked for another form than this one goes last.
@@ -187,42 +212,31 @@ class _Router:
             await min(waiting, key=lambda fetcher: fetcher.had_under(header.id, key_id)).on_chunk(header, stored)
 
     def on_missing(self, chunk_id: bytes, reason: str) -> None:
+        """Tell every fetcher that a chunk cannot be had."""
         for fetcher in self.fetchers:
             fetcher.on_missing(chunk_id, reason)
 
 
-def _open(
+def open_head(
     context: JobContext,
+    at_hand: KeysAtHand,
     job: str,
     row: PointRow,
     started: Started,
     head: bytes,
     slots: list[bytes],
-    password: bytes,
-    by_kept_key: bool,
-) -> tuple[Head, ChunkOpener, ChunkIdKey]:
+    password: bytes = b"",
+) -> OpenedPoint:
+    """Open a point whose head and slots came over a session. Raises as `KeysAtHand.open`."""
     if row.zone != Zone.SOURCE:
         # The trusted end is the target: it opens what it sealed, and says how chunks are named.
         if not started.chunk_id_key:
             raise NoKey("the peer did not say how chunks are named", "update the transporter there")
         plain = decode_head(head)
-        if (plain.point_id, plain.job, plain.zone) != (row.point, job, row.zone):
+        if (plain.point_id, plain.job, plain.zone) != (row.point, job_of_head(job), row.zone):
             raise DamagedData("this is not the restore point that was asked for", "run scrub at the target")
-        if plain.domain != started.domain:
+        if plain.domain != started.domain and not row.is_copy:
             raise DamagedData("the restore point is of another domain than its chunks", "run scrub at the target")
-        return plain, ChunkOpener((), allow_plain=True), ChunkIdKey(started.chunk_id_key)
-    place = Place(started.tenant, job, started.repository_id, row.point, started.domain, row.zone)
-
-    find = find_in(context.keys.find_by_salt, typed_password(password))
-
-    def kept(point: bytes) -> StorageKey | None:
-        key = context.keys.storage_key(point) if by_kept_key else None
-        if key is not None:
-            context.say(
-                f"no slot of restore point {point.hex()[:8]} opens it; the key that this node kept is tried. "
-                "Without this node it would be lost: run scrub there"
-            )
-        return key
-
-    opened: OpenedPoint = open_point(head, slots, lambda _head: place, find, kept)
-    return opened.head, opened.opener, opened.chunk_id_key
+        return OpenedPoint(plain, None, ChunkOpener((), allow_plain=True), ChunkIdKey(started.chunk_id_key))
+    place = Place(started.tenant, job_of_head(job), started.repository_id, row.point, started.domain, row.zone)
+    return open_by(context, at_hand, head, slots, lambda _head: place, password)

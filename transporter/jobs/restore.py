@@ -5,29 +5,45 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+import msgspec
 import trio
 
 from pipeline.run import open_tasks
 from transporter.errors import DamagedData
-from transporter.events import FileNote, FileSkipped, JobFinished, JobStarted, RestoreProgress, display_path
+from transporter.events import (
+    FileNote,
+    FilePlanned,
+    FileSkipped,
+    JobFinished,
+    JobStarted,
+    RangeLost,
+    RestoreProgress,
+    display_path,
+)
+from transporter.events import Note as RunNote
 from transporter.jobs.context import JobContext
 from transporter.jobs.fetch import Wanted
-from transporter.jobs.manifest_stream import Preamble
-from transporter.jobs.points import check_newest, choose_point, expected_zone, list_points, where_of
-from transporter.jobs.recovery import Recovery, open_recovery, wait_for
+from transporter.jobs.point_order import Found, PointOrder, find_ordered, open_found
+from transporter.jobs.preamble import Preamble
+from transporter.jobs.recovery import Recovery, wait_for
+from transporter.jobs.restore_stream import StreamRestore
 from transporter.jobs.tree_writing import TreeWriting, open_tree_writing
 from transporter.workloads.notes import Note
-from transporter.workloads.write_messages import Open
+from transporter.workloads.write_messages import Open, Wish
 from transporter.workloads.write_messages import Wanted as Group
 
 # Groups (one chunk each) between planning and writing.
 GROUPS = 64
 PROGRESS_SECONDS = 0.25
+EVERYTHING = Wish()
 
 
 @dataclass(frozen=True)
 class RestoreOrder:
-    """What a person asked for. ``point``: ``latest``, an id or its beginning. ``output``: an absolute folder."""
+    """What a person asked for. ``point``: ``latest``, an id or its beginning. ``output``: an absolute folder.
+
+    ``to_fd``: a descriptor that gets a stream instead.
+    """
 
     job: str
     point: str
@@ -37,25 +53,35 @@ class RestoreOrder:
     source: str
     password: bytes
     zone: str
+    wish: Wish = EVERYTHING
+    to_fd: int = -1
+    tenant: str = ""
+
+    @property
+    def meant(self) -> PointOrder:
+        """Which point is meant."""
+        return PointOrder(self.job, self.point, self.source, self.password, self.zone, self.tenant)
+
+    def full_wish(self) -> Wish:
+        """Return what of the point is wanted, and how."""
+        include, overwrite = self.include or self.wish.include, self.overwrite or self.wish.overwrite
+        return msgspec.structs.replace(self.wish, include=include, overwrite=overwrite)
 
 
 async def run_restore(context: JobContext, order: RestoreOrder) -> JobFinished:
     """Restore a point. Raises every error of ``transporter.errors`` that a job can meet."""
     began = context.clock.monotonic()
-    where = where_of(context, order.job, order.source)
-    zone = expected_zone(context, order.job, order.zone)
-    row = choose_point(await list_points(context, where), order.point, order.job, zone)
+    found = await find_ordered(context, order.meant)
+    where, row = found.where, found.row
     point = row.point.hex()
     context.bus.publish(
         JobStarted(
             job=order.job, operation="restore", peer=where.peer, repository=where.repository, zone=row.zone, point=point
         )
     )
-    async with (
-        open_tree_writing(context.spare) as writing,
-        open_recovery(context, where, row, order.password, by_kept_key=True) as recovery,
-    ):
-        check_newest(context, where, order.point, row.point, recovery.head.created_ns)
+    if order.to_fd >= 0:
+        return await _to_stream(context, order, found, began)
+    async with open_tree_writing(context.spare) as writing, open_found(context, found) as recovery:
         restore = _Restore(context, order, recovery, writing)
         await restore.run()
     context.bus.publish(restore.progress())
@@ -70,12 +96,22 @@ async def run_restore(context: JobContext, order: RestoreOrder) -> JobFinished:
         bytes_written=writing.bytes_written,
         bytes_total=row.size,
         files=writing.files,
+        files_unchanged=writing.unchanged,
         files_skipped=restore.gaps,
+        files_damaged=writing.damaged,
         chunks=recovery.content.chunks,
         seconds=round(context.clock.monotonic() - began, 3),
         streams=recovery.link.streams,
         redials=recovery.redials[0],
     )
+
+
+async def _to_stream(context: JobContext, order: RestoreOrder, found: Found, began: float) -> JobFinished:
+    async with open_found(context, found) as recovery:
+        stream = StreamRestore(context, order.job, order.full_wish(), recovery, order.to_fd)
+        await stream.run()
+    context.bus.publish(stream.progress())
+    return msgspec.structs.replace(stream.finished(), seconds=round(context.clock.monotonic() - began, 3))
 
 
 class _Restore:
@@ -121,7 +157,12 @@ class _Restore:
     async def _open(self, preamble: Preamble) -> None:
         order = self._order
         point = self._recovery.row.point.hex()
-        await self._writing.open(Open(os.fsencode(order.output), point, preamble.roots, order.include, order.overwrite))
+        # What lies here already, be it of an interrupted restore, is proved by it.
+        key = self._recovery.chunk_id_key.secret
+        await self._writing.open(Open(os.fsencode(order.output), point, preamble.roots, order.full_wish(), key))
+        if self._writing.resumed:
+            text = "it goes on with what an interrupted restore has left; what is whole is not fetched again"
+            self._context.bus.publish(RunNote(text=text, job=order.job))
         self._opened = True
 
     async def _want(self, groups: list[Group]) -> None:
@@ -134,6 +175,10 @@ class _Restore:
             try:
                 plain = await wait_for(wanted)
             except DamagedData as error:
+                if not self._order.wish.keep_going:
+                    remedy = f"{error.remedy}; --keep-going restores what does without it"
+                    came = "the device is written in part" if self._order.wish.onto else "nothing was restored"
+                    raise DamagedData(f"{error.what}: {came}", remedy) from error
                 await self._writing.skip(group, error.what)
             else:
                 await self._writing.write(group, plain)
@@ -143,10 +188,22 @@ class _Restore:
     def _report(self) -> None:
         for note in self._writing.take_notes():
             self._publish_note(note)
+        for lost in self._writing.take_lost():
+            self._context.bus.publish(
+                RangeLost(
+                    job=self._order.job,
+                    path=display_path(lost.path),
+                    offset=lost.offset,
+                    length=lost.length,
+                    reason=lost.reason,
+                )
+            )
 
     def _publish_note(self, note: Note) -> None:
         path = display_path(note.path)
-        if note.gap:
+        if note.code == "planned":
+            self._context.bus.publish(FilePlanned(job=self._order.job, path=path, what=note.text))
+        elif note.gap:
             self.gaps += 1
             self._context.bus.publish(FileSkipped(job=self._order.job, path=path, reason=note.text))
         else:

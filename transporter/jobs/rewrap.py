@@ -16,9 +16,8 @@ from typing import Any
 
 import trio
 
-from pipeline.trust_zone import Zone
 from transporter.errors import CannotConnect, DamagedData, JobBusy
-from transporter.jobs.context import JobContext, job_lock, rewrap_lock
+from transporter.jobs.context import JobContext, hold_jobs, rewrap_lock
 from transporter.jobs.point_walk import Batch, Walk
 from transporter.keys.database import UnfinishedChange
 from transporter.points.rewrap import Rewrapping
@@ -110,16 +109,14 @@ def _finish(context: JobContext, change: UnfinishedChange, walk: Walk, failed: l
 
 def _hold_jobs(context: JobContext, changes: list[UnfinishedChange], jobs: ExitStack, walk: Walk) -> None:
     names = {change.name for change in changes}
-    for job, settings in context.config.jobs.items():
-        if Zone(settings.encrypt) is Zone.SOURCE and settings.password in names:
-            try:
-                jobs.enter_context(job_lock(context.home, job))
-            except JobBusy:
-                raise JobBusy(
-                    f"{walk.slots_replaced} slots were replaced, but job {job!r} is running, and may still commit a "
-                    "point under the old password",
-                    "go on when it has ended: transporter password change NAME --resume",
-                ) from None
+    try:
+        hold_jobs(context, jobs, names)
+    except JobBusy as busy:
+        raise JobBusy(
+            f"{walk.slots_replaced} slots were replaced, but {busy.what}, and may still commit a point under the old "
+            "password",
+            "go on when it has ended: transporter password change NAME --resume",
+        ) from None
 
 
 def _check(walk: Walk, failed: list[str]) -> None:

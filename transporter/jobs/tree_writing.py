@@ -10,10 +10,10 @@ import msgspec
 import trio
 
 from pipeline.run import open_tasks
-from transporter.errors import JobFailed
+from transporter.errors import CannotConnect, JobFailed, LinkLost
 from transporter.jobs.spare_worker import SpareWorker
 from transporter.jobs.worker_process import WorkerProcess, failure_to_error, open_worker
-from transporter.workloads.notes import Note
+from transporter.workloads.notes import LostRange, Note
 from transporter.workloads.staging import remove_leftover
 from transporter.workloads.write_messages import (
     SLOT,
@@ -21,6 +21,7 @@ from transporter.workloads.write_messages import (
     Done,
     End,
     Finish,
+    GiveUp,
     Manifest,
     Open,
     Order,
@@ -36,10 +37,11 @@ from transporter.workloads.write_messages import (
 MODULE = "transporter.workloads.write_worker"
 # Groups on their way to the disk: one that is written and one behind it, and a few large ones side by side.
 SLOTS = 5
+GIVE_UP_SECONDS = 5.0
 
 
 class TreeWriting:
-    """What a restore calls. ``files``, ``bytes_written`` and ``take_notes`` are as of the last report."""
+    """What a restore calls. ``files`` … ``bytes_written`` and ``take_notes`` are as of the last report."""
 
     def __init__(self, worker: WorkerProcess[Answer]) -> None:
         self._worker = worker
@@ -51,6 +53,10 @@ class TreeWriting:
         self._notes: list[Note] = []
         self.files = 0
         self.bytes_written = 0
+        self.unchanged = 0
+        self.damaged = 0
+        self.resumed = False
+        self._lost: list[LostRange] = []
         self.opened: Open | None = None
 
     @property
@@ -74,12 +80,27 @@ class TreeWriting:
     def _note(self, report: Report) -> None:
         self.files = max(self.files, report.files)
         self.bytes_written = max(self.bytes_written, report.bytes_written)
+        self.unchanged = max(self.unchanged, report.unchanged)
+        self.damaged = max(self.damaged, report.damaged)
+        self.resumed = report.resumed
+        self._lost += report.lost
         self._notes += report.notes
 
     def take_notes(self) -> list[Note]:
         """Return the notes that came since the last call."""
         taken, self._notes = self._notes, []
         return taken
+
+    def take_lost(self) -> list[LostRange]:
+        """Return the ranges of files that could not be had since the last call."""
+        taken, self._lost = self._lost, []
+        return taken
+
+    async def give_up(self) -> None:
+        """Have removed what was staged, when the writer is left."""
+        # It reads its orders whatever it has met; should it be stuck, the next restore finds what it leaves.
+        with trio.move_on_after(GIVE_UP_SECONDS, shield=True):
+            await self._worker.send(GiveUp())
 
     async def open(self, order: Open) -> None:
         """Make the staging folder. Raises what ``TreeWriter`` raises."""
@@ -136,18 +157,36 @@ def _copy(memory: int, chunk: memoryview, offset: int) -> None:
 
 @asynccontextmanager
 async def open_tree_writing(spare: SpareWorker | None = None) -> AsyncIterator[TreeWriting]:
-    """Start a writer. On leaving without ``publish``, by whatever error, everything that was staged is removed."""
+    """Start a writer. On leaving without ``publish`` everything that was staged is removed.
+
+    Not so when the line was lost, or this process dies: then the next restore of the same order goes on with it.
+    """
     ended = _Ended()
     try:
         async with open_worker(MODULE, SLOTS * SLOT, msgspec.msgpack.Decoder(Answer), spare=spare) as worker:
             writing = ended.writing = TreeWriting(worker)
             async with open_tasks() as nursery:
-                nursery.start_soon(writing.read_answers)
-                yield writing
+                nursery.start_soon(_read_answers, writing)
+                try:
+                    yield writing
+                except (LinkLost, CannotConnect):
+                    raise
+                except BaseException:
+                    await writing.give_up()
+                    raise
                 nursery.cancel_scope.cancel()
     finally:
         with trio.CancelScope(shield=True):
             await ended.tidy_up()
+
+
+async def _read_answers(writing: TreeWriting) -> None:
+    try:
+        await writing.read_answers()
+    except Exception:
+        # What it met itself the next restore would meet again.
+        await writing.give_up()
+        raise
 
 
 class _Ended:
@@ -158,5 +197,9 @@ class _Ended:
     async def tidy_up(self) -> None:
         """Remove what a writer that was killed could not remove itself."""
         writing = self.writing
-        if writing is not None and writing.opened is not None and not writing.ended_well:
-            await trio.to_thread.run_sync(remove_leftover, writing.opened.output, writing.opened.point)
+        if writing is None or writing.opened is None or writing.opened.wish.onto or not writing.opened.output:
+            return
+        if not writing.ended_well:
+            await trio.to_thread.run_sync(
+                remove_leftover, writing.opened.output, writing.opened.point, writing.opened.digest
+            )

@@ -7,17 +7,25 @@ never in it. What is remembered of a run is durable when the call returns.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Final
 
 from transporter.errors import NoKey
 from transporter.keys.chunk_id import ChunkIdKey
 from transporter.keys.derive import KEY_LENGTH
+from transporter.keys.escrow_table import EscrowTable
+from transporter.keys.job_zones import JobZones
+from transporter.keys.kms_slot import PreparedKmsSlot, open_kms_slot, prepare_kms_slot
+from transporter.keys.master_move import MasterMove
 from transporter.keys.open_database import MASTER_KEY_NAME
 from transporter.keys.password import UserKey
 from transporter.keys.password_changes import PasswordChanges, PasswordUse, UnfinishedChange
 from transporter.keys.password_table import MAX_HINT, MAX_NAME, PasswordInfo
 from transporter.keys.places import domain_place, plain_domain_place, run_place, storage_key_place
 from transporter.keys.session_key import MetaKey, SessionKey
+from transporter.keys.slot import KmsSlot
 from transporter.keys.storage_key import StorageKey
 from transporter.keys.wrap import unwrap, wrap
 
@@ -33,6 +41,12 @@ __all__ = [
 ]
 
 
+MOST_PREPARED: Final = 256
+"""Runs whose slot is held ready: one that loses its link and comes again asks no service a second time."""
+
+_prepared: Final[dict[tuple[str, str, bytes], PreparedKmsSlot]] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class RememberedRun:
     """The keys of a run that did not commit; they open its orphan chunks and never seal again."""
@@ -42,7 +56,7 @@ class RememberedRun:
     metakey: MetaKey = field(repr=False)
 
 
-class KeyDatabase(PasswordChanges):
+class KeyDatabase(PasswordChanges, EscrowTable, JobZones, MasterMove):
     """``path`` is `keys.db`; `master.key` stands beside it. Both have mode 0600 and are refused otherwise.
 
     ``parameters`` is the price of passwords added from now on.
@@ -60,16 +74,25 @@ class KeyDatabase(PasswordChanges):
             )
 
     def storage_key(self, point_id: bytes) -> StorageKey | None:
-        """Return the storage key kept for a point, or None (also when its password is no longer kept)."""
+        """Return the storage key kept for a point, or None (also when its password is no longer kept).
+
+        That of its run, else one that came by a recovery.
+        """
         with self._read() as db:
             row = db.execute("SELECT password, sealed FROM storage_keys WHERE point = ?", (point_id,)).fetchone()
         plain = self._unwrap(row, storage_key_place(point_id), KEY_LENGTH)
-        return None if plain is None else StorageKey(plain)
+        return self.recovered_key(point_id) if plain is None else StorageKey(plain)
 
     def drop_storage_key(self, point_id: bytes) -> None:
         """Forget the storage key of a point that was removed."""
+        self.drop_storage_keys([point_id])
+
+    def drop_storage_keys(self, point_ids: Sequence[bytes]) -> None:
+        """Forget the storage keys of points that were removed; those of which there is none, too."""
+        rows = [(point_id,) for point_id in point_ids]
         with self._write() as db:
-            db.execute("DELETE FROM storage_keys WHERE point = ?", (point_id,))
+            for table in ("storage_keys", "recovered_keys"):
+                db.executemany(f"DELETE FROM {table} WHERE point = ?", rows)
 
     # ---- runs under way ----
 
@@ -147,6 +170,40 @@ class KeyDatabase(PasswordChanges):
             db.execute("INSERT INTO plain_domains VALUES (?, ?, ?)", (job, self._clock.now_ns(), sealed))
         return key
 
+    # ---- services ----
+
+    def prepare_kms_slot(self, user_key: UserKey, tenant: str, point: bytes) -> PreparedKmsSlot | None:
+        """Get all that the service of a password must give for the slot of a new point; None where it has none.
+
+        Before a run seals anything: an outage after that is of no matter to it. Raises ConfigError, `KMS_ERRORS`.
+        """
+        if not user_key.kms:
+            return None
+        place = (str(self._path), user_key.kms, point)
+        known = _prepared.get(place)
+        if known is None:
+            known = prepare_kms_slot(self.kms, user_key.kms, tenant, point, self._clock)
+            while len(_prepared) >= MOST_PREPARED:
+                _prepared.pop(next(iter(_prepared)), None)
+            _prepared[place] = known
+        return known
+
+    def open_kms_slot(self, slot: KmsSlot, tenant: str, point: bytes, context: bytes) -> StorageKey:
+        """Return the storage key in a service's slot; see `kms_slot.open_kms_slot`."""
+        return open_kms_slot(self.kms, slot, tenant, point, context)
+
+    def kms_uses(self) -> dict[str, list[str]]:
+        """Return by service what it locks here: "the master key", "password office", "keyset 2026"."""
+        found: dict[str, list[str]] = {}
+        lock = self.lock()
+        if lock.kind == "kms":
+            found[lock.name] = ["the master key"]
+        with self._read() as db:
+            for kind, table in (("password", "passwords"), ("keyset", "keysets")):
+                for service, name in db.execute(f"SELECT kms, name FROM {table} WHERE kms != '' ORDER BY name"):
+                    found.setdefault(service, []).append(f"{kind} {name}")
+        return found
+
     # ---- within ----
 
     def _put_domain(self, db: sqlite3.Connection, job: str, key: ChunkIdKey, user_key: UserKey) -> None:
@@ -156,17 +213,17 @@ class KeyDatabase(PasswordChanges):
 
     def _wrap_under(self, user_key: UserKey, secret: bytes, place: bytes) -> bytes:
         """Wrap for the password of that name as it is now: a run that began before a change holds the one before."""
-        current = self._find("name = ?", user_key.name) or user_key
+        current = self._find("name = ?", user_key.name, held=user_key) or user_key
         return wrap(current.hash.kek, secret, place, clock=self._clock)
 
     def _unwrap(self, row: tuple[str, bytes] | None, place: bytes, length: int) -> bytes | None:
         """Open a sealed column with the user key that its row names; None if there is no row or no such password."""
         if row is None:
             return None
-        user_key = self._find("name = ?", row[0])
-        if user_key is None:
-            return None
-        try:
-            return unwrap(user_key.hash.kek, row[1], place, length=length)
-        except NoKey:  # the name was given to another password since
-            return None
+        # The old key of a change that is under way, or was killed, opens what was not wrapped anew yet.
+        for look in (lambda name: self._find("name = ?", name), self._set_aside_key):
+            user_key = look(row[0])
+            if user_key is not None:
+                with suppress(NoKey):  # the name was given to another password since
+                    return unwrap(user_key.hash.kek, row[1], place, length=length)
+        return None

@@ -18,7 +18,7 @@ from transporter.errors import DamagedData
 from transporter.keys.chunk_id import ChunkIdKey
 from transporter.keys.derive import KEY_LENGTH, bind
 from transporter.keys.secret import SYSTEM
-from transporter.keys.session_key import ChunkOpener, MetaKey, SessionKey
+from transporter.keys.session_key import ChunkOpener, FsiKey, MetaKey, SessionKey
 from transporter.keys.storage_key import StorageKey
 from transporter.keys.wrap import unwrap, wrap
 
@@ -50,8 +50,12 @@ class KeyRing:
         return self.meta_keys[0]
 
     def opener(self) -> ChunkOpener:
-        """Return what opens every chunk of the point, data and manifest; plain chunks are refused."""
-        return ChunkOpener((*self.session_keys, *self.meta_keys))
+        """Return what opens every chunk of the point: data, manifest and FSI; plain chunks are refused."""
+        return ChunkOpener((*self.session_keys, *self.meta_keys, *self.fsi_keys()))
+
+    def fsi_keys(self) -> list[FsiKey]:
+        """Return the keys of the file-system index alone, own run first."""
+        return [key.fsi for key in self.meta_keys]
 
 
 def seal_ring(storage_key: StorageKey, ring: KeyRing, context: bytes, *, clock: Clock = SYSTEM) -> list[bytes]:

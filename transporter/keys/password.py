@@ -10,9 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from argon2.exceptions import HashingError
-from argon2.low_level import ARGON2_VERSION, Type, hash_secret_raw
-
 from transporter.errors import DamagedData, JobFailed, UsageError
 from transporter.keys.derive import KEY_LENGTH, PASSWORD_KEK, PASSWORD_VERIFIER, hkdf, same
 
@@ -88,10 +85,14 @@ class PasswordHash:
 
 @dataclass(frozen=True, slots=True)
 class UserKey:
-    """A password hash under the name that this node's operators gave the password."""
+    """A password hash under the name that this node's operators gave the password.
+
+    ``kms``: the service that locks the hash here, and gets a slot on every new point; empty for none.
+    """
 
     name: str
     hash: PasswordHash = field(repr=False)
+    kms: str = ""
 
     @property
     def salt(self) -> bytes:
@@ -128,6 +129,10 @@ def hash_password(password: bytes, salt: bytes, parameters: KdfParameters = DEFA
         DamagedData: the salt is not 16 bytes (parameters were checked when they were built).
         JobFailed: the machine has not the memory that the parameters ask for.
     """
+    # Imported here: most commands work with hashes that are kept, and stretch nothing.
+    from argon2.exceptions import HashingError
+    from argon2.low_level import ARGON2_VERSION, Type, hash_secret_raw
+
     check_password(password)
     check_salt(salt)
     try:

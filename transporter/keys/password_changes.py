@@ -1,27 +1,52 @@
 """Changing and removing passwords: what of the key database hangs on one is wrapped anew, or goes with it.
 
-A change has two halves. The first is one transaction here (`change_password`): the new hash takes the old one's place,
-and everything below it in this database is wrapped anew. The old hash is kept aside, so that points whose slots are
-not replaced yet still open. The second replaces those slots, wherever they lie (jobs/rewrap.py); it may take long, be
-killed, and be gone on with. `finish_change` forgets the old hash: only then does the old password open nothing.
+A change has two halves. The first is here (`change_password`): in one transaction the new hash takes the old one's
+place, and the old one is kept aside, so that what still lies under it opens. Then everything below it in this database
+is wrapped anew, some rows at a time: nobody who waits for the database waits longer than for some of them. The second
+half replaces the slots of points, wherever they lie (jobs/rewrap.py). Both may take long, be killed, and be gone on
+with. `finish_change` wraps anew what a kill left here, and forgets the old hash: only then does the old password open
+nothing.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from transporter.errors import DamagedData, NoKey, UsageError
+from transporter.errors import DamagedData, NoKey, UnknownPassword, UsageError
+from transporter.keys.deeds import Deed, deed
 from transporter.keys.derive import KEY_LENGTH
-from transporter.keys.password import SALT_LENGTH, KdfParameters, PasswordHash, UserKey, hash_password
+from transporter.keys.hash_lock import HashLock, HashRow
+from transporter.keys.password import SALT_LENGTH, PasswordHash, UserKey, hash_password
 from transporter.keys.password_table import PasswordTable, check_hint, unknown_or
 from transporter.keys.places import change_place, domain_place, password_place, run_place, storage_key_place
 from transporter.keys.wrap import unwrap, wrap
 
 _BELOW: Final = ("storage_keys", "runs", "domains")
 """Tables whose rows name the password that they are wrapped under."""
+
+BATCH: Final = 1000
+"""Rows that are wrapped anew in one transaction: 10 ms of writing and a flush of the disk, of the 15 s (`BUSY_SECONDS`)
+that another process waits. The wrapping, ten times as long, is outside it, and leaves the others room."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A table below a password: the columns of its key, how many bytes are sealed, and what to."""
+
+    name: str
+    key: tuple[str, ...]
+    length: int
+    place: Callable[..., bytes]
+
+
+_TABLES: Final = (
+    _Table("storage_keys", ("point",), KEY_LENGTH, storage_key_place),
+    _Table("runs", ("job", "run"), 2 * KEY_LENGTH, run_place),
+    _Table("domains", ("job",), KEY_LENGTH, domain_place),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,66 +73,103 @@ class PasswordChanges(PasswordTable):
     def change_password(self, name: str, password: bytes, hint: str | None = None) -> UserKey:
         """Put ``password`` in the place of the one kept as ``name``; ``hint`` None keeps the hint.
 
-        Durable as a whole or not at all. Afterwards `unfinished_changes` has the old hash.
+        The new hash is durable as a whole or not at all. Afterwards `unfinished_changes` has the old one.
 
         Raises:
             UnknownPassword: there is none of that name.
             UsageError: the password is empty, the hint holds it, or the last change has not been finished.
+            NeedsApproval, RefusedByPeer: two operators must have signed for it.
         """
         check_hint(hint or "", password)
-        unknown_or(self._find("name = ?", name), name)  # before the dear hashing
+        what = deed("password.change", name)
+        self._refuse_unknown(name)  # before anything dear
+        self._before(what)
+        held = self.user_key(name)  # before the dear hashing; and no service is asked in the transaction
         new = hash_password(password, self._clock.random_bytes(SALT_LENGTH), self._parameters)
         with self._write() as db:
-            old = unknown_or(self._find("name = ?", name), name)
+            old = unknown_or(self._find("name = ?", name, held), name)
+            row = self._row("name = ?", name)
+            assert row is not None
+            lock = self.hash_lock(row)  # from the cache: it was asked for above
             # Two old hashes would be two old passwords at large, and what replaces slots knows of one.
             _refuse_unfinished(db, name)
-            self._record(db, "password.change", password=name, points=self._count(db, "storage_keys", name))
-            self._set_aside(db, old)
-            self._replace(db, UserKey(name, new), hint)
-            self._wrap_anew(db, old, UserKey(name, new))
-        return UserKey(name, new)
+            facts = self._approved(db, what)
+            points = self._count(db, "storage_keys", name)
+            self._record(db, "password.change", password=name, points=points, **facts)
+            self._set_aside(db, old, lock)
+            self._replace(db, UserKey(name, new), hint, lock)
+        self._wrap_anew(old, UserKey(name, new))
+        return UserKey(name, new, old.kms)
 
     def unfinished_changes(self, name: str = "") -> list[UnfinishedChange]:
         """Return the old hashes that are still kept, oldest first; of one password, or of all."""
-        query = """SELECT name, salt, memory_kib, iterations, lanes, sealed, began_ns FROM password_changes
+        query = f"""SELECT began_ns, {HashRow.COLUMNS} FROM password_changes
             WHERE ?1 IN ('', name) ORDER BY began_ns, salt"""
         with self._read() as db:
             rows = db.execute(query, (name,)).fetchall()
-        return [UnfinishedChange(row[0], row[6], self._old(row).hash) for row in rows]
+        return [UnfinishedChange(row[1], row[0], self._old(HashRow.of(row[1:])).hash) for row in rows]
+
+    def count_unfinished(self, name: str) -> int:
+        """Return how many old hashes of a password are still kept; nothing is opened."""
+        with self._read() as db:
+            row = db.execute("SELECT count(*) FROM password_changes WHERE name = ?", (name,)).fetchone()
+        return int(row[0])
 
     def finish_change(self, salt: bytes, *, replaced: int, given_up: int = 0, unreached: Sequence[str] = ()) -> None:
-        """Forget an old hash: ``replaced`` slots were.
+        """Forget an old hash, once nothing here is under it any more: ``replaced`` slots were.
 
-        ``given_up`` points could not be opened by it any more, and ``unreached`` places were left out.
+        ``given_up`` points could not be opened by it any more, and ``unreached`` places were left out: to lose those
+        may need two operators (NeedsApproval).
         """
+        with self._read() as db:
+            row = db.execute(f"SELECT {HashRow.COLUMNS} FROM password_changes WHERE salt = ?", (salt,)).fetchone()
+        if row is None:
+            return
+        old = self._old(HashRow.of(row))
+        # Nothing comes to lie under the old hash any more (`_wrap_under`): behind this nothing does.
+        self._wrap_anew(old, self.user_key(old.name))
+        loss = deed("password.give-up", old.name) if given_up or unreached else None
+        if loss is not None:
+            self._before(loss)
         with self._write() as db:
             row = db.execute("SELECT name FROM password_changes WHERE salt = ?", (salt,)).fetchone()
             if row is None:
                 return
             self._record(
-                db, "password.changed", password=row[0], slots=replaced, given_up=given_up, left_out=list(unreached)
+                db,
+                "password.changed",
+                password=row[0],
+                slots=replaced,
+                given_up=given_up,
+                left_out=list(unreached),
+                **(self._approved(db, loss) if loss is not None else {}),
             )
             db.execute("DELETE FROM password_changes WHERE salt = ?", (salt,))
         self._scrape()
 
     def use_of(self, name: str) -> PasswordUse:
         """Count what hangs on a password in this database. Raises UnknownPassword."""
-        unknown_or(self._find("name = ?", name), name)
+        self._refuse_unknown(name)
         with self._read() as db:
             return PasswordUse(*(self._count(db, table, name) for table in _BELOW))
 
-    def remove_password(self, name: str) -> PasswordUse:
+    def remove_password(self, name: str, *, in_use: bool = False) -> PasswordUse:
         """Forget a password and everything that is wrapped under it here; points stay, for whoever knows the password.
+
+        ``in_use``: the configuration uses it. That, and what hangs on it here, makes it a forced removal.
 
         Raises:
             UnknownPassword: there is none of that name.
             UsageError: its change has not been finished: the old hash would be lost with it.
+            NeedsApproval, RefusedByPeer: two operators must have signed for it.
         """
+        self._before(_removal(name, self.use_of(name), in_use=in_use))
         with self._write() as db:
-            unknown_or(self._find("name = ?", name), name)
+            self._refuse_unknown(name)
             _refuse_unfinished(db, name)
             use = PasswordUse(*(self._count(db, table, name) for table in _BELOW))
-            self._record(db, "password.remove", password=name, points=use.points)
+            facts = self._approved(db, _removal(name, use, in_use=in_use))
+            self._record(db, "password.remove", password=name, points=use.points, **facts)
             for table in _BELOW:
                 db.execute(f"DELETE FROM {table} WHERE password = ?", (name,))
             db.execute("DELETE FROM passwords WHERE name = ?", (name,))
@@ -119,23 +181,35 @@ class PasswordChanges(PasswordTable):
         found = self._find("salt = ?", salt)
         if found is not None:
             return found
-        query = "SELECT name, salt, memory_kib, iterations, lanes, sealed FROM password_changes WHERE salt = ?"
+        query = f"SELECT {HashRow.COLUMNS} FROM password_changes WHERE salt = ?"
         with self._read() as db:
             row = db.execute(query, (salt,)).fetchone()
-        return None if row is None else self._old(row)
+        return None if row is None else self._old(HashRow.of(row))
+
+    def knows_salt(self, salt: bytes) -> bool:
+        """Tell whether `find_by_salt` has something to open; no service is asked."""
+        with self._read() as db:
+            query = "SELECT 1 FROM passwords WHERE salt = ?1 UNION SELECT 1 FROM password_changes WHERE salt = ?1"
+            return db.execute(query, (salt,)).fetchone() is not None
 
     # ---- within ----
 
-    def _set_aside(self, db: sqlite3.Connection, old: UserKey) -> None:
+    def _refuse_unknown(self, name: str) -> None:
+        if not self._is_kept(name):
+            raise UnknownPassword.of(name)
+
+    def _set_aside(self, db: sqlite3.Connection, old: UserKey, lock: HashLock) -> None:
         price = old.params
-        sealed = wrap(self._kek, old.hash.raw, change_place(old.name, old.salt, price), clock=self._clock)
+        sealed = self._seal_hash(old.hash, lock, change_place(old.name, old.salt, price))
         now = self._clock.now_ns()
         row = (old.salt, old.name, price.memory_kib, price.iterations, price.lanes, now, sealed)
-        db.execute("INSERT INTO password_changes VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+        db.execute(
+            "INSERT INTO password_changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", (*row, lock.service, lock.wrapped)
+        )
 
-    def _replace(self, db: sqlite3.Connection, new: UserKey, hint: str | None) -> None:
+    def _replace(self, db: sqlite3.Connection, new: UserKey, hint: str | None, lock: HashLock) -> None:
         price = new.params
-        sealed = wrap(self._kek, new.hash.raw, password_place(new.name, new.salt, price), clock=self._clock)
+        sealed = self._seal_hash(new.hash, lock, password_place(new.name, new.salt, price))
         db.execute(
             """UPDATE passwords SET salt = ?, memory_kib = ?, iterations = ?, lanes = ?, hint = coalesce(?, hint),
                 changed_ns = ?, sealed = ? WHERE name = ?""",
@@ -151,40 +225,61 @@ class PasswordChanges(PasswordTable):
             ),
         )
 
-    def _wrap_anew(self, db: sqlite3.Connection, old: UserKey, new: UserKey) -> None:
-        """Wrap what hangs on the password under the new one; what the old one does not open is of no use to anybody."""
-        rows = db.execute("SELECT point, sealed FROM storage_keys WHERE password = ?", (new.name,)).fetchall()
-        for point, sealed in rows:
-            again = self._moved(old, new, sealed, storage_key_place(point), KEY_LENGTH)
-            db.execute("UPDATE storage_keys SET sealed = ? WHERE point = ?", (again, point))
-        rows = db.execute("SELECT job, run, sealed FROM runs WHERE password = ?", (new.name,)).fetchall()
-        for job, run, sealed in rows:
-            again = self._moved(old, new, sealed, run_place(job, run), 2 * KEY_LENGTH)
-            db.execute("UPDATE runs SET sealed = ? WHERE job = ? AND run = ?", (again, job, run))
-        rows = db.execute("SELECT job, sealed FROM domains WHERE password = ?", (new.name,)).fetchall()
-        for job, sealed in rows:
-            again = self._moved(old, new, sealed, domain_place(job), KEY_LENGTH)
-            db.execute("UPDATE domains SET sealed = ? WHERE job = ?", (again, job))
+    def _wrap_anew(self, old: UserKey, new: UserKey) -> None:
+        """Wrap what hangs on the password under the new one; what the old one does not open is of no use to anybody.
 
-    def _moved(self, old: UserKey, new: UserKey, sealed: bytes, place: bytes, length: int) -> bytes:
+        What was done stays done, and is not done again. Not within a transaction.
+        """
+        for table in _TABLES:
+            after: tuple[Any, ...] = ()
+            while rows := self._some(table, new.name, after):
+                after = rows[-1][:-1]
+                moved = [(again, *row) for row in rows if (again := self._moved(old, new, table, row)) is not None]
+                self._put_back(table, moved)
+
+    def _some(self, table: _Table, name: str, after: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        """Return the next rows of a password: their keys, and what is sealed."""
+        key = ", ".join(table.key)
+        beyond = f"AND ({key}) > ({', '.join('?' * len(after))})" if after else ""
+        query = f"SELECT {key}, sealed FROM {table.name} WHERE password = ? {beyond} ORDER BY {key} LIMIT ?"
+        with self._read() as db:
+            return db.execute(query, (name, *after, BATCH)).fetchall()
+
+    def _put_back(self, table: _Table, moved: list[tuple[Any, ...]]) -> None:
+        """Store what was wrapped anew, where nobody has stored something else meanwhile."""
+        if moved:
+            same = " AND ".join(f"{column} = ?" for column in (*table.key, "sealed"))
+            with self._write() as db:
+                db.executemany(f"UPDATE {table.name} SET sealed = ? WHERE {same}", moved)
+
+    def _moved(self, old: UserKey, new: UserKey, table: _Table, row: tuple[Any, ...]) -> bytes | None:
+        """Return what a row holds under the new password; None where the old one does not open it."""
+        *key, sealed = row
+        place = table.place(*key)
         try:
-            plain = unwrap(old.hash.kek, sealed, place, length=length)
-        except (NoKey, DamagedData):  # of an older password of that name, or rotten: of no use either way
-            return sealed
+            plain = unwrap(old.hash.kek, sealed, place, length=table.length)
+        except (NoKey, DamagedData):  # it was done before; or of an older password of that name, or rotten
+            return None
         return wrap(new.hash.kek, plain, place, clock=self._clock)
 
-    def _old(self, row: Sequence[Any]) -> UserKey:
-        name, salt, price = row[0], row[1], KdfParameters(*row[2:5])
-        try:
-            raw = unwrap(self._kek, row[5], change_place(name, salt, price))
-        except NoKey:
-            raise DamagedData(f"the key database {self._path} is damaged", "put back a copy of it") from None
-        return UserKey(name, PasswordHash.from_raw(raw, salt, price))
+    def _set_aside_key(self, name: str) -> UserKey | None:
+        """Return the old key of a password whose change is not finished."""
+        with self._read() as db:
+            row = db.execute(f"SELECT {HashRow.COLUMNS} FROM password_changes WHERE name = ?", (name,)).fetchone()
+        return None if row is None else self._old(HashRow.of(row))
+
+    def _old(self, row: HashRow) -> UserKey:
+        return self._open_hash(row, change_place(row.name, row.salt, row.price))
 
     @staticmethod
     def _count(db: sqlite3.Connection, table: str, name: str) -> int:
         row = db.execute(f"SELECT count(*) FROM {table} WHERE password = ?", (name,)).fetchone()
         return int(row[0])
+
+
+def _removal(name: str, use: PasswordUse, *, in_use: bool) -> Deed:
+    lost = in_use or use.points or use.runs or use.domains
+    return deed("password.remove-in-use" if lost else "password.remove", name)
 
 
 def unfinished_change(name: str) -> UsageError:

@@ -36,5 +36,30 @@ def plain_domain_place(job: str) -> bytes:
     return bind(b"plain domain", job.encode())
 
 
+def recovery_place(request: bytes) -> bytes:
+    """Of the one-time private key of a recovery that was asked for, under the master key."""
+    return bind(b"recovery", request)
+
+
+def recovered_place(point_id: bytes) -> bytes:
+    """Of a storage key that came by a recovery, under the master key."""
+    return bind(b"recovered storage key", point_id)
+
+
+def operator_place(name: str, identity: bytes, added_ns: int) -> bytes:
+    """Of an operator's public key, under the master key: nobody else registers one."""
+    return bind(b"operator", name.encode(), identity, added_ns.to_bytes(8, "big"))
+
+
+def policy_place() -> bytes:
+    """Of what needs two operators, under the master key."""
+    return bind(b"four eyes policy")
+
+
+def job_zone_place(job: str) -> bytes:
+    """Of the zone that a job last ran in, under the master key."""
+    return bind(b"job zone", job.encode())
+
+
 def _numbers(price: KdfParameters) -> tuple[bytes, ...]:
     return tuple(number.to_bytes(4, "big") for number in (price.memory_kib, price.iterations, price.lanes))

@@ -101,10 +101,22 @@ class SessionKey(Secret):
         return f"<{type(self).__name__} {self.key_id[:4].hex()}>"
 
 
+class FsiKey(SessionKey):
+    """The key of the file-system index of one run: derived from the metakey, with an id and counters of its own.
+
+    So it can be handed to whoever may search and not restore, and no nonce of the manifest's key is ever spent here.
+    """
+
+    __slots__ = ()
+    KIND: ClassVar[str] = "file-system index key"
+    _ID_LABEL: ClassVar[bytes] = derive.FSI_KEY_ID
+    _CHUNK_LABEL: ClassVar[bytes] = derive.FSI_CHUNKS
+
+
 class MetaKey(SessionKey):
     """The key of the metadata of one run: manifest chunks, the MAC of the point, the file-system index."""
 
-    __slots__ = ("_mac_key", "fsi_key")
+    __slots__ = ("_mac_key", "fsi", "fsi_key")
     KIND: ClassVar[str] = "metakey"
     _ID_LABEL: ClassVar[bytes] = derive.METAKEY_ID
     _CHUNK_LABEL: ClassVar[bytes] = derive.METAKEY_CHUNKS
@@ -113,6 +125,14 @@ class MetaKey(SessionKey):
         super().__init__(secret)
         self._mac_key = hkdf(self._secret, derive.METAKEY_MAC)
         self.fsi_key = hkdf(self._secret, derive.METAKEY_FSI)
+        self.fsi = FsiKey(self.fsi_key)
+
+    @classmethod
+    def generate(cls, clock: Clock = SYSTEM) -> Self:
+        """Return a new random key that may seal, and whose `fsi` may; both start at counter 0."""
+        key = super().generate(clock)
+        key.fsi._counter = 0
+        return key
 
     def mac(self, data: bytes) -> bytes:
         """Return the 32-byte HMAC-SHA256 that authenticates a restore point."""
@@ -132,6 +152,14 @@ class MetaKey(SessionKey):
 def sealed_length(data_length: int) -> int:
     """Return how many bytes `ChunkSealer.seal_into` writes for ``data_length`` bytes of data."""
     return data_length + SEAL_OVERHEAD
+
+
+def sealed_aad(
+    key_id: bytes, counter: int, chunk_id: bytes, codec: int, plain_length: int
+) -> tuple[bytes, bytes, bytes]:
+    """Return nonce, header and additional data of a sealed chunk; see `ChunkSealer` for the form."""
+    aad = _AAD.pack(_SEALED, key_id, counter, chunk_id, codec, plain_length)
+    return _NONCE_PREFIX + aad[33:_HEADER], aad[:_HEADER], aad
 
 
 class ChunkSealer:
@@ -258,3 +286,8 @@ class ChunkOpener:
 
     def __repr__(self) -> str:
         return f"<ChunkOpener of {len(self._aeads)} keys>"
+
+
+def is_sealed(stored: Bytes) -> bool:
+    """Tell whether a stored chunk has the sealed form, by its first byte; whether it opens is another matter."""
+    return len(stored) > SEAL_OVERHEAD and stored[0] == _SEALED

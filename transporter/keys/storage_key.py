@@ -6,21 +6,34 @@ another point, put in this one's folder by whoever holds the repository, opens n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
 from transporter.clock import Clock
-from transporter.errors import CorruptedPoint, DamagedData, NoKey, UnsupportedFormat, WrongPassword
+from transporter.errors import (
+    KMS_ERRORS,
+    CorruptedPoint,
+    DamagedData,
+    NoKey,
+    TransporterError,
+    UnsupportedFormat,
+    WrongPassword,
+)
 from transporter.keys.derive import STORAGE_RING, bind, hkdf
 from transporter.keys.password import KdfParameters, PasswordHash, UserKey, hash_password
 from transporter.keys.secret import SYSTEM, Secret
 from transporter.keys.slot import (
+    KmsSlot,
     SlotInfo,
     SlotKind,
     SlotParts,
     check_slot,
     finish_slot,
     password_header,
+    read_keyset_slot,
+    read_kms_slot,
     read_slot,
     read_slot_public,
 )
@@ -106,39 +119,96 @@ def unlock(
     context: bytes,
     find: Callable[[SlotInfo], PasswordHash | UserKey | None],
     ask: Callable[[SlotInfo], bytes | None] | None = None,
-) -> tuple[StorageKey, PasswordHash]:
-    """Open a point by any of its slots, in the order of docs/security.md.
+    by_kms: Callable[[KmsSlot], StorageKey] | None = None,
+) -> tuple[StorageKey, PasswordHash | None]:
+    """Open a point by any of its slots, in the order of docs/security.md; the hash is None where a service opened it.
 
     ``find`` gives the password hash for what a slot says of itself, from the key database (by its salt) or from what
     was typed before; None if there is none. Only when no slot opened that way does ``ask`` get the password of a slot
-    from a person (None: not known); it is stretched here.
+    from a person (None: not known); it is stretched here. Between the two ``by_kms`` opens slots of services.
 
     Raises:
         CorruptedPoint: there is no slot, or none that is sound: no password can ever open this point.
         WrongPassword: a password was given, and it is not the one.
         NoKey: sound slots, but no password for any of them.
         DamagedData: a slot for a known password was altered, or is that of another point.
+        `KMS_ERRORS`: there was nothing else to try, and a service failed.
     """
-    sound, damage = _sort_out(slots)
+    found = _sort_out(slots)
+    failed = _Failed(found.damage)
+    for look in (find, None, _stretching(ask)):
+        if look is None:
+            key = _by_services(found.services, by_kms, failed)
+            if key is not None:
+                return key, None
+            continue
+        for parts in found.sound:
+            with failed.noted():
+                known = look(parts.info)
+                if known is not None:
+                    return _open(parts, _hash(known), context), _hash(known)
+    raise failed.told(found)
+
+
+def _by_services(
+    services: list[KmsSlot], by_kms: Callable[[KmsSlot], StorageKey] | None, failed: _Failed
+) -> StorageKey | None:
+    for slot in services if by_kms is not None else ():
+        with failed.noted():
+            assert by_kms is not None
+            return by_kms(slot)
+    return None
+
+
+@dataclass(slots=True)
+class _Failed:
+    """What the ways that were tried failed with; the most telling one is raised."""
+
+    damage: DamagedData | None
     wrong: WrongPassword | None = None
-    for look in (find, _stretching(ask)):
-        for parts in sound:
-            try:
-                key = look(parts.info)
-                if key is not None:
-                    return _open(parts, _hash(key), context), _hash(key)
-            except WrongPassword as error:
-                wrong = error
-            except DamagedData as error:
-                damage = error
-    if wrong is not None:
-        raise wrong
-    if not sound and not isinstance(damage, UnsupportedFormat):
-        raise CorruptedPoint(
-            f"this restore point cannot be opened: {damage.what if damage else 'it has neither slot nor salt left'}",
-            "restore another point, or another copy of this one",
+    service: TransporterError | None = None
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        try:
+            yield
+        except WrongPassword as error:
+            self.wrong = error
+        except KMS_ERRORS as error:
+            self.service = error
+        except DamagedData as error:
+            self.damage = error
+
+    def told(self, found: _Found) -> TransporterError:
+        if self.wrong is not None:
+            return self.wrong
+        if found.keysets and self.service is None and (self.damage is not None or not (found.sound or found.services)):
+            broken = f" ({self.damage.what})" if self.damage is not None else ""
+            return NoKey(f"no password opens this restore point{broken}", _what_helps(found))
+        ways = found.sound or found.services or found.keysets
+        if not (ways or isinstance(self.damage, UnsupportedFormat)):
+            return CorruptedPoint(
+                "this restore point cannot be opened: "
+                f"{self.damage.what if self.damage else 'it has neither slot nor salt left'}",
+                "restore another point, or another copy of this one",
+            )
+        if self.service is not None and found.sound:
+            remedy = f"{self.service.remedy}; or give the password that the point was made with"
+            return type(self.service)(self.service.what, remedy)
+        return (
+            self.service
+            or self.damage
+            or NoKey("no password that opens this restore point is at hand", _what_helps(found))
         )
-    raise damage or NoKey("no password that opens this restore point is at hand", "give the password it was made with")
+
+
+def _what_helps(found: _Found) -> str:
+    ways = [
+        "give the password it was made with" if found.sound else "",
+        f"add the service with the key {found.services[0].reference} to config.toml" if found.services else "",
+        f"ask keyset {found.keysets[0]!r} for the key: `transporter recover request`" if found.keysets else "",
+    ]
+    return " or ".join(way for way in ways if way)
 
 
 def _stretching(ask: Callable[[SlotInfo], bytes | None] | None) -> Callable[[SlotInfo], PasswordHash | None]:
@@ -149,19 +219,33 @@ def _stretching(ask: Callable[[SlotInfo], bytes | None] | None) -> Callable[[Slo
     return look
 
 
-def _sort_out(slots: Iterable[bytes]) -> tuple[list[SlotParts], DamagedData | None]:
-    """Return the sound password slots, and what was wrong with the last of the others."""
-    sound: list[SlotParts] = []
+@dataclass(slots=True)
+class _Found:
+    """The sound slots, names of keysets, and what was wrong with the last of the others."""
+
+    sound: list[SlotParts] = field(default_factory=list)
+    services: list[KmsSlot] = field(default_factory=list)
+    keysets: list[str] = field(default_factory=list)
     damage: DamagedData | None = None
+
+
+def _sort_out(slots: Iterable[bytes]) -> _Found:
+    found = _Found()
     for count, slot in enumerate(slots):
         if count == MAX_SLOTS:
             raise DamagedData("a restore point has more slots than anyone makes", "remove what was added to them")
         try:
-            sound.append(read_slot(slot))
+            keyset, service = read_keyset_slot(slot), read_kms_slot(slot)
+            if keyset is not None:
+                found.keysets.append(keyset.name)
+            elif service is not None:
+                found.services.append(service)
+            else:
+                found.sound.append(read_slot(slot))
         except DamagedData as error:
             # A sound slot of a kind that this version cannot use says more than a damaged one: the point is not lost.
-            damage = damage if isinstance(damage, UnsupportedFormat) else error
-    return sound, damage
+            found.damage = found.damage if isinstance(found.damage, UnsupportedFormat) else error
+    return found
 
 
 def _hash(key: PasswordHash | UserKey) -> PasswordHash:

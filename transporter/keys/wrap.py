@@ -37,11 +37,17 @@ _CHECKSUM: Final = 16
 _BODY: Final = 1 + _SALT + _COMMITMENT
 _ZERO_NONCE: Final = bytes(12)
 
+_BEGINNING: Final = bind(WRAP, _VERSION, b"")[:-4]
+
 WRAP_OVERHEAD: Final = _BODY + _TAG + _CHECKSUM
 """Bytes that a cryptogram is longer than what it wraps."""
 
 MAX_WRAPPED: Final = 4096
 """Bytes that can be wrapped at most: keys and small groups of keys, never data."""
+
+
+POINT: Final = "restore point"
+"""The purpose of whatever opens a restore point."""
 
 
 class WrongKey(NoKey):
@@ -53,6 +59,11 @@ class WrongKey(NoKey):
 def context(purpose: str, tenant: str, repository_id: bytes, point_id: bytes) -> bytes:
     """Return the place a cryptogram belongs to; it opens nowhere else. Any two different places differ in bytes."""
     return bind(purpose.encode(), tenant.encode("utf-8", "surrogateescape"), repository_id, point_id)
+
+
+def point_context(tenant: str, repository_id: bytes, point_id: bytes) -> bytes:
+    """Return the place of everything that belongs to one restore point."""
+    return context(POINT, tenant, repository_id, point_id)
 
 
 def wrap(kek: bytes, key: bytes, context: bytes, *, clock: Clock = SYSTEM) -> bytes:
@@ -100,7 +111,8 @@ def _derive(kek: bytes, salt: bytes) -> tuple[bytes, bytes]:
 
 
 def _associated(context: bytes) -> bytes:
-    return bind(WRAP, _VERSION, context)
+    # bind(WRAP, _VERSION, context), of which only the end changes: every cryptogram has one.
+    return _BEGINNING + len(context).to_bytes(4, "big") + context
 
 
 def _checksum(body: bytes) -> bytes:

@@ -41,7 +41,7 @@ PROVIDER_CODES = frozenset(
         *("refused", "identity-refused", "duplicate-identity", "quota-exceeded", "tampering"),
         *("job-failed", "job-busy", "disk-full", "missing-chunks", "point-exists"),
         # A name that the repository cannot hold; a point that is not there.
-        *("usage", "no-such-point"),
+        *("usage", "no-such-point", "point-kept", "clock-doubtful", "repository-busy"),
         # Zone target, and sealed at rest: the keys are there.
         *("no-key", "unknown-password", "wrong-key"),
         *("damaged", "chunk-missing", "corrupted-point", "unsupported-format"),
@@ -81,6 +81,8 @@ class ControlLink:
         self.bytes_received = 0
         # A first guess of the line's round trip in seconds, from the handshake; 0: none.
         self.guess = 0.0
+        # Of a peer that stores points in somebody else's name: what allows it to, once the service has proven it.
+        self.mandate: object = None
         # Nothing more is to be said by either side: closing need not wait for the other's goodbye.
         self.all_said = False
         # The last error that the peer was told.

@@ -7,8 +7,8 @@ import trio
 from pipeline.chunk import Chunk
 from protocol.data import NEED_DATA, DataChannel, Event
 from protocol.errors import RemoteProtocolError, TamperingError, TruncatedError
+from protocol.messages import FSI, METADATA, KeyB, KeyBProof, Message
 from protocol.messages import Chunk as ChunkHeader
-from protocol.messages import KeyB, KeyBProof, Message
 from transporter.errors import RefusedByPeer, TamperingDetected
 from transporter.link.broken import LinkBroken
 from transporter.link.carrier import Carrier
@@ -17,9 +17,8 @@ from transporter.throttle.limits import NO_LIMIT
 
 def chunk_header(chunk: Chunk) -> ChunkHeader:
     """Return what travels beside a stored chunk: the border between a pipeline chunk and a wire message."""
-    return ChunkHeader(
-        id=chunk.chunk_id, codec=chunk.codec, plain_length=chunk.plain_length, flags=1 if chunk.metadata else 0
-    )
+    flags = (METADATA if chunk.metadata else 0) | (FSI if chunk.fsi else 0)
+    return ChunkHeader(id=chunk.chunk_id, codec=chunk.codec, plain_length=chunk.plain_length, flags=flags)
 
 
 class DataLink:

@@ -6,7 +6,7 @@ session with new keys. Tampering never leads here: it ends the job.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -15,6 +15,7 @@ import trio
 from protocol.messages import Start
 from transporter.clock import Clock
 from transporter.link.address import Address
+from transporter.link.control_link import ControlLink
 from transporter.link.dial import Peer
 from transporter.link.identity import Identity
 from transporter.link.open_session import open_session
@@ -78,6 +79,7 @@ async def open_data_session(
     clock: Clock,
     say: Say,
     most: int = 0,
+    before: Callable[[ControlLink], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Session]:
     """Open a session as `open_session` does, over WebSockets where ``peer.data`` allows it and nothing else works.
 
@@ -89,14 +91,14 @@ async def open_data_session(
     async with AsyncExitStack() as stack:
         try:
             session = await stack.enter_async_context(
-                open_session(chosen, identity, start, streams, handlers, clock, most)
+                open_session(chosen, identity, start, streams, handlers, clock, most, before)
             )
         except DirectDataFailed as error:
             if chosen.data != "auto" or not paths.failed(peer):
                 raise
             # Said and remembered only once it works: else it is the line, and not the kind of channel.
             session = await stack.enter_async_context(
-                open_session(by_websocket, identity, start, streams, handlers, clock, most)
+                open_session(by_websocket, identity, start, streams, handlers, clock, most, before)
             )
             paths.block(peer)
             say(f"direct data channels to {peer.name} do not get through: data goes by WebSocket now ({error})")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
@@ -71,13 +71,18 @@ async def open_session(
     handlers: SessionHandlers,
     clock: Clock,
     most: int = 0,
+    before: Callable[[ControlLink], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Session]:
     """Dial ``peer``, start a session and open ``streams`` data channels; up to ``most`` while it gets faster by that.
+
+    ``before``: what is to be said on the control connection before the session is asked for.
 
     Raises what dialling raises, what the peer refuses, LinkBroken when the session breaks, TamperingDetected.
     """
     async with AsyncExitStack() as stack:
         link = await stack.enter_async_context(dial_control(peer, identity))
+        if before is not None:
+            await before(link)
         seconds = link.kernel_round_trip() if peer.end_to_end else link.guess
         count = streams
         if most > streams and seconds and seconds >= SHORT_LINE_SECONDS:

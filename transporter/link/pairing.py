@@ -8,7 +8,7 @@ source       the inviting node wants to use a repository of the joining one, whi
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import trio
@@ -60,14 +60,16 @@ def invite(
     *,
     kind: Kind = "repository",
     via: str = "",
+    may_remove: bool = False,
     lifetime: float = DEFAULT_LIFETIME_SECONDS,
     address: str = "",
     clock: Clock = _SYSTEM,
 ) -> str:
     """Return an invitation to use ``repository`` of this home (see above for other kinds); ``lifetime`` in seconds.
 
-    ``via``: the proxy host through which the joining node reaches this one. Raises ConfigError when the repository or
-    the proxy host is unknown, or when the node has no address that others could dial.
+    ``may_remove``: and to remove restore points there; without it the joining node only adds. ``via``: the proxy host
+    through which the joining node reaches this one. Raises ConfigError when the repository or the proxy host is
+    unknown, or when the node has no address that others could dial.
     """
     config = load_config(home.config_path)
     if kind == "repository":
@@ -80,7 +82,7 @@ def invite(
         way = _way_through(catalog, via) if via else _Way(address or _own_address(config))
         if not way.address:
             raise ConfigError("this node does not listen", 'set listen = "HOST:6180" in [node] of config.toml')
-        catalog.add_invitation(Invitation(secret_hash(secret), opens, expires))
+        catalog.add_invitation(Invitation(secret_hash(secret), opens, expires, may_remove=may_remove))
     return encode_invitation(
         InvitationText(
             name=config.node.name,
@@ -227,6 +229,8 @@ async def answer_pairing(link: ControlLink, pair: Pair, catalog: Catalog, clock:
             _check_name(catalog, link.peer_pin, pair.name)
             entry = _invited(pair, link.peer_pin, invitation.repository, catalog, clock)
             catalog.use_invitation(invitation.secret_hash, clock.now_ns())
+            if invitation.may_remove and entry.rights:
+                entry = replace(entry, removes=entry.rights)
             return _remember(catalog, entry)
     raise IdentityRefused("this invitation is not known here", "ask for a new one: transporter invite")
 

@@ -60,6 +60,7 @@ class SessionHandlers:
     next_chunk: Callable[[], Awaitable[Chunk]]
     on_stored: Callable[[bytes], None]
     on_chunk: Callable[[ChunkHeader, memoryview], Awaitable[None]]
+    # Told the id of a chunk, and behind it the id of its key where a form of it was asked for.
     on_missing: Callable[[bytes, str], None]
     # Whether something waits for the line: chunks to be sent, or chunks that were asked for.
     backlog: Callable[[], bool] = lambda: False
@@ -293,7 +294,7 @@ class Session:
             elif isinstance(message, Stored):
                 self._handlers.on_stored(message.chunks)
             elif isinstance(message, Missing):
-                self._handlers.on_missing(message.id, message.reason)
+                self._handlers.on_missing(message.id + message.key, message.reason)
             elif isinstance(message, SlotStored | Progress):
                 continue
             elif isinstance(message, Limit):

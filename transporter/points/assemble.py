@@ -15,19 +15,20 @@ import msgspec
 
 from pipeline.trust_zone import Zone
 from transporter.clock import Clock
-from transporter.errors import DamagedData, NoKey, RefusedByPeer
+from transporter.errors import KMS_ERRORS, DamagedData, KmsWrongKey, NoKey, RefusedByPeer, TransporterError
 from transporter.keys.chunk_id import ChunkIdKey
 from transporter.keys.derive import KEY_LENGTH
+from transporter.keys.escrow import NO_ESCROW, Escrow
 from transporter.keys.key_ring import KeyRing, open_ring, seal_ring
+from transporter.keys.kms_slot import PreparedKmsSlot
 from transporter.keys.password import PasswordHash, UserKey
 from transporter.keys.session_key import ChunkOpener
-from transporter.keys.slot import SlotInfo
+from transporter.keys.slot import KmsSlot, SlotInfo
 from transporter.keys.storage_key import MAX_SLOTS, StorageKey, make_password_slot, unlock
-from transporter.keys.wrap import context
+from transporter.keys.wrap import point_context
 from transporter.points.run_keys import RunKeys
-from transporter.repository.point_head import PointHead, decode_head, encode_head
+from transporter.repository.point_head import FSI_VERSION, HEAD_VERSION, PointHead, decode_head, encode_head
 
-PURPOSE = "restore point"
 SLOT_ID_LENGTH = 16
 _MAX_FACTS = 16 << 20
 
@@ -35,7 +36,8 @@ _MAX_FACTS = 16 << 20
 class PointFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=False):
     """What the end that read the workload knows of a point: no key, no name of a file.
 
-    ``manifest``: (chunk id, plain length) in order; ``needs_hash``: BLAKE3 of the list of needed chunks.
+    ``manifest``: (chunk id, plain length) in order; ``fsi``: likewise, the file-system index, empty without one;
+    ``needs_hash``: BLAKE3 of the list of needed chunks.
     """
 
     kind: str
@@ -44,6 +46,7 @@ class PointFacts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     manifest: list[tuple[bytes, int]]
     needs_hash: bytes
     statistics: dict[str, int]
+    fsi: list[tuple[bytes, int]] = []
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Place:
     @property
     def context(self) -> bytes:
         """The context of every cryptogram of the point."""
-        return context(PURPOSE, self.tenant, self.repository_id, self.point_id)
+        return point_context(self.tenant, self.repository_id, self.point_id)
 
 
 def encode_facts(facts: PointFacts) -> bytes:
@@ -82,6 +85,7 @@ def decode_facts(data: bytes | memoryview) -> PointFacts:
 
 def _head(place: Place, facts: PointFacts, cryptograms: list[bytes], *, encrypted: bool, plain_key: bytes) -> PointHead:
     return PointHead(
+        version=FSI_VERSION if facts.fsi else HEAD_VERSION,
         point_id=place.point_id,
         tenant=place.tenant,
         job=place.job,
@@ -94,6 +98,7 @@ def _head(place: Place, facts: PointFacts, cryptograms: list[bytes], *, encrypte
         domain=place.domain,
         cryptograms=cryptograms,
         manifest=facts.manifest,
+        fsi=facts.fsi or msgspec.UNSET,
         needs_hash=facts.needs_hash,
         statistics=facts.statistics,
         workload=facts.workload,
@@ -107,26 +112,69 @@ def assemble_plain(place: Place, facts: PointFacts, chunk_id_key: ChunkIdKey) ->
 
 
 def assemble_sealed(
-    place: Place, facts: PointFacts, keys: RunKeys, user_key: UserKey, clock: Clock
+    place: Place,
+    facts: PointFacts,
+    keys: RunKeys,
+    user_key: UserKey,
+    clock: Clock,
+    escrow: Escrow = NO_ESCROW,
 ) -> tuple[bytes, list[tuple[bytes, bytes]], StorageKey]:
-    """Return (head, [(slot id, slot)], storage key) of a sealed point."""
+    """Return (head, [(slot id, slot)], storage key) of a sealed point.
+
+    The password's slot comes first, then the keysets', then that of a key management service. Asks nobody.
+    """
     storage_key = StorageKey.generate(clock)
     cryptograms = seal_ring(storage_key, keys.ring(), place.context, clock=clock)
     head = _head(place, facts, cryptograms, encrypted=True, plain_key=b"")
     head = msgspec.structs.replace(head, mac=keys.metakey.mac(encode_head(head)))
+    return (
+        encode_head(head),
+        make_slots(storage_key, place.context, user_key, keys.kms_slot, clock, escrow),
+        storage_key,
+    )
+
+
+def make_slots(
+    storage_key: StorageKey,
+    context: bytes,
+    user_key: UserKey,
+    kms_slot: PreparedKmsSlot | None,
+    clock: Clock,
+    escrow: Escrow,
+) -> list[tuple[bytes, bytes]]:
+    """Return [(slot id, slot)]: the password's first, then the keysets', then that of a key management service."""
     key = user_key.hash
-    slot = make_password_slot(storage_key, key, key.salt, key.parameters, place.context, clock=clock)
-    return encode_head(head), [(clock.random_bytes(SLOT_ID_LENGTH), slot)], storage_key
+    slots = [make_password_slot(storage_key, key, key.salt, key.parameters, context, clock=clock)]
+    slots += escrow.slots(storage_key, context)
+    if kms_slot is not None:
+        slots.append(kms_slot.make_slot(storage_key, context, clock))
+    return [(clock.random_bytes(SLOT_ID_LENGTH), slot) for slot in slots]
 
 
 @dataclass(frozen=True)
 class OpenedPoint:
-    """A point whose keys are at hand. ``ring`` is None for a plain one."""
+    """A point whose keys are at hand. ``ring`` is None for a plain one.
+
+    ``kept_because``: where no slot opened it, but the storage key that this home kept: what the slots failed with.
+    """
 
     head: PointHead
     ring: KeyRing | None = field(repr=False)
     opener: ChunkOpener = field(repr=False)
     chunk_id_key: ChunkIdKey = field(repr=False)
+    kept_because: TransporterError | None = None
+
+
+OpenKmsSlot = Callable[[KmsSlot, str, bytes, bytes], StorageKey]
+"""(slot, tenant, point id, context of the point) → storage key; asks the service."""
+
+
+def no_services(slot: KmsSlot, _tenant: str, _point: bytes, _context: bytes) -> StorageKey:
+    """Open no slot of a service. Raises KmsWrongKey."""
+    raise KmsWrongKey(
+        f"the restore point was wrapped by the key {slot.reference}, and nobody is asked for it here",
+        "give the password it was made with",
+    )
 
 
 def find_in(
@@ -135,7 +183,12 @@ def find_in(
     """Return how to find the password hash of a slot: the key database first, then a typed password."""
 
     def find(info: SlotInfo) -> PasswordHash | None:
-        kept = keys_by_salt(info.salt)
+        try:
+            kept = keys_by_salt(info.salt)
+        except KMS_ERRORS:
+            if typed is None:
+                raise
+            kept = None  # what was typed needs no service
         if kept is not None:
             return kept.hash
         return typed(info) if typed is not None else None
@@ -149,22 +202,29 @@ def _open_ring(
     where: bytes,
     find: Callable[[SlotInfo], PasswordHash | None],
     kept: Callable[[], StorageKey | None],
-) -> KeyRing:
-    """Open the ring by whichever slot fits it, looking for each password once.
+    by_kms: Callable[[KmsSlot], StorageKey],
+) -> tuple[KeyRing, TransporterError | None]:
+    """Open the ring by whichever slot fits it, looking for each password once; services are asked last.
+
+    Then by the key that was kept; what the slots failed with is returned then.
 
     A commit that was killed between its slot and its point, and was repeated, left a slot of each attempt: all of them
     are sound and made with one password, but only the last one's storage key opens this ring.
     """
     find = cache(find)
-    for slot in slots if len(slots) <= MAX_SLOTS else ():
-        with suppress(NoKey, DamagedData):
-            return open_ring(unlock([slot], where, find)[0], cryptograms, where)
-    key = kept()
-    if key is not None:
-        with suppress(NoKey, DamagedData):
-            return open_ring(key, cryptograms, where)
+    for service in (None, by_kms):
+        for slot in slots if len(slots) <= MAX_SLOTS else ():
+            with suppress(NoKey, DamagedData, *KMS_ERRORS):
+                return open_ring(unlock([slot], where, find, by_kms=service)[0], cryptograms, where), None
     # None fits: what is wrong is told from all of them together.
-    return open_ring(unlock(slots, where, find)[0], cryptograms, where)
+    try:
+        return open_ring(unlock(slots, where, find, by_kms=by_kms)[0], cryptograms, where), None
+    except (NoKey, DamagedData, *KMS_ERRORS) as error:
+        with suppress(NoKey, DamagedData, *KMS_ERRORS):
+            key = kept()
+            if key is not None:
+                return open_ring(key, cryptograms, where), error
+        raise
 
 
 def open_point(
@@ -173,11 +233,13 @@ def open_point(
     place_of: Callable[[PointHead], Place],
     find: Callable[[SlotInfo], PasswordHash | None],
     kept: Callable[[bytes], StorageKey | None] = lambda _point: None,
+    by_kms: OpenKmsSlot = no_services,
 ) -> OpenedPoint:
     """Open a point: slots (or, where none of them does it, the storage key that this home ``kept``), ring, MAC.
 
-    ``place_of`` says where this point must belong, from what the caller knows himself; a head that says otherwise is
-    not the one that was asked for. Raises WrongPassword, NoKey, CorruptedPoint, DamagedData.
+    ``by_kms`` opens a slot of a key management service, after passwords that are at hand. ``place_of`` says where this
+    point must belong, from what the caller knows himself; a head that says otherwise is not the one that was asked for.
+    Raises WrongPassword, NoKey, CorruptedPoint, DamagedData, `KMS_ERRORS`.
     """
     head = decode_head(head_bytes)
     place = place_of(head)
@@ -200,11 +262,15 @@ def open_point(
             raise _no_chunk_id_key()
         key = ChunkIdKey(head.chunk_id_key)
         return OpenedPoint(head, None, ChunkOpener((), allow_plain=True), key)
-    ring = _open_ring(slots, head.cryptograms, place.context, find, lambda: kept(head.point_id))
+
+    def service(slot: KmsSlot) -> StorageKey:
+        return by_kms(slot, place.tenant, place.point_id, place.context)
+
+    ring, kept_because = _open_ring(slots, head.cryptograms, place.context, find, lambda: kept(head.point_id), service)
     ring.metakey.check_mac(encode_head(msgspec.structs.replace(head, mac=b"")), head.mac)
     if ring.chunk_id_key is None:
         raise _no_chunk_id_key()
-    return OpenedPoint(head, ring, ring.opener(), ring.chunk_id_key)
+    return OpenedPoint(head, ring, ring.opener(), ring.chunk_id_key, kept_because)
 
 
 def _no_chunk_id_key() -> DamagedData:

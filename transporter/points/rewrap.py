@@ -14,8 +14,8 @@ from transporter.keys.key_ring import check_opens
 from transporter.keys.password import PasswordHash, UserKey
 from transporter.keys.slot import SlotInfo, SlotParts, read_slot
 from transporter.keys.storage_key import StorageKey, make_password_slot, open_parts
-from transporter.keys.wrap import context
-from transporter.points.assemble import PURPOSE, SLOT_ID_LENGTH
+from transporter.keys.wrap import point_context
+from transporter.points.assemble import SLOT_ID_LENGTH
 from transporter.points.slot_rows import PointSlots, SlotChangeRow
 
 
@@ -40,7 +40,7 @@ class Rewrapping:
             return None
         # All old slots of a point belong to one password: a second change does not begin before the first is finished.
         hint_name, new = next((each.info.hint_name, self.changes[each.info.salt][1]) for each in old.values())
-        where = context(PURPOSE, tenant, repository_id, row.point)
+        where = point_context(tenant, repository_id, row.point)
         by_new = [each for each in sound.values() if each.info.salt == new.salt]
         if _first_that_opens(_opened(by_new, lambda _info: new.hash, where), row, where) is not None:
             return SlotChangeRow(row.point, bytes(SLOT_ID_LENGTH), b"", list(old))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -30,6 +32,16 @@ class PointSlots(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     ring_first: Annotated[bytes, Meta(max_length=MAX_WRAPPED)]
 
 
+class CopiedSlots(PointSlots, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The same of a copied point, and the place that its keys are bound to: where it was made.
+
+    A row of its own kind: an older initiator, which knows no copies, refuses none of the others.
+    """
+
+    repository_id: _Id
+    tenant: Annotated[str, Meta(min_length=1, max_length=limits.MAX_NAME)]
+
+
 class SlotChangeRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A slot to be stored, and those whose place it takes; ``slot`` empty: only put those away."""
 
@@ -39,25 +51,41 @@ class SlotChangeRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
     replaces: Annotated[list[_Id], Meta(max_length=limits.MAX_SLOTS)] = []
 
 
-def point_slots(store: Repository, tenant: str, job: str, point: bytes) -> tuple[str, PointSlots]:
-    """Return a point's zone, and what a repository holds for opening it. Raises PointMissing, DamagedData."""
-    head = decode_head(store.head_unproved(tenant, job, point))
-    slots = list(store.slots(point).items())
+@dataclass(frozen=True, slots=True)
+class PointHere:
+    """A point of a repository of this node: ``names`` are those in the folder of its slots (`SlotChange.seen`)."""
+
+    zone: str
+    row: PointSlots
+    names: tuple[str, ...]
+
+
+def point_slots(store: Repository, tenant: str, job: str, point: bytes) -> PointHere:
+    """Return what a repository holds for opening a point. Raises PointMissing, DamagedData."""
+    ref, raw = store.point_unproved(tenant, job, point)
+    head = decode_head(raw)
+    found, names = store.slots_and_names(point)
+    slots = list(found.items())
     if len(slots) > limits.MAX_SLOTS:
         # Never only some of them: the one that matters may be among the others.
         raise DamagedData("a restore point has more slots than anyone makes", "remove what was added to them")
     first = head.cryptograms[0] if head.cryptograms else b""
-    return head.zone, PointSlots(point, slots, len(head.cryptograms), first)
+    origin = ref.origin
+    count = len(head.cryptograms)
+    if origin is None or origin.resealed:
+        return PointHere(head.zone, PointSlots(point, slots, count, first), names)
+    return PointHere(head.zone, CopiedSlots(point, slots, count, first, origin.repository_id, origin.tenant), names)
 
 
-def encode_rows(rows: list[PointSlots] | list[SlotChangeRow]) -> bytes:
+def encode_rows(rows: Sequence[PointSlots] | Sequence[SlotChangeRow]) -> bytes:
     """Return rows as a payload."""
     return msgspec.msgpack.encode(rows)
 
 
 def decode_point_slots(payload: bytes | memoryview) -> list[PointSlots]:
     """Parse the payload of Slots. Raises msgspec.DecodeError."""
-    return _point_slots.decode(payload)
+    # Two kinds of rows, told apart by their length: one look at the outline, one at each row.
+    return [msgspec.convert(row, CopiedSlots if len(row) > 4 else PointSlots) for row in _rows.decode(payload)]
 
 
 def decode_slot_changes(payload: bytes | memoryview) -> list[SlotChangeRow]:
@@ -65,8 +93,8 @@ def decode_slot_changes(payload: bytes | memoryview) -> list[SlotChangeRow]:
     return _slot_changes.decode(payload)
 
 
-_point_slots: msgspec.msgpack.Decoder[list[PointSlots]] = msgspec.msgpack.Decoder(
-    Annotated[list[PointSlots], Meta(max_length=limits.MAX_POINTS_AT_ONCE)]
+_rows: msgspec.msgpack.Decoder[list[list[Any]]] = msgspec.msgpack.Decoder(
+    Annotated[list[Annotated[list[Any], Meta(max_length=6)]], Meta(max_length=limits.MAX_POINTS_AT_ONCE)]
 )
 _slot_changes: msgspec.msgpack.Decoder[list[SlotChangeRow]] = msgspec.msgpack.Decoder(
     Annotated[list[SlotChangeRow], Meta(max_length=limits.MAX_POINTS_AT_ONCE)]

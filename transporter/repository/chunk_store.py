@@ -6,12 +6,15 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from transporter.errors import DamagedData, TransporterError
 from transporter.repository import files
-from transporter.repository.errors import ChunkMissing
+from transporter.repository.errors import ChunkMissing, PackGone
 from transporter.repository.index import Index, Location
 from transporter.repository.layout import Layout
 from transporter.repository.pack_reader import PackReader
-from transporter.repository.record import ChunkRecord, Entry, open_record
+from transporter.repository.record import HEADER_LENGTH, ChunkRecord, Entry, open_record
 from transporter.repository.writer import PackWriter
+
+# A place is looked up so often when packs vanish meanwhile: each time another compaction would have to come between.
+_LOOKS = 4
 
 
 class ChunkStore:
@@ -25,10 +28,11 @@ class ChunkStore:
     def have(self, domain: bytes, ids: Sequence[bytes]) -> list[tuple[bytes, ...]]:
         """Return, for each id, the key ids under which the chunk is stored in ``domain`` (unknown: ()).
 
-        Counts what live writers hold, durable or not; `commit_point` sees to it that it becomes so.
+        Counts what live writers hold, durable or not; `commit_point` sees to it that it becomes so. A doomed chunk that
+        is asked for is revived.
         """
         live = self._live_keys(domain, ids)  # before the index: a chunk that is being published is in one of the two
-        known = self._index.keys_of(domain, ids)
+        known = self._index.asked(domain, ids)
         if not live:
             return [known.get(chunk_id, ()) for chunk_id in ids]
         return [_merge(known.get(chunk_id, ()), live.get(chunk_id, ())) for chunk_id in ids]
@@ -50,7 +54,21 @@ class ChunkStore:
                 raw = writer.read_raw(entry) if _allowed(entry, key_ids) else None
                 if raw is not None:
                     return open_record(raw, entry)
+        for _ in range(_LOOKS - 1):
+            try:
+                return self._read_first(chunk_id, self._index.locate(domain, [chunk_id]), key_ids)
+            except PackGone:
+                continue  # compacted by another process since we looked: the index knows the new place
         return self._read_first(chunk_id, self._index.locate(domain, [chunk_id]), key_ids)
+
+    def hash_of(self, domain: bytes, chunk_id: bytes, key_id: bytes) -> bytes:
+        """Read and prove the record of a chunk that is stored under ``key_id``; return its hash (32 bytes).
+
+        Raises as `read`.
+        """
+        record = self.read(domain, chunk_id, (key_id,))
+        # `read` gives a view of the whole record, whose header has just been compared with what it is the hash of.
+        return bytes(memoryview(memoryview(record.stored).obj)[HEADER_LENGTH - 32 : HEADER_LENGTH])
 
     def _read_first(
         self, chunk_id: bytes, places: Iterable[Location], key_ids: Collection[bytes] | None
@@ -86,13 +104,31 @@ class ChunkStore:
                 places[place.entry.chunk_id].append(place)
         for chunk_id, found in sorted(places.items(), key=_where):
             try:
-                record = self._read_first(chunk_id, found, key_ids) if found else self.read(domain, chunk_id, key_ids)
+                record = self._read_placed(domain, chunk_id, found, key_ids)
             except DamagedData as error:
                 if on_problem is None:
                     raise
                 on_problem(chunk_id, error)
                 continue
             yield record
+
+    def _read_placed(
+        self, domain: bytes, chunk_id: bytes, places: list[Location], key_ids: Collection[bytes] | None
+    ) -> ChunkRecord:
+        try:
+            if places:
+                return self._read_first(chunk_id, places, key_ids)
+        except PackGone:
+            pass
+        return self.read(domain, chunk_id, key_ids)
+
+    def forget(self, pack: bytes) -> None:
+        """Read a pack anew from now on: it was replaced, set aside, or removed; its room is free once it is closed."""
+        self._reader.forget(pack)
+
+    def forget_removed(self) -> None:
+        """Close packs that another process has removed meanwhile."""
+        self._reader.forget_removed()
 
     def require(self, domain: bytes, ids: Sequence[bytes], key_ids: Collection[bytes] | None) -> None:
         """Raise ChunkMissing unless every chunk is published; writers that hold some publish them first."""
@@ -113,7 +149,7 @@ class ChunkStore:
             )
 
     def _not_indexed(self, domain: bytes, ids: Sequence[bytes], key_ids: Collection[bytes] | None) -> list[bytes]:
-        known = self._index.keys_of(domain, ids)
+        known = self._index.asked(domain, ids)
         if key_ids is None:
             return [chunk_id for chunk_id in ids if chunk_id not in known]
         return [chunk_id for chunk_id in ids if not any(key in key_ids for key in known.get(chunk_id, ()))]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from transporter.errors import DamagedData, JobBusy, JobFailed, UsageError
+from transporter.errors import DamagedData, JobBusy, JobFailed, PointsStay, RefusedByPeer, UsageError
 
 
 class ChunkMissing(DamagedData):
     """The repository has no record of a chunk that is needed (under any key that is allowed)."""
 
     code = "chunk-missing"
+
+
+class PackGone(ChunkMissing):
+    """The file of a pack is not there: it is lost, or was compacted since its name was looked up."""
 
 
 class DamagedIndex(DamagedData):
@@ -25,6 +29,16 @@ class PointMissing(UsageError):
     """No restore point of that id in that job."""
 
     code = "no-such-point"
+
+
+class PointKept(PointsStay):
+    """A restore point must stay: it is locked, pinned, or the provider's minimum retention keeps it."""
+
+
+class ClockDoubtful(RefusedByPeer):
+    """The clock is far from the last time that the repository has seen: nothing is deleted by it."""
+
+    code = "clock-doubtful"
 
 
 class RepositoryBusy(JobBusy):

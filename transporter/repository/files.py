@@ -11,10 +11,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 from transporter.errors import DamagedData, DiskFull, JobFailed, TransporterError
 
+# Where many small files are worked on, names are strings: a Path costs as much as the system call it is made for.
+StrPath: TypeAlias = str | Path
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What a disk that dies, was pulled out, or is served by a machine that is gone, answers with.
+_DISK = (errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ENOTCONN)
 
 
 def translate(error: OSError, doing: str) -> TransporterError:
@@ -25,10 +31,17 @@ def translate(error: OSError, doing: str) -> TransporterError:
             "free some space; the next run goes on where this one stopped",
         )
     reason = error.strerror or type(error).__name__
-    if error.errno == errno.EIO:
+    if error.errno in _DISK:
         return DamagedData(
             f"the disk of the repository fails: cannot {doing}: {reason}", "look at the disk, then run `scrub`"
         )
+    if error.errno == errno.ENOENT:
+        return JobFailed(
+            f"cannot {doing}: {reason}",
+            "is the disk of the repository still there? if it died: docs/runbooks.md",
+        )
+    if error.errno == errno.EROFS:
+        return JobFailed(f"cannot {doing}: {reason}", "the kernel does so when a disk fails: look at its log")
     return JobFailed(f"cannot {doing}: {reason}", "look at the repository's folder, its owner and its permissions")
 
 
@@ -41,7 +54,7 @@ def disk_errors(doing: str) -> Iterator[None]:
         raise translate(error, doing) from error
 
 
-def create(path: Path, flags: int = 0) -> int:
+def create(path: StrPath, flags: int = 0) -> int:
     """Create a file that is not there yet; return its descriptor, open for reading and writing."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | flags, 0o600)
 
@@ -111,12 +124,12 @@ def link(source: Path, target: Path) -> None:
     os.link(source, target)
 
 
-def replace(source: Path, target: Path) -> None:
+def replace(source: StrPath, target: StrPath) -> None:
     """Rename, over what may be there."""
     os.replace(source, target)
 
 
-def discard(path: Path) -> None:
+def discard(path: StrPath) -> None:
     """Remove a name that nobody needs; if that fails, the next open for writing cleans up."""
     try:
         unlink(path)
@@ -124,7 +137,7 @@ def discard(path: Path) -> None:
         pass
 
 
-def unlink(path: Path) -> None:
+def unlink(path: StrPath) -> None:
     """Remove a name that may be gone already."""
     try:
         os.unlink(path)
@@ -132,7 +145,20 @@ def unlink(path: Path) -> None:
         pass
 
 
-def names_in(folder: Path) -> list[str]:
+def read_small(path: StrPath, bound: int) -> bytes:
+    """Return a small file's content, never more than ``bound`` + 1 bytes of it. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        found = os.read(fd, bound + 1)
+        # The kernel gives a regular file's bytes at once, but promises it nowhere.
+        while len(found) <= bound and (more := os.read(fd, bound + 1 - len(found))):
+            found += more
+        return found
+    finally:
+        os.close(fd)
+
+
+def names_in(folder: StrPath) -> list[str]:
     """Return the names in a folder, sorted; none where there is no such folder."""
     try:
         return sorted(os.listdir(folder))

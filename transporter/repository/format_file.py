@@ -17,12 +17,12 @@ import msgspec
 from blake3 import blake3
 
 from transporter.errors import DamagedData, UnsupportedFormat
-from transporter.repository.limits import FORMAT_VERSION
+from transporter.repository import limits
 
 MAGIC: Final = b"TPREPO\r\n"
 KNOWN_FEATURES: Final[frozenset[str]] = frozenset()
 _FIXED: Final = struct.Struct(">8sII")
-_LONGEST: Final = 64 * 1024
+LONGEST: Final = 64 * 1024
 
 
 class Format(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,25 +39,38 @@ class Format(msgspec.Struct, frozen=True, kw_only=True):
     quota: Annotated[int, msgspec.Meta(ge=0)] | None = None
 
 
-def encode(content: Format) -> bytes:
-    """Return the bytes of the format file."""
+def encode(content: Format, version: int | None = None) -> bytes:
+    """Return the bytes of the format file (of a version that is not this program's, while it is upgraded)."""
     body = msgspec.msgpack.encode(content)
-    raw = _FIXED.pack(MAGIC, FORMAT_VERSION, len(body)) + body
+    raw = _FIXED.pack(MAGIC, limits.FORMAT_VERSION if version is None else version, len(body)) + body
     return raw + blake3(raw).digest()
 
 
-def decode(raw: bytes) -> Format:
-    """Return what a format file says; UnsupportedFormat for a future version or feature, DamagedData if damaged."""
+def version_of(raw: bytes) -> int:
+    """Return the version that a format file names; `decode` proves it."""
+    return int(_FIXED.unpack_from(raw)[1])
+
+
+def decode(raw: bytes, *, older: bool = False) -> Format:
+    """Return what a format file says; UnsupportedFormat for another version or feature, DamagedData if damaged.
+
+    ``older``: one of an older version is taken, too.
+    """
     damaged = DamagedData(
         "the repository's format file is damaged", "restore the file `format` from a copy of the repository"
     )
-    if len(raw) < _FIXED.size or len(raw) > _LONGEST:
+    if len(raw) < _FIXED.size or len(raw) > LONGEST:
         raise damaged
     magic, version, length = _FIXED.unpack_from(raw)
     if magic != MAGIC:
         raise damaged
-    if version != FORMAT_VERSION:
+    if version > limits.FORMAT_VERSION:
         raise UnsupportedFormat(f"the repository has format version {version}", "use a newer version of transporter")
+    if version < limits.FORMAT_VERSION and not older:
+        raise UnsupportedFormat(
+            f"the repository has format version {version}, made by an older version of transporter",
+            "bring it up to date: transporter repository upgrade NAME",
+        )
     end = _FIXED.size + length
     if len(raw) != end + 32 or blake3(raw[:end]).digest() != raw[end:]:
         raise damaged

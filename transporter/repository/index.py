@@ -9,27 +9,16 @@ from typing import Final, NamedTuple
 
 from transporter.repository import limits
 from transporter.repository.connections import Connections, damaged_index
+from transporter.repository.index_schema import IN_USE, INDEX_VERSION, REMOVED, SCHEMA
 from transporter.repository.record import Entry
 
-SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS meta (repository BLOB NOT NULL, version INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS domains (no INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE);
-CREATE TABLE IF NOT EXISTS keys (no INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE);
-CREATE TABLE IF NOT EXISTS tenants (no INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
-    packs INTEGER NOT NULL, records INTEGER NOT NULL, bytes INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS packs (no INTEGER PRIMARY KEY, name BLOB NOT NULL UNIQUE, tenant INTEGER NOT NULL,
-    records INTEGER NOT NULL, bytes INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS folders (name TEXT PRIMARY KEY, mtime_ns INTEGER NOT NULL, checked_ns INTEGER NOT NULL)
-    WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS chunks (domain INTEGER NOT NULL, chunk BLOB NOT NULL, key INTEGER NOT NULL,
-    pack INTEGER NOT NULL, offset INTEGER NOT NULL, stored INTEGER NOT NULL, plain INTEGER NOT NULL,
-    codec INTEGER NOT NULL,
-    PRIMARY KEY (domain, chunk, key)) WITHOUT ROWID;
-"""
-INDEX_VERSION: Final = 1
 _LOCATE: Final = """
 SELECT c.chunk, k.id, p.name, c.offset, c.stored, c.plain, c.codec
 FROM chunks c JOIN keys k ON k.no = c.key JOIN packs p ON p.no = c.pack WHERE c.domain = ? AND c.chunk IN ({})
+"""
+
+_ROWS: Final = """
+SELECT domain, chunk, key, pack, offset, stored, plain, codec FROM chunks WHERE domain = ? AND chunk IN ({})
 """
 
 
@@ -57,6 +46,18 @@ class Folder(NamedTuple):
     checked_ns: int
 
 
+class Moment(NamedTuple):
+    """Where an index is in its life: what tells a session's beginning from what `prune` did later.
+
+    ``era``: 16 random bytes of each index that was made, since a new one counts anew; ``epoch``: the newest one under
+    which all chunks that nobody needed are doomed; ``pack``: the number of the newest pack.
+    """
+
+    era: bytes
+    epoch: int
+    pack: int
+
+
 class Usage(NamedTuple):
     """What a tenant's packs hold."""
 
@@ -81,42 +82,103 @@ class Index(Connections):
             row = connection.execute("SELECT repository, version FROM meta").fetchone()
         return bool(row == (repository_id, INDEX_VERSION))
 
-    def claim(self, repository_id: bytes) -> None:
-        """Make an empty index that of a repository."""
+    def claim(self, repository_id: bytes, era: bytes) -> None:
+        """Make an empty index that of a repository; ``era``: 16 bytes that no other index of it has."""
         with self.transaction() as connection:
             connection.execute("DELETE FROM meta")
-            connection.execute("INSERT INTO meta VALUES (?, ?)", (repository_id, INDEX_VERSION))
+            connection.execute(
+                "INSERT INTO meta (repository, version, era, epoch) VALUES (?, ?, ?, 0)",
+                (repository_id, INDEX_VERSION, era),
+            )
+
+    def moment(self) -> Moment:
+        """Return the present moment of this index."""
+        with self.reader() as connection:
+            era, epoch = connection.execute("SELECT era, epoch FROM meta").fetchone()
+            pack = connection.execute("SELECT coalesce(max(no), 0) FROM packs").fetchone()[0]
+            if not (len(era) == 16 and epoch >= 0 and pack >= 0):
+                raise damaged_index()
+        return Moment(era, epoch, pack)
 
     # -- writing --------------------------------------------------------------------------------------------------
 
     def add_pack(self, pack: PackRow, entries: Sequence[Entry], folder_mtime_ns: int | None = None) -> bool:
         """Enter a pack and its records, in one durable transaction; False if the pack is known already.
 
-        A chunk that is stored already (same domain, id and key) keeps its first place.
+        A chunk that is stored already (same domain, id and key) keeps its first place, and is not doomed any more.
         """
         with self.transaction() as connection:
-            tenant = self._number_of_tenant(connection, pack.tenant)
-            if connection.execute("SELECT 1 FROM packs WHERE name = ?", (pack.name,)).fetchone():
-                return False
-            number = connection.execute(
-                "INSERT INTO packs (name, tenant, records, bytes) VALUES (?, ?, ?, ?)",
-                (pack.name, tenant, pack.records, pack.bytes),
-            ).lastrowid
+            number, new = self.put_pack(connection, pack, folder_mtime_ns)
             self._put_chunks(connection, number, entries)
-            connection.execute(
-                "UPDATE tenants SET packs = packs + 1, records = records + ?, bytes = bytes + ? WHERE no = ?",
-                (pack.records, pack.bytes, tenant),
-            )
-            if folder_mtime_ns is not None:
-                # Another pack may come within one tick of the file system's clock: not to be trusted yet.
-                self._put_folder(connection, pack.name.hex()[:2], folder_mtime_ns, 0)
-        return True
+        return new
 
-    def _put_chunks(self, connection: sqlite3.Connection, number: int | None, entries: Sequence[Entry]) -> None:
+    def replace_pack(self, old: bytes, pack: PackRow | None, entries: Sequence[Entry], folder_mtime_ns: int) -> int:
+        """Forget a pack and enter another (None: none) in one transaction; return what `drop_pack` does.
+
+        So nobody who asks meanwhile is told that a chunk that lies in both is unknown. The same pack may have come of
+        an attempt that was cut short: then its copies are what is left.
+        """
+        with self.transaction() as connection:
+            forgotten = self._drop_pack(connection, old)
+            if pack is not None:
+                number, _ = self.put_pack(connection, pack, folder_mtime_ns)
+                self._put_chunks(connection, number, entries)
+        return forgotten
+
+    def put_pack(self, connection: sqlite3.Connection, pack: PackRow, folder_mtime_ns: int | None) -> tuple[int, bool]:
+        """Enter a pack without its records, in the caller's transaction; return its number, and whether it is new.
+
+        One that is known already is in use again, whatever `prune` had in mind for it: the same plain chunks may be
+        sent once more, and make the same pack.
+        """
+        row = connection.execute("SELECT no, state FROM packs WHERE name = ?", (pack.name,)).fetchone()
+        if row is not None:
+            connection.execute("UPDATE packs SET state = ? WHERE no = ?", (IN_USE, row[0]))
+            if row[1] == REMOVED:
+                self._count(connection, pack)
+            return int(row[0]), False
+        tenant = self._number_of_tenant(connection, pack.tenant)
+        number = connection.execute(
+            "INSERT INTO packs (name, tenant, records, bytes) VALUES (?, ?, ?, ?)",
+            (pack.name, tenant, pack.records, pack.bytes),
+        ).lastrowid
+        assert number is not None
+        self._count(connection, pack)
+        if folder_mtime_ns is not None:
+            # Another pack may come within one tick of the file system's clock: not to be trusted yet.
+            self._put_folder(connection, pack.name.hex()[:2], folder_mtime_ns, 0)
+        return number, True
+
+    @staticmethod
+    def _count(connection: sqlite3.Connection, pack: PackRow) -> None:
+        connection.execute(
+            "UPDATE tenants SET packs = packs + 1, records = records + ?, bytes = bytes + ? WHERE name = ?",
+            (pack.records, pack.bytes, pack.tenant),
+        )
+
+    def number_pack(self, pack: PackRow, entries: Sequence[Entry]) -> tuple[int, dict[bytes, int], dict[bytes, int]]:
+        """Enter a pack without its records; return its number, and those of the records' domains and keys."""
+        with self.transaction() as connection:
+            number, _ = self.put_pack(connection, pack, None)
+            return number, *self._numbers_of(connection, entries)
+
+    def put_rows(self, rows: Iterable[tuple[int, bytes, int, int, int, int, int, int]]) -> None:
+        """Enter records as rows of `chunks`, without ``doomed``; those of a known chunk and key are left out."""
+        with self.transaction() as connection:
+            connection.executemany("INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)", rows)
+
+    def _numbers_of(
+        self, connection: sqlite3.Connection, entries: Sequence[Entry]
+    ) -> tuple[dict[bytes, int], dict[bytes, int]]:
         domains = {d: self._number(connection, "domains", d) for d in {e.domain for e in entries}}
         keys = {k: self._number(connection, "keys", k) for k in {e.key_id for e in entries}}
+        return domains, keys
+
+    def _put_chunks(self, connection: sqlite3.Connection, number: int, entries: Sequence[Entry]) -> None:
+        domains, keys = self._numbers_of(connection, entries)
         connection.executemany(
-            "INSERT OR IGNORE INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)"
+            " ON CONFLICT DO UPDATE SET doomed = 0 WHERE doomed > 0",
             [
                 (
                     domains[e.domain],
@@ -138,31 +200,40 @@ class Index(Connections):
         Returns how many chunks. Some of them may lie in another pack too: see ``packs_with_more``.
         """
         with self.transaction() as connection:
-            row = connection.execute("SELECT no, tenant, records, bytes FROM packs WHERE name = ?", (name,)).fetchone()
-            if row is None:
-                return 0
-            number, tenant, records, size = row
-            forgotten = connection.execute("DELETE FROM chunks WHERE pack = ?", (number,)).rowcount
+            return self._drop_pack(connection, name)
+
+    @staticmethod
+    def _drop_pack(connection: sqlite3.Connection, name: bytes) -> int:
+        row = connection.execute(
+            "SELECT no, tenant, records, bytes, state FROM packs WHERE name = ?", (name,)
+        ).fetchone()
+        if row is None:
+            return 0
+        number, tenant, records, size, state = row
+        if state == REMOVED:  # `prune` has dropped it; only its file was left
             connection.execute("DELETE FROM packs WHERE no = ?", (number,))
-            connection.execute(
-                "UPDATE tenants SET packs = packs - 1, records = records - ?, bytes = bytes - ? WHERE no = ?",
-                (records, size, tenant),
-            )
-        return forgotten
+            return 0
+        forgotten = connection.execute("DELETE FROM chunks WHERE pack = ?", (number,)).rowcount
+        connection.execute("DELETE FROM packs WHERE no = ?", (number,))
+        connection.execute(
+            "UPDATE tenants SET packs = packs - 1, records = records - ?, bytes = bytes - ? WHERE no = ?",
+            (records, size, tenant),
+        )
+        return int(forgotten)
 
     def packs_with_more(self) -> list[bytes]:
         """Return the packs that hold chunks whose place is another pack, or was one that is gone (a scan)."""
         query = (
             "SELECT p.name FROM packs p LEFT JOIN (SELECT pack, count(*) AS known FROM chunks GROUP BY pack) c"
-            " ON c.pack = p.no WHERE p.records > coalesce(c.known, 0)"
+            " ON c.pack = p.no WHERE p.records > coalesce(c.known, 0) AND p.state = ?"
         )
         with self.reader() as connection:
-            return [name for (name,) in connection.execute(query)]
+            return [name for (name,) in connection.execute(query, (IN_USE,))]
 
     def add_chunks(self, pack: bytes, entries: Sequence[Entry]) -> None:
-        """Give those chunks of a known pack that have no place theirs in it."""
+        """Give those chunks of a known pack that have no place theirs in it; none of one that `prune` looks at."""
         with self.transaction() as connection:
-            row = connection.execute("SELECT no FROM packs WHERE name = ?", (pack,)).fetchone()
+            row = connection.execute("SELECT no FROM packs WHERE name = ? AND state = ?", (pack, IN_USE)).fetchone()
             if row is not None:
                 self._put_chunks(connection, row[0], entries)
 
@@ -197,21 +268,57 @@ class Index(Connections):
 
     def keys_of(self, domain: bytes, ids: Sequence[bytes]) -> dict[bytes, tuple[bytes, ...]]:
         """Return the key ids under which each chunk is stored; unknown chunks are left out."""
+        return self._keys_of(domain, ids, "0")[0]  # (works on indexes of version 1, too)
+
+    def asked(self, domain: bytes, ids: Sequence[bytes]) -> dict[bytes, tuple[bytes, ...]]:
+        """As `keys_of`, for somebody who will rely on the answer: a doomed chunk that is asked for is revived."""
+        found, doomed = self._keys_of(domain, ids, "doomed")
+        if not doomed:
+            return found
+        self.revive(domain, doomed)
+        for chunk_id in doomed:
+            del found[chunk_id]
+        # Asked anew: what was doomed may have been deleted before it could be revived.
+        return {**found, **self.keys_of(domain, doomed)}
+
+    def revive(self, domain: bytes, ids: Sequence[bytes]) -> int:
+        """Make chunks wanted again, durably; return how many records of them were doomed, and are still there."""
+        revived = 0
+        for start in range(0, len(ids), limits.LOOKUP_BATCH):
+            batch = ids[start : start + limits.LOOKUP_BATCH]
+            marks = ",".join("?" * len(batch))
+            with self.transaction() as connection:
+                revived += connection.execute(
+                    "UPDATE chunks SET doomed = 0 WHERE domain = (SELECT no FROM domains WHERE id = ?)"
+                    f" AND chunk IN ({marks}) AND doomed > 0",
+                    (domain, *batch),
+                ).rowcount
+        return revived
+
+    def _keys_of(
+        self, domain: bytes, ids: Sequence[bytes], doomed: str
+    ) -> tuple[dict[bytes, tuple[bytes, ...]], list[bytes]]:
+        """Return the key ids of each chunk, and the chunks of which a record is doomed (by that column)."""
         found: dict[bytes, tuple[bytes, ...]] = {}
+        dying: set[bytes] = set()
         with self.reader() as connection:
             row = connection.execute("SELECT no FROM domains WHERE id = ?", (domain,)).fetchone()
             if row is None:
-                return found
-            for start in range(0, len(ids), limits.LOOKUP_BATCH):
-                batch = ids[start : start + limits.LOOKUP_BATCH]
+                return found, []
+            # In the order of the tree: neighbours share pages, and of one larger than memory few are read twice.
+            ordered = sorted(ids)
+            for start in range(0, len(ordered), limits.LOOKUP_BATCH):
+                batch = ordered[start : start + limits.LOOKUP_BATCH]
                 marks = ",".join("?" * len(batch))
                 rows = connection.execute(
-                    f"SELECT chunk, key FROM chunks WHERE domain = ? AND chunk IN ({marks})", (row[0], *batch)
+                    f"SELECT chunk, key, {doomed} FROM chunks WHERE domain = ? AND chunk IN ({marks})", (row[0], *batch)
                 ).fetchall()
-                for chunk, key in rows:
-                    key_id = self._key_id(connection, key)
+                for chunk, key, epoch in rows:
+                    key_id = self._keys.get(key) or self._key_id(connection, key)
                     found[chunk] = (*found[chunk], key_id) if chunk in found else (key_id,)
-        return found
+                    if epoch:
+                        dying.add(chunk)
+        return found, list(dying)
 
     def _key_id(self, connection: sqlite3.Connection, number: int) -> bytes:
         key_id = self._keys.get(number)
@@ -240,11 +347,55 @@ class Index(Connections):
                     places.append(Location(pack, Entry(domain, chunk, key_id, offset, stored, plain, codec)))
         return places
 
+    def confirmed(self, name: bytes, entries: Sequence[Entry]) -> tuple[int, list[Entry]]:
+        """Return how many of a pack's ``entries`` have their place there exactly as they say, and those that have not.
+
+        Compares rows and makes nothing of them: a scrub asks for every chunk there is.
+        """
+        with self.reader() as connection:
+            row = connection.execute("SELECT no FROM packs WHERE name = ?", (name,)).fetchone()
+            if row is None:
+                return 0, list(entries)
+            domains = self._numbers(connection, "domains", {entry.domain for entry in entries})
+            keys = self._numbers(connection, "keys", {entry.key_id for entry in entries})
+            # -1: a number that no row has. In the order of the tree, so that a page is read once.
+            wanted = sorted(
+                (domains.get(e[0], -1), e[1], keys.get(e[2], -1), row[0], e[3], e[4], e[5], e[6]) for e in entries
+            )
+            missed = set(wanted)
+            for start in range(0, len(wanted), limits.LOOKUP_BATCH):
+                batch = wanted[start : start + limits.LOOKUP_BATCH]
+                for domain in {item[0] for item in batch}:
+                    ids = [item[1] for item in batch if item[0] == domain]
+                    query = _ROWS.format(",".join("?" * len(ids)))
+                    missed.difference_update(connection.execute(query, (domain, *ids)).fetchall())
+        if not missed:
+            return len(wanted), []
+        places = {(item[1], item[4]) for item in missed}
+        return len(wanted) - len(missed), [entry for entry in entries if (entry.chunk_id, entry.offset) in places]
+
+    @staticmethod
+    def _numbers(connection: sqlite3.Connection, table: str, ids: Iterable[bytes]) -> dict[bytes, int]:
+        query = f"SELECT no FROM {table} WHERE id = ?"
+        rows = ((identifier, connection.execute(query, (identifier,)).fetchone()) for identifier in ids)
+        return {identifier: row[0] for identifier, row in rows if row is not None}
+
     def knows_pack(self, name: bytes) -> bool:
         """Tell whether a pack is in the index."""
         with self.reader() as connection:
             found = connection.execute("SELECT 1 FROM packs WHERE name = ?", (name,)).fetchone()
         return found is not None
+
+    def entries_of_pack(self, pack: bytes) -> list[Entry]:
+        """Return the chunks whose place is in a pack (a scan of the table: asked only where a pack is damaged)."""
+        query = (
+            "SELECT d.id, c.chunk, k.id, c.offset, c.stored, c.plain, c.codec FROM chunks c"
+            " JOIN domains d ON d.no = c.domain JOIN keys k ON k.no = c.key JOIN packs p ON p.no = c.pack"
+            " WHERE p.name = ? ORDER BY c.offset LIMIT ?"
+        )
+        with self.reader() as connection:
+            rows = connection.execute(query, (pack, limits.PACK_RECORDS)).fetchall()
+        return [Entry(*row) for row in rows]
 
     def tenant_of(self, pack: bytes) -> str | None:
         """Return whose pack it is, None if it is not known."""
@@ -262,14 +413,23 @@ class Index(Connections):
     def packs_of_folder(self, folder: str) -> list[bytes]:
         """Return the names of the packs the index expects in a folder (two hex digits)."""
         low = bytes.fromhex(folder)
+        above = b"\xff" * 33 if low == b"\xff" else bytes([low[0] + 1])
         with self.reader() as connection:
-            if low == b"\xff":
-                rows = connection.execute("SELECT name FROM packs WHERE name >= ?", (low,)).fetchall()
-            else:
-                rows = connection.execute(
-                    "SELECT name FROM packs WHERE name >= ? AND name < ?", (low, bytes([low[0] + 1]))
-                ).fetchall()
+            rows = connection.execute("SELECT name FROM packs WHERE name >= ? AND name < ?", (low, above)).fetchall()
             return [name for (name,) in rows]
+
+    def is_removed(self, pack: bytes) -> bool:
+        """Tell whether `prune` has dropped a pack: then its file need not be there."""
+        return self._state_of(pack) == REMOVED
+
+    def is_whole(self, pack: bytes) -> bool:
+        """Tell whether every record of a pack has a place, here or elsewhere: not once `prune` has chosen it."""
+        return self._state_of(pack) == IN_USE
+
+    def _state_of(self, pack: bytes) -> int:
+        with self.reader() as connection:
+            row = connection.execute("SELECT state FROM packs WHERE name = ?", (pack,)).fetchone()
+        return REMOVED if row is None else int(row[0])
 
     def folders(self) -> dict[str, Folder]:
         """Return the folders of packs as they were when they last agreed with the index."""

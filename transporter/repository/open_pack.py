@@ -90,6 +90,10 @@ class OpenPack:
 
     def finish(self, layout: Layout, index: Index, tenant: str) -> None:
         """Publish; OSError and the index's errors leave it to be tried again, UncertainDisk does not."""
+        publish_pack(layout, index, self.path, self.complete(tenant), self.entries)
+
+    def complete(self, tenant: str) -> PackRow:
+        """Write the footer and make the file durable, as far as that is not done; what `finish` raises."""
         if self._row is None:
             footer = encode_footer(self.entries)
             self._file.append(footer, eager=False)
@@ -104,7 +108,7 @@ class OpenPack:
                 self._doubt(error, "publish a pack")
             name = self._hasher.update(footer).digest()
             self._row = PackRow(name, tenant, len(self.entries), self.length)
-        publish_pack(layout, index, self.path, self._row, self.entries)
+        return self._row
 
     def read(self, entry: Entry) -> bytes:
         """Return header and stored bytes of a record of this pack."""
@@ -137,12 +141,21 @@ class OpenPack:
 
 def publish_pack(layout: Layout, index: Index, journal: Path, row: PackRow, entries: list[Entry]) -> None:
     """Give a finished, fsynced journal file its name, enter it in the index, drop the journal name. Idempotent."""
-    target = layout.pack(row.name)
+    target = name_pack(layout, journal, row.name)
+    index.add_pack(row, entries, target.parent.stat().st_mtime_ns)
+    if not target.exists():
+        # The same pack was there, and a prune removed it before it was entered anew; from now on none does.
+        name_pack(layout, journal, row.name)
+    files.unlink(journal)
+
+
+def name_pack(layout: Layout, journal: Path, name: bytes) -> Path:
+    """Give a finished, fsynced journal file its name as a pack, durably; return its path."""
+    target = layout.pack(name)
     files.make_folders(target.parent, layout.root)
     try:
         files.link(journal, target)
     except FileExistsError:
         pass  # the name is the content's hash: it is this very pack
     files.sync_folder(target.parent)
-    index.add_pack(row, entries, target.parent.stat().st_mtime_ns)
-    files.unlink(journal)
+    return target

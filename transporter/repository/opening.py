@@ -17,11 +17,14 @@ from blake3 import blake3
 from transporter.clock import Clock
 from transporter.errors import DiskFull
 from transporter.repository import files, limits
-from transporter.repository.errors import DamagedIndex
+from transporter.repository.compaction import finish_interrupted
+from transporter.repository.errors import DamagedIndex, RepositoryBusy
 from transporter.repository.index import Index
 from transporter.repository.layout import Layout
+from transporter.repository.lease import prune_lease
 from transporter.repository.pack_file import hash_file
-from transporter.repository.reconcile import Reconciled, rebuild, reconcile
+from transporter.repository.rebuild import rebuild_in_place
+from transporter.repository.reconcile import Reconciled, reconcile
 from transporter.repository.salvage import Salvaged, salvage, sweep
 
 _MAGIC: Final = b"TPINDEX1"
@@ -56,7 +59,8 @@ def open_index(layout: Layout, repository_id: bytes, clock: Clock, *, writable: 
             return _agree(layout, repository_id, clock, Reconciled(), "")
         except DamagedIndex:
             reason = "the index was damaged"
-    reconciled = rebuild(layout, repository_id, layout.index, clock)
+    with prune_lease(layout.prune_lease):  # a prune in another process has the old file open
+        reconciled = rebuild_in_place(layout, repository_id, clock)
     return _agree(layout, repository_id, clock, reconciled, reason)
 
 
@@ -70,6 +74,7 @@ def _agree(
         if not rebuilt:
             with files.disk_errors("compare the index with the packs"):
                 reconciled = reconcile(layout, index, clock)
+        _finish_prune(layout, index)
         salvaged = salvage(layout, index, repository_id, lambda: ())
         unfinished = salvaged.left
     except DiskFull as error:
@@ -79,6 +84,16 @@ def _agree(
         index.close()
         raise
     return index, OpenReport(salvaged, reconciled, rebuilt, unfinished)
+
+
+def _finish_prune(layout: Layout, index: Index) -> None:
+    """Put in order what a prune left that was cut short, unless one goes on in another process."""
+    try:
+        lease = prune_lease(layout.prune_lease)
+    except RepositoryBusy:
+        return
+    with lease:
+        finish_interrupted(layout, index)
 
 
 def _unusable(layout: Layout, repository_id: bytes) -> str:
@@ -99,11 +114,15 @@ def seal_index(layout: Layout) -> None:
     """Write the seal of a closed index, if that is cheap and there is room; without it a scrub proves a little less."""
     try:
         size = layout.index.stat().st_size
-        if size > limits.SEALED_INDEX or layout.index.with_name(layout.index.name + "-wal").exists():
+        log = layout.index.with_name(layout.index.name + "-wal")
+        if size > limits.SEALED_INDEX or log.exists():
             return
         content = _MAGIC + _hash(layout)
         seal = content + blake3(content).digest()
         files.publish(layout.journal / "seal.tmp", layout.index_seal, layout.root, (seal,))
+        if log.exists():
+            # A prune in another process has opened the index since: it took the seal away before this one was here.
+            files.unlink(layout.index_seal)
     except OSError:
         return
 

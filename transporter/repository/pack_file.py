@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,6 +61,11 @@ def encode_header(repository_id: bytes, tenant: str) -> bytes:
     name = tenant.encode()
     fixed = _HEADER.pack(HEADER_MAGIC, repository_id, len(name)) + name
     return fixed + blake3(fixed).digest()
+
+
+def empty_length(tenant: str) -> int:
+    """Return the bytes that a pack of ``tenant`` takes beside its records and their entries in the footer."""
+    return _HEADER.size + len(tenant.encode()) + 32 + _COUNT.size + TRAILER_LENGTH
 
 
 def read_header(fd: int) -> PackHeader:
@@ -126,14 +131,23 @@ def walk_records(fd: int, start: int) -> Iterator[tuple[Entry, bool]]:
         offset += HEADER_LENGTH + entry.stored_length
 
 
-def hash_file(fd: int) -> bytes:
-    """Return the BLAKE3 of a whole file, read in bounded pieces that are not left in the page cache."""
+def hash_file(fd: int, before_read: Callable[[int], None] | None = None) -> bytes:
+    """Return the BLAKE3 of a whole file, read in bounded pieces that are not left in the page cache.
+
+    ``before_read`` is told how many bytes the next piece has: it may wait, or raise.
+    """
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
     hasher = blake3()
     buffer = bytearray(limits.READ_SIZE)
     view = memoryview(buffer)
     offset = 0
-    while count := os.preadv(fd, [buffer], offset):
+    size = os.fstat(fd).st_size
+    while True:
+        if before_read is not None and offset < size:
+            before_read(min(len(buffer), size - offset))
+        count = os.preadv(fd, [buffer], offset)
+        if not count:
+            break
         hasher.update(view[:count])
         offset += count
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from transporter.repository import limits
-from transporter.repository.errors import ChunkMissing
+from transporter.repository.errors import PackGone
 from transporter.repository.index import Location
 from transporter.repository.layout import Layout
 from transporter.repository.record import HEADER_LENGTH
@@ -20,6 +20,7 @@ from transporter.repository.record import HEADER_LENGTH
 class _OpenPack:
     fd: int
     users: int = 0
+    stale: bool = False
 
 
 class PackReader:
@@ -32,7 +33,7 @@ class PackReader:
         self._open: OrderedDict[bytes, _OpenPack] = OrderedDict()
 
     def read_raw(self, place: Location) -> bytes:
-        """Return header and stored bytes of a record, not yet proven. ChunkMissing if its pack is gone."""
+        """Return header and stored bytes of a record, not yet proven. PackGone if its pack is."""
         with self._borrow(place) as fd:
             return os.pread(fd, HEADER_LENGTH + place.entry.stored_length, place.entry.offset)
 
@@ -50,6 +51,8 @@ class PackReader:
         finally:
             with self._lock:
                 pack.users -= 1
+                if pack.stale and not pack.users:
+                    os.close(pack.fd)
                 self._evict()
 
     def _open_pack(self, place: Location) -> int:
@@ -59,7 +62,7 @@ class PackReader:
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
             return fd
         except FileNotFoundError:
-            raise ChunkMissing(
+            raise PackGone(
                 f"the pack of chunk {place.entry.chunk_id.hex()} is gone",
                 "run `scrub --heal`; the next run of a job that still has the data sends it again",
             ) from None
@@ -70,6 +73,25 @@ class PackReader:
             return
         for name in [name for name, pack in self._open.items() if not pack.users][:surplus]:
             os.close(self._open.pop(name).fd)
+
+    def forget(self, name: bytes) -> None:
+        """Read a pack anew from now on: it was removed, or another file has its name. Whoever reads it finishes."""
+        with self._lock:
+            self._put_away([name])
+
+    def forget_removed(self) -> None:
+        """Let go of the packs without a name: another process has removed them, and their room is free once closed."""
+        with self._lock:
+            self._put_away([name for name, pack in self._open.items() if not os.fstat(pack.fd).st_nlink])
+
+    def _put_away(self, names: list[bytes]) -> None:
+        for name in names:
+            pack = self._open.pop(name, None)
+            if pack is None:
+                continue
+            pack.stale = True
+            if not pack.users:
+                os.close(pack.fd)
 
     def close(self) -> None:
         """Close all."""

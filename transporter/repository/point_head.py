@@ -17,6 +17,8 @@ from transporter.errors import DamagedData, UnsupportedFormat
 from transporter.repository import limits
 
 HEAD_VERSION: Final = 1
+FSI_VERSION: Final = 2
+"""The version of a head that names a file-system index; one without it stays as version 1 wrote it."""
 
 _Id16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
 _Id32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -33,7 +35,8 @@ class PointHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ``kind``: full, incremental …; ``created_ns``: ns since 1970, by the clock of the end that read the workload
     (nothing is decided by it); ``parent`` and ``parent_hash``: the job's previous point and the hash of its
     object, empty for the first; ``zone``: source, target or none; ``domain``: of the chunk ids;
-    ``cryptograms``: the key ring under the storage key; ``manifest``: (chunk id, plain length) in order;
+    ``cryptograms``: the key ring under the storage key; ``manifest``: (chunk id, plain length) in order; ``fsi``:
+    likewise, the blocks of the file-system index, there in version 2 and only there;
     ``needs_hash``: BLAKE3 of the needs table; ``workload``: tree, image or stream; ``chunk_id_key``: in plain
     points alone, which have nothing to hide; ``mac``: under the metakey, empty in plain points.
     """
@@ -51,6 +54,7 @@ class PointHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     domain: _Id16
     cryptograms: list[bytes] = []
     manifest: list[_ManifestChunk]
+    fsi: list[_ManifestChunk] | msgspec.UnsetType = msgspec.UNSET
     needs_hash: _Id32
     statistics: Annotated[dict[Annotated[str, Meta(max_length=64)], int], Meta(max_length=256)] = {}
     workload: _Word
@@ -86,18 +90,21 @@ def decode_head(raw: bytes | memoryview) -> PointHead:
 
     UnsupportedFormat for a later version, DamagedData for anything but a head in its one form.
     """
-    damaged = DamagedData(
-        "the head of a restore point is damaged", "use another restore point; run `scrub` on the repository"
-    )
     if len(raw) > limits.HEAD_LENGTH:
-        raise damaged
+        raise _damaged()
     try:
         version = msgspec.msgpack.decode(raw, type=_Version).version
-        if version != HEAD_VERSION:
+        if version not in (HEAD_VERSION, FSI_VERSION):
             raise UnsupportedFormat(f"the restore point has version {version}", "use a newer version of transporter")
         head = msgspec.msgpack.decode(raw, type=PointHead)
     except (msgspec.MsgspecError, ValueError, RecursionError):  # ValueError: text that is not UTF-8
-        raise damaged from None
-    if encode_head(head) != raw:
-        raise damaged
+        raise _damaged() from None
+    if (head.version == FSI_VERSION) != (head.fsi is not msgspec.UNSET) or encode_head(head) != raw:
+        raise _damaged()
     return head
+
+
+def _damaged() -> DamagedData:
+    return DamagedData(
+        "the head of a restore point is damaged", "use another restore point; run `scrub` on the repository"
+    )

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from transporter.clock import Clock
 from transporter.errors import DamagedData, UsageError
 from transporter.repository import files, limits, points
 from transporter.repository.errors import PointExists, PointMissing
-from transporter.repository.layout import ID_NAME, Layout, name_of
-from transporter.repository.points import PointRef
+from transporter.repository.files import StrPath
+from transporter.repository.layout import ID_NAME, RECYCLED_NAME, Layout, name_of
+from transporter.repository.point_head import decode_head
+from transporter.repository.points import Origin, PointRef
 from transporter.repository.slot_store import SlotStore
 
 _BATCH = 4096
@@ -37,10 +40,14 @@ class PointStore:
         check: Callable[[Sequence[bytes]], None],
         charge: Callable[[int], None],
         slots: Sequence[tuple[bytes, bytes]] = (),
+        *,
+        before_link: Callable[[PointRef], None] | None = None,
     ) -> bytes:
         """Make a point visible: whole, durable, in one step; return its hash. PointExists if its id is taken.
 
-        ``slots``: (id, bytes), stored once everything else was found in order and is paid for.
+        ``target`` with a time of commit takes another point's place in the order of commits; of a copy,
+        ``origin.copied_ns`` is the time now. ``slots``: (id, bytes),
+        stored once everything else was found in order and is paid for. ``before_link``: the last thing before.
         """
         if not 0 < len(head) <= limits.HEAD_LENGTH:
             raise UsageError(f"a point's head has {len(head)} bytes; 1 to {limits.HEAD_LENGTH} are allowed")
@@ -51,7 +58,10 @@ class PointStore:
             with files.disk_errors("look at a restore point"):
                 files.sync_folder(path.parent)  # whoever hears "exists" may rely on it
             raise _exists(target)
-        return self._commit(path, target, head, _checked(needs, check), charge, slots)
+        checked = _checked(needs, check)
+        if target.origin is not None and not target.origin.resealed:
+            checked = _original(target, target.origin, head, checked)
+        return self._commit(path, target, head, checked, charge, slots, before_link)
 
     def _commit(
         self,
@@ -61,8 +71,9 @@ class PointStore:
         needs: Iterator[bytes],
         charge: Callable[[int], None],
         slots: Sequence[tuple[bytes, bytes]],
+        before_link: Callable[[PointRef], None] | None,
     ) -> bytes:
-        stamped = self._stamp(target)
+        stamped = target if target.committed_ns else self._stamp(target)
         temporary = self._layout.journal / f"{self._clock.random_bytes(16).hex()}.tmp"
         size = sum(points.size_of_slot(data) for _, data in slots)
         charged = 0
@@ -83,6 +94,8 @@ class PointStore:
                 for slot_id, data in slots:
                     self._slots.put(target.point_id, slot_id, data)
                 files.make_folders(path.parent, self._layout.root)
+                if before_link is not None:
+                    before_link(stamped)
                 try:
                     files.link(temporary, path)  # the commit: from here on the point exists
                 except FileExistsError:
@@ -98,6 +111,10 @@ class PointStore:
     def _stamp(self, target: PointRef) -> PointRef:
         """Date a point by our own clock, later than all of its job: a clock set back cannot reorder commits."""
         latest = max((ref.committed_ns for ref in self.listed(target.tenant, target.job, skip_damaged=True)), default=0)
+        if target.origin is not None:
+            # Its place in the order is the original's. Nobody can place a copy ahead of what is committed from now on.
+            origin = target.origin
+            return replace(target, committed_ns=min(origin.committed_ns, origin.copied_ns))
         now = max(self._clock.now_ns(), latest + 1)
         return PointRef(target.tenant, target.job, target.point_id, target.domain, now, 0, b"")
 
@@ -137,7 +154,46 @@ class PointStore:
             total += _size_of_folder(self._layout.job(tenant, job))
             for point_id in self.ids(tenant, job):
                 total += _size_of_folder(self._layout.slot(point_id, bytes(16)).parent)
+        for job in self.recycled_jobs(tenant):
+            # What is in the recycle bin takes room until it goes.
+            total += _size_of_folder(self._layout.recycled_job(tenant, job))
+            for point_id, _ in self.recycled_ids(tenant, job):
+                total += _size_of_folder(self._layout.slot(point_id, bytes(16)).parent)
         return total
+
+    # -- the recycle bin --------------------------------------------------------------------------------------------
+
+    def recycled_tenants(self) -> list[str]:
+        """Return the tenants that have points in the recycle bin."""
+        return _names(self._layout.recycled)
+
+    def recycled_jobs(self, tenant: str) -> list[str]:
+        """Return the jobs of a tenant that have points in the recycle bin."""
+        return _names(self._layout.recycled_job(tenant, "-").parent)
+
+    def recycled_ids(self, tenant: str, job: str) -> list[tuple[bytes, int]]:
+        """Return the points of a job that are in the recycle bin: (id, until when, ns)."""
+        names = files.names_in(self._layout.recycled_job(tenant, job))
+        found = [match for match in map(RECYCLED_NAME.fullmatch, names) if match is not None]
+        return [(bytes.fromhex(match[1]), int(match[2])) for match in found]
+
+    def recycled_ref(self, tenant: str, job: str, point_id: bytes, until_ns: int) -> PointRef:
+        """Return what is known of a point in the recycle bin; PointMissing, DamagedData."""
+        with self._open_at(
+            self._layout.recycled_point(tenant, job, point_id, until_ns), tenant, job, point_id
+        ) as opened:
+            return opened[1].ref
+
+    def read_recycled_needs(self, tenant: str, job: str, point_id: bytes, until_ns: int) -> Iterator[bytes]:
+        """As `read_needs`, of a point in the recycle bin: what it needs must stay as long as it may be brought back."""
+        path = self._layout.recycled_point(tenant, job, point_id, until_ns)
+        with self._open_at(path, tenant, job, point_id) as (fd, frame, _path):
+            points.prove(fd, frame, path)
+            for piece in points.iterate_needs(fd, frame, _BATCH):
+                for start in range(0, len(piece), 32):
+                    yield piece[start : start + 32]
+
+    # -- reading ----------------------------------------------------------------------------------------------------
 
     def read_head(self, tenant: str, job: str, point_id: bytes) -> bytes:
         """Return a point's head after proving the whole object."""
@@ -153,35 +209,67 @@ class PointStore:
                 for start in range(0, len(piece), 32):
                     yield piece[start : start + 32]
 
+    def exists(self, tenant: str, job: str, point_id: bytes) -> bool:
+        """Tell whether there is a point of that name."""
+        return self._layout.point(tenant, job, point_id).exists()
+
+    def needs_parts(self, tenant: str, job: str, point_id: bytes, start: int, at_once: int) -> Iterator[bytes]:
+        """Yield the needs table as it lies there, not proven, ``at_once`` ids at a time from number ``start`` on."""
+        with self._open(tenant, job, point_id) as (fd, frame, _path):
+            for number in range(start, frame.needs_count, at_once):
+                length = 32 * min(at_once, frame.needs_count - number)
+                yield os.pread(fd, length, frame.needs_start + 32 * number)
+
+    def count_needs(self, tenant: str, job: str, point_id: bytes) -> int:
+        """Return how many ids the needs table has."""
+        with self._open(tenant, job, point_id) as (_, frame, _path):
+            return frame.needs_count
+
     def check_exists(self, tenant: str, job: str, point_id: bytes) -> None:
         """Raise PointMissing unless there is a point of that name; what is in it is not looked at."""
         if not self._layout.point(tenant, job, point_id).exists():
             raise _missing(job, point_id)
 
-    def head_unproved(self, tenant: str, job: str, point_id: bytes) -> bytes:
-        """Return a point's head as it is: for what nothing but a wish depends on, and for many points."""
-        with self._open(tenant, job, point_id) as (fd, frame, _path):
-            return points.read_head(fd, frame)
+    def unproved(self, tenant: str, job: str, point_id: bytes) -> tuple[PointRef, bytes]:
+        """Return what is known of a point, and its head as it is: for many points, and what only a wish depends on."""
+        path = self._layout.point_name(tenant, job, point_id)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                frame = self._frame(fd, path, tenant, job, point_id)
+                return frame.ref, points.read_head(fd, frame)
+            finally:
+                os.close(fd)
+        except (FileNotFoundError, NotADirectoryError):
+            raise _missing(job, point_id) from None
+        except OSError as error:
+            raise files.translate(error, "read a restore point") from error
+
+    def _frame(self, fd: int, path: StrPath, tenant: str, job: str, point_id: bytes) -> points._Frame:
+        """Return the outline of an open point; DamagedData if it is not whole or not the one of this name."""
+        frame = points.read_frame(fd, path)
+        mine = (frame.repository_id, frame.ref.tenant, frame.ref.job, frame.ref.point_id)
+        if mine != (self._repository_id, tenant, job, point_id):
+            raise points.damaged_point(path)
+        return frame
 
     def ref(self, tenant: str, job: str, point_id: bytes) -> PointRef:
         """Return what is known of a point; PointMissing if there is none."""
         with self._open(tenant, job, point_id) as (_, frame, _path):
             return frame.ref
 
+    def _open(self, tenant: str, job: str, point_id: bytes) -> AbstractContextManager[tuple[int, points._Frame, Path]]:
+        return self._open_at(self._layout.point(tenant, job, point_id), tenant, job, point_id)
+
     @contextmanager
-    def _open(self, tenant: str, job: str, point_id: bytes) -> Iterator[tuple[int, points._Frame, Path]]:
-        path = self._layout.point(tenant, job, point_id)
+    def _open_at(self, path: Path, tenant: str, job: str, point_id: bytes) -> Iterator[tuple[int, points._Frame, Path]]:
         with files.disk_errors("read a restore point"):
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except (FileNotFoundError, NotADirectoryError):
                 raise _missing(job, point_id) from None
             try:
-                frame = points.read_frame(fd, path)
-                mine = (frame.repository_id, frame.ref.tenant, frame.ref.job, frame.ref.point_id)
-                if mine != (self._repository_id, tenant, job, point_id):
-                    raise points.damaged_point(path)
-                yield fd, frame, path
+                yield fd, self._frame(fd, path, tenant, job, point_id), path
             finally:
                 os.close(fd)
 
@@ -201,6 +289,23 @@ def _checked(needs: bytes | Iterable[bytes], check: Callable[[Sequence[bytes]], 
     for batch in _batches([needs] if isinstance(needs, bytes) else needs):
         check([batch[start : start + 32] for start in range(0, len(batch), 32)])
         yield batch
+
+
+def _original(target: PointRef, origin: Origin, head: bytes, needs: Iterator[bytes]) -> Iterator[bytes]:
+    """Pass the needs of a copy on; DamagedData at their end unless the original had this head and these needs.
+
+    It is that hash that the source's home remembers of its point, and that the next point says of its parent.
+    """
+    said = decode_head(head)
+    proof = points.OriginalHash(origin, target.point_id, said.domain, said.job, head)
+    for part in needs:
+        proof.update(part)
+        yield part
+    if (said.point_id, said.tenant) != (target.point_id, origin.tenant) or proof.digest() != origin.hash:
+        raise DamagedData(
+            f"the copy of restore point {target.point_id.hex()} is not what the original was",
+            "copy it from another repository; scrub the one that it came from",
+        )
 
 
 def _batches(pieces: Iterable[bytes]) -> Iterator[bytes]:

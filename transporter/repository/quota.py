@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Final
 
 from transporter.errors import QuotaExceeded
+
+# A point of nothing new takes as much: its head, its slot and a pack of one chunk of metadata.
+LEAST_ROOM: Final = 4096
 
 
 class QuotaBook:
@@ -50,6 +54,14 @@ class QuotaBook:
                 )
             if tenant in self._used:
                 self._used[tenant] = used + count
+
+    def check_room(self, tenant: str) -> None:
+        """Raise QuotaExceeded where not even a point would find room: before a run reads and sends anything."""
+        if 0 <= self.left(tenant) < LEAST_ROOM:
+            raise QuotaExceeded(
+                f"the quota of {self.limit} bytes is used up: nothing more can be stored",
+                "remove old restore points, or ask the provider for more",
+            )
 
     def left(self, tenant: str) -> int:
         """Return the bytes ``tenant`` may still store, −1 without a bound."""

@@ -1,4 +1,4 @@
-"""Making the index agree with the packs: cheaply at open, wholly by rebuilding.
+"""Making the index agree with the packs, cheaply, at open (rebuild.py does it wholly).
 
 The index remembers the modification time of each of the 256 folders of packs as it was when it last agreed with the
 folder. At open only folders with another time are listed, and those whose time was seen so early that a later change
@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from transporter.clock import Clock
 from transporter.errors import DamagedData, TransporterError
 from transporter.repository import files, pack_file
-from transporter.repository.connections import remove_log
 from transporter.repository.index import Folder, Index, PackRow
 from transporter.repository.layout import PACK_NAME, Layout
 from transporter.repository.record import Entry
@@ -38,10 +37,11 @@ class Reconciled:
 
 def pack_folders(layout: Layout) -> Iterator[tuple[str, int]]:
     """Yield each folder of packs (two hex digits) and its modification time in ns."""
+    packs = str(layout.packs)  # made into paths, 256 names would cost more than to ask for their times
     for number in range(256):
         name = f"{number:02x}"
         try:
-            yield name, (layout.packs / name).stat().st_mtime_ns
+            yield name, os.stat(f"{packs}/{name}").st_mtime_ns
         except FileNotFoundError:
             yield name, 0
 
@@ -49,7 +49,7 @@ def pack_folders(layout: Layout) -> Iterator[tuple[str, int]]:
 def list_packs(layout: Layout, folder: str) -> list[bytes]:
     """Return the names of the packs in a folder, sorted."""
     try:
-        names = os.listdir(layout.packs / folder)
+        names = os.listdir(f"{layout.packs}/{folder}")
     except FileNotFoundError:
         return []
     return sorted(bytes.fromhex(name) for name in names if PACK_NAME.fullmatch(name) and name.startswith(folder))
@@ -70,20 +70,23 @@ def _settled(folder: Folder) -> bool:
     return folder.checked_ns - folder.mtime_ns > _TICK_NS
 
 
-def reconcile(layout: Layout, index: Index, clock: Clock, *, all_folders: bool = False) -> Reconciled:
-    """Enter packs the index lacks and drop those that are gone, in folders that changed (or in all)."""
+def reconcile(layout: Layout, index: Index, clock: Clock) -> Reconciled:
+    """Enter packs the index lacks and drop those that are gone, in folders that changed."""
     added = dropped = damaged = 0
-    agreed = {} if all_folders else index.folders()
+    agreed = index.folders()
     seen: list[Folder] = []
     for folder, mtime_ns in pack_folders(layout):
         last = agreed.get(folder, _ABSENT)
-        if last.mtime_ns == mtime_ns and _settled(last) and not all_folders:
+        if last.mtime_ns == mtime_ns and _settled(last):
             continue
         now = clock.now_ns()
-        present, known = set(list_packs(layout, folder)), set(index.packs_of_folder(folder))
+        # In this order: a prune beside this may publish a pack, and unlinks none before the index knows that.
+        known = set(index.packs_of_folder(folder))
+        present = set(list_packs(layout, folder))
         for name in sorted(known - present):
-            index.drop_pack(name)
-            dropped += 1
+            if not layout.pack(name).exists():
+                index.drop_pack(name)
+                dropped += 1
         for name in sorted(present - known):
             entered = enter_pack(layout, index, name)
             added += entered
@@ -95,17 +98,24 @@ def reconcile(layout: Layout, index: Index, clock: Clock, *, all_folders: bool =
     return Reconciled(added, dropped, damaged)
 
 
+@contextmanager
+def open_pack(layout: Layout, name: bytes) -> Iterator[int]:
+    """Open a published pack for reading. Raises the disk's errors as those a user meets, JobFailed if it is gone."""
+    with files.disk_errors("read a pack"):
+        fd = os.open(layout.pack(name), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
 def enter_pack(layout: Layout, index: Index, name: bytes) -> bool:
     """Enter a published pack into the index by its footer; False if not even its header can be read."""
     try:
-        with files.disk_errors("read a pack"):
-            fd = os.open(layout.pack(name), os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                header = pack_file.read_header(fd)
-                entries = footer_or_records(fd)
-                size = os.fstat(fd).st_size
-            finally:
-                os.close(fd)
+        with open_pack(layout, name) as fd:
+            header = pack_file.read_header(fd)
+            entries = footer_or_records(fd)
+            size = os.fstat(fd).st_size
     except DamagedData:  # also a sector that cannot be read
         return False
     index.add_pack(PackRow(name, header.tenant, len(entries), size), entries)
@@ -119,12 +129,8 @@ def enter_second_copies(layout: Layout, index: Index) -> None:
     """
     for name in index.packs_with_more():
         try:
-            with files.disk_errors("read a pack"):
-                fd = os.open(layout.pack(name), os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    entries = footer_or_records(fd)
-                finally:
-                    os.close(fd)
+            with open_pack(layout, name) as fd:
+                entries = footer_or_records(fd)
         except TransporterError:
             continue  # gone or damaged: scrub names it
         index.add_chunks(name, entries)
@@ -141,15 +147,3 @@ def footer_or_records(fd: int) -> list[Entry]:
     except DamagedData:
         start = pack_file.read_header(fd).length
         return [entry for entry, whole in pack_file.walk_records(fd, start) if whole]
-
-
-def rebuild(layout: Layout, repository_id: bytes, target: Path, clock: Clock) -> Reconciled:
-    """Write a new index of all packs to ``target`` (which is replaced if it is there)."""
-    files.unlink(target)
-    remove_log(target)
-    index = Index(target, writable=True)
-    try:
-        index.claim(repository_id)
-        return reconcile(layout, index, clock, all_folders=True)
-    finally:
-        index.close()

@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from transporter.clock import Clock
 from transporter.errors import DamagedData, TransporterError, UsageError
-from transporter.repository import files, format_file, limits
+from transporter.repository import files, format_file, limits, lost
 from transporter.repository.chunk_store import ChunkStore
 from transporter.repository.errors import RepositoryExists, RepositoryMissing
 from transporter.repository.format_file import Format
-from transporter.repository.healing import Healed, heal_pack
+from transporter.repository.healing import Healed, Supply, heal_pack
 from transporter.repository.index import Index
+from transporter.repository.keeping import Keeping
 from transporter.repository.layout import FOLDERS, Layout, folder_name
-from transporter.repository.lease import Lease
+from transporter.repository.lease import Lease, prune_lease
+from transporter.repository.lost import LostChunk
 from transporter.repository.opening import OpenReport, open_index, seal_index
 from transporter.repository.point_head import decode_head
 from transporter.repository.point_store import PointStore
-from transporter.repository.points import PointRef
+from transporter.repository.points import Origin, PointRef
+from transporter.repository.prune import PruneHooks, Pruner
+from transporter.repository.prune_report import PruneOptions, PruneReport
 from transporter.repository.quota import QuotaBook
-from transporter.repository.reconcile import Reconciled, enter_second_copies, rebuild, trust_folders
+from transporter.repository.rebuild import rebuild
+from transporter.repository.reconcile import Reconciled, enter_second_copies, trust_folders
 from transporter.repository.record import ChunkRecord
 from transporter.repository.salvage import Salvaged, salvage
 from transporter.repository.scrub import Scrubber, ScrubProgress, ScrubReport
+from transporter.repository.scrub_state import StateFile
+from transporter.repository.session_lease import SessionLease
 from transporter.repository.slot_store import Replaced, SlotChange, SlotStore
-from transporter.repository.statistics import Statistics, measure
+from transporter.repository.statistics import JobUsage, Statistics, by_job, measure
+from transporter.repository.supply import Copy, Supplied, Wanted, supply_chunks, wanted_of
 from transporter.repository.writer import PackWriter
 
 
@@ -36,15 +46,25 @@ class Repository:
     Made by `create` or `open`; a context manager that closes. Errors of the disk arrive as `transporter.errors`.
     """
 
-    def __init__(self, layout: Layout, clock: Clock, content: Format, index: Index, lease: Lease | None) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        clock: Clock,
+        content: Format,
+        index: Index,
+        lease: Lease | None,
+        reading: SessionLease | None = None,
+    ) -> None:
         self._layout = layout
         self._clock = clock
         self._format = content
         self._index = index
         self._lease = lease
+        self._reading = reading
         self._chunks = ChunkStore(layout, index, self._writers_of)
         self._slots = SlotStore(layout, clock)
         self._points = PointStore(layout, clock, content.id, self._slots)
+        self.keeping = Keeping(layout, clock, content, self._points)
         self._quota = QuotaBook(content.quota, self._used_by)
         self._lock = threading.Lock()
         self._salvage_lock = threading.Lock()
@@ -77,10 +97,11 @@ class Repository:
         """Open a repository; for writing, finish what a crash left (see ``opened`` for what that was).
 
         RepositoryMissing, RepositoryBusy (another process writes), UnsupportedFormat, DamagedData.
-        ``writable=False`` takes no lock and changes nothing, so it works beside a running writer.
+        ``writable=False`` changes nothing, so it works beside a running writer; until it is closed it is a session that
+        `prune` waits for (where the folder ``leases`` can be written).
         """
         layout = Layout(Path(path))
-        content = _read_format(layout)
+        content = read_format(layout)
         lease = None
         if writable:
             with files.disk_errors("open the repository"):
@@ -93,7 +114,8 @@ class Repository:
             if lease is not None:
                 lease.release()
             raise
-        repository = cls(layout, clock, content, index, lease)
+        reading = None if writable else _reading_lease(layout, index)
+        repository = cls(layout, clock, content, index, lease, reading)
         repository.opened = report
         return repository
 
@@ -110,6 +132,8 @@ class Repository:
         try:
             if self._lease is not None:
                 self._trust_folders()
+            if self._reading is not None:
+                self._reading.release()
             self._index.close()
             if self._lease is not None:
                 seal_index(self._layout)
@@ -162,9 +186,24 @@ class Repository:
         """Return the bytes a tenant may still store, −1 without a bound."""
         return self._quota.left(tenant)
 
+    def check_room(self, tenant: str) -> None:
+        """Raise QuotaExceeded where a tenant can store nothing more."""
+        self._quota.check_room(tenant)
+
     def _used_by(self, tenant: str) -> int:
         usage = self._index.usage(tenant)
         return (usage[0].bytes if usage else 0) + self._points.size_of(tenant)
+
+    def session(self) -> SessionLease:
+        """Return the lease of a session: until it is released, nothing that is answered from here on is pruned.
+
+        Everybody has one who relies on answers for longer than one call.
+        """
+        return SessionLease(self._layout.leases, self._index.moment)
+
+    def forget_removed_packs(self) -> None:
+        """Give back the room of packs that a prune in another process has removed, and that are still open here."""
+        self._chunks.forget_removed()
 
     # -- chunks -----------------------------------------------------------------------------------------------------
 
@@ -185,6 +224,10 @@ class Repository:
         ChunkMissing if there is none, DamagedData if there are some and none is sound.
         """
         return self._chunks.read(domain, chunk_id, key_ids)
+
+    def hash_of(self, domain: bytes, chunk_id: bytes, key_id: bytes) -> bytes:
+        """Read and prove the record of a chunk that is stored under ``key_id``; return its hash. Raises as `read`."""
+        return self._chunks.hash_of(domain, chunk_id, key_id)
 
     def read_many(
         self,
@@ -262,6 +305,10 @@ class Repository:
         """Return the sound slots of a point by their ids; DamagedData only if there are some and none is sound."""
         return self._slots.of(point_id)
 
+    def slots_and_names(self, point_id: bytes) -> tuple[dict[bytes, bytes], tuple[str, ...]]:
+        """Return the same, and the names in the folder of the point's slots, for `SlotChange.seen`."""
+        return self._slots.with_names(point_id)
+
     def replace_slots(
         self, tenant: str, job: str, changes: Sequence[SlotChange], keep_seconds: float, most: int | None = None
     ) -> Replaced:
@@ -272,11 +319,13 @@ class Repository:
         """
         for change in changes:
             self._points.check_exists(tenant, job, change.point_id)
-        return self._slots.replace(changes, keep_seconds, limits.SLOTS_PER_POINT if most is None else most)
+        most = limits.SLOTS_PER_POINT if most is None else most
+        return self._slots.replace(changes, keep_seconds, self.keeping.clock.latest_ns(), most, self.keeping.locks())
 
     def replace_slots_of_read(self, changes: Sequence[SlotChange], keep_seconds: float) -> Replaced:
         """As `replace_slots`, of points of any tenants and jobs that the caller has just read here."""
-        return self._slots.replace(changes, keep_seconds)
+        now = self.keeping.clock.latest_ns()
+        return self._slots.replace(changes, keep_seconds, now, locked_until=self.keeping.locks())
 
     def replaced_slots(self, point_id: bytes) -> dict[bytes, int]:
         """Return the replaced slots of a point that are still kept: id → until when (ns)."""
@@ -287,8 +336,11 @@ class Repository:
         return self._slots.folders()
 
     def purge_replaced_slots(self, folders: Sequence[str]) -> int:
-        """Remove the replaced slots in these folders whose time is over; return how many."""
-        return self._slots.purge(folders)
+        """Remove the replaced slots in these folders whose time is over; return how many.
+
+        By the repository's time: by a clock that was set ahead a locked point would lose what opens it.
+        """
+        return self._slots.purge(folders, self.keeping.clock.now_ns())
 
     def commit_point(
         self,
@@ -301,30 +353,60 @@ class Repository:
         domain: bytes | None = None,
         key_ids: Collection[bytes] | None = None,
         slots: Sequence[tuple[bytes, bytes]] = (),
+        replaces: bytes = b"",
+        origin: Origin | None = None,
     ) -> bytes:
         """Make a restore point visible, in one atomic step and as the last one; return its hash (32 bytes).
 
         ``needs`` are ids of chunks in ``domain`` (None: as the head says), in pieces of any size: every one must be
         stored, under one of ``key_ids`` (None: any), or ChunkMissing names how many are not. Packs of live writers that
         hold needed chunks are published first. ``slots`` are (id, bytes): they are charged to the tenant as the point
-        is, and stored just before it, so that a commit that is refused leaves none.
+        is, and stored just before it, so that a commit that is refused leaves none. ``origin``: it is the copy of a
+        point of another repository; DamagedData unless head and needs are what the original had.
+
+        ``replaces``: the id of a point of the job whose time, and so place in the order of commits, the new one takes;
+        once that is there the old one is removed, as by the tenant. If it must stay, PointKept, PointMissing or
+        ClockDoubtful come before anything is done.
         """
         self._need_writable()
         if domain is None:
             domain = decode_head(head).domain
-        target = PointRef(tenant, job, point_id, domain, 0, 0, b"")
-        return self._points.commit(
-            target,
-            head,
-            needs,
-            lambda ids: self._chunks.require(domain, ids, key_ids),
-            lambda size: self._quota.charge(tenant, size),
-            slots,
-        )
+        self.keeping.settle(point_id)
+        committed_ns = 0
+        if replaces and not self._points.exists(tenant, job, point_id):
+            committed_ns = self.keeping.check_removable(tenant, job, replaces, tenant).committed_ns
+        if origin is not None:
+            # From here on runs for how long it must stay, so this is never earlier than what the repository has seen.
+            origin = replace(origin, copied_ns=self.keeping.clock.latest_ns())
+        target = PointRef(tenant, job, point_id, domain, committed_ns, 0, b"", origin)
+        try:
+            # From the first look at a chunk until the point has its name: what was found must not be pruned between.
+            with self.session():
+                return self._points.commit(
+                    target,
+                    head,
+                    needs,
+                    lambda ids: self._chunks.require(domain, ids, key_ids),
+                    lambda size: self._quota.charge(tenant, size),
+                    slots,
+                    before_link=lambda stamped: self.keeping.lock_new(stamped.point_id),
+                )
+        finally:
+            # Also where the new one was there already: a crash may have come between the two.
+            if replaces and self._points.exists(tenant, job, point_id):
+                self.keeping.remove(tenant, job, [replaces], tenant)
 
     def tenants(self) -> list[str]:
         """Return the tenants that have restore points here."""
         return self._points.tenants()
+
+    def recycled_tenants(self) -> list[str]:
+        """Return the tenants that have restore points in the recycle bin here."""
+        return self._points.recycled_tenants()
+
+    def jobs_of(self, tenant: str) -> set[str]:
+        """Return the jobs of a tenant that have restore points, in the recycle bin or out of it."""
+        return {*self._points.jobs(tenant), *self._points.recycled_jobs(tenant)}
 
     def point_ids(self, tenant: str) -> Iterator[tuple[str, bytes]]:
         """Yield (job, point id) of all points of a tenant by their names alone: quick, for many of them."""
@@ -350,11 +432,26 @@ class Repository:
 
     def head_unproved(self, tenant: str, job: str, point_id: bytes) -> bytes:
         """Return a point's head without proving the object: quick, for many points."""
-        return self._points.head_unproved(tenant, job, point_id)
+        return self._points.unproved(tenant, job, point_id)[1]
+
+    def point_unproved(self, tenant: str, job: str, point_id: bytes) -> tuple[PointRef, bytes]:
+        """Return what is known of a point, and its head, likewise: its file is opened once."""
+        return self._points.unproved(tenant, job, point_id)
 
     def read_needs(self, tenant: str, job: str, point_id: bytes) -> Iterator[bytes]:
         """Yield the ids of the chunks a point needs, in its order, after proving the whole object."""
         return self._points.read_needs(tenant, job, point_id)
+
+    def needs_parts(self, tenant: str, job: str, point_id: bytes, start: int, at_once: int = 4096) -> Iterator[bytes]:
+        """Yield the needs table of a point as bytes, ``at_once`` ids at a time, from id number ``start`` on.
+
+        Not proven: for whoever proves the whole by its hash.
+        """
+        return self._points.needs_parts(tenant, job, point_id, start, at_once)
+
+    def count_needs(self, tenant: str, job: str, point_id: bytes) -> int:
+        """Return how many chunks a point needs, as its object says."""
+        return self._points.count_needs(tenant, job, point_id)
 
     # -- care -------------------------------------------------------------------------------------------------------
 
@@ -362,29 +459,111 @@ class Repository:
         self, on_progress: Callable[[ScrubProgress], None] | None = None, sample: float | None = None
     ) -> ScrubReport:
         """Prove every byte (``sample``: of a random share of the packs, 0 … 1). Changes nothing, needs no key."""
-        scrubber = Scrubber(self._layout, self._index, self._points, self.repository_id, self._clock)
-        return scrubber.run(on_progress, sample)
+        scrubber = self.scrubber()
+        with nullcontext() if self._lease is None else self.session():
+            return scrubber.run(on_progress, sample)
 
-    def heal(self, packs: Iterable[bytes]) -> Healed:
-        """Set damaged packs (as `scrub` names them) aside and keep their sound records.
+    def prune(self, options: PruneOptions | None = None, hooks: PruneHooks | None = None) -> PruneReport:
+        """Find chunks that no restore point needs, and give back the room of those whose grace is over (prune.py).
 
-        What is lost becomes unknown, so that the next run that has its plaintext sends it again.
+        Works beside writers and readers. RepositoryBusy while another prune runs; DamagedData naming a point that
+        cannot be read; DiskFull; ClockDoubtful. Nothing is lost by any of them, and another prune goes on.
         """
         self._need_writable()
-        saved = lost = 0
-        for name in packs:
-            journal = self._layout.journal / f"{self._clock.random_bytes(16).hex()}.pack"
-            with self._salvage_lock:
-                done = heal_pack(self._layout, self._index, self.repository_id, name, journal)
-            saved, lost = saved + done.saved, lost + done.lost
-        if lost:
-            enter_second_copies(self._layout, self._index)
-        return Healed(saved, lost)
+        hooks = replace(hooks or PruneHooks(), closed=self._chunks.forget, freed=self._freed)
+        with prune_lease(self._layout.prune_lease):
+            options = options or PruneOptions()
+            time = self.keeping.clock
+            return Pruner(self._layout, self._index, self.repository_id, self._clock, time, options, hooks).run()
+
+    def _freed(self, tenant: str, count: int) -> None:
+        self._quota.charge(tenant, -count)
+
+    def scrubber(self) -> Scrubber:
+        """Return the steps of a scrub, for whoever takes them one by one."""
+        return Scrubber(self._layout, self._index, self._points, self.repository_id, self._clock)
+
+    def scrub_state(self) -> StateFile:
+        """Return where it is remembered how far scrubs are."""
+        return StateFile(self._layout.scrub_state)
+
+    def heal(self, packs: Iterable[bytes], supply: Supply | None = None) -> Healed:
+        """Set damaged packs (as `scrub` names them) aside; keep their sound records, and what ``supply`` has.
+
+        What is lost becomes unknown and is listed, so that the next run that has its plaintext, or a copy, supplies it.
+        """
+        self._need_writable()
+        done = Healed()
+        with prune_lease(self._layout.prune_lease):
+            for name in packs:
+                journal = self._layout.journal / f"{self._clock.random_bytes(16).hex()}.pack"
+                with self._salvage_lock:
+                    done += heal_pack(self._layout, self._index, self.repository_id, name, journal, supply)
+                self._chunks.forget(name)
+            if done.lost:
+                enter_second_copies(self._layout, self._index)
+        return done
+
+    def lost_chunks(self, domain: bytes | None = None) -> Iterator[tuple[str, LostChunk]]:
+        """Yield (tenant, chunk) of what was lost with damaged packs and is not stored again under the same key."""
+        for _pack, tenant, listed in lost.read_lists(self._layout):
+            for chunk in self._still_lost(listed):
+                if domain is None or chunk.domain == domain:
+                    yield tenant, chunk
+
+    def wanted_chunks(self) -> Iterator[Wanted]:
+        """Yield what `lost_chunks` does, as `supply` takes it: only the very same records do, where a hash is left."""
+        for pack, tenant, listed in lost.read_lists(self._layout):
+            hashes = lost.record_hashes(self._layout, pack, listed)
+            for chunk in self._still_lost(listed):
+                yield wanted_of(tenant, chunk, hashes.get((chunk.domain, chunk.chunk_id, chunk.key_id), b""))
+
+    def _still_lost(self, listed: list[LostChunk]) -> Iterator[LostChunk]:
+        for start in range(0, len(listed), limits.LOOKUP_BATCH):
+            batch = listed[start : start + limits.LOOKUP_BATCH]
+            ids: dict[bytes, list[bytes]] = {}
+            for chunk in batch:
+                ids.setdefault(chunk.domain, []).append(chunk.chunk_id)
+            known = {domain: dict(zip(those, self.have(domain, those), strict=True)) for domain, those in ids.items()}
+            yield from (chunk for chunk in batch if chunk.key_id not in known[chunk.domain][chunk.chunk_id])
+
+    def forget_found(self) -> int:
+        """Remove the lists of which everything is stored again; return how many."""
+        self._need_writable()
+        found = [pack for pack, _tenant, listed in lost.read_lists(self._layout) if not any(self._still_lost(listed))]
+        with files.disk_errors("remove a list of lost chunks"):
+            for pack in found:
+                lost.remove_list(self._layout, pack)
+        return len(found)
+
+    def supply(
+        self,
+        copy: Copy,
+        wanted: Iterable[Wanted],
+        before_read: Callable[[int], None] | None = None,
+    ) -> Supplied:
+        """Take each of these chunks from ``copy`` and store it, as far as it is there.
+
+        Durable when this returns. QuotaExceeded, DiskFull: what came before is kept.
+        """
+        self._need_writable()
+        writers: dict[tuple[bytes, str], PackWriter] = {}
+
+        def store(domain: bytes, tenant: str, record: ChunkRecord) -> None:
+            if (domain, tenant) not in writers:
+                writers[domain, tenant] = self.writer(domain, tenant)
+            writers[domain, tenant].append(record)
+
+        try:
+            return supply_chunks(copy, store, wanted, before_read)
+        finally:
+            for writer in writers.values():
+                writer.close()
 
     def rebuild_index(self) -> Reconciled:
-        """Make the index anew from the packs. No writer may be open."""
+        """Make the index anew from the packs. No writer may be open, and no prune may run."""
         self._need_writable()
-        with self._lock:
+        with self._lock, prune_lease(self._layout.prune_lease):
             if self._writers:
                 raise UsageError("the index cannot be rebuilt while a job writes", "wait for the jobs to end")
             fresh = self._layout.index.with_name("rebuild.db")
@@ -397,18 +576,32 @@ class Repository:
         """Return sizes and counts, tenant by tenant, and the room that is left."""
         return measure(self._layout, self._index, self._points)
 
+    def jobs(self) -> list[JobUsage]:
+        """Return what the jobs of all tenants have here."""
+        return list(by_job(self._points))
 
-def _read_format(layout: Layout) -> Format:
+
+def read_format(layout: Layout) -> Format:
+    """Return what the format file says. Raises RepositoryMissing, UnsupportedFormat, DamagedData."""
     try:
         with open(layout.format, "rb") as file:
             raw = file.read(1 << 20)
     except (FileNotFoundError, NotADirectoryError):
         raise RepositoryMissing(
-            f"there is no repository in {layout.root}", "create it with `transporter repository add`"
+            f"there is no repository in {layout.root}",
+            "is its disk mounted? a new one: `transporter repository add`; "
+            "one whose disk is gone for good: `transporter repository make-anew`",
         ) from None
     except OSError as error:
         raise files.translate(error, "read the repository's format file") from error
     return format_file.decode(raw)
+
+
+def _reading_lease(layout: Layout, index: Index) -> SessionLease | None:
+    try:
+        return SessionLease(layout.leases, index.moment)
+    except TransporterError:
+        return None  # on a medium that cannot be written nothing is pruned; an unusable index is told by its use
 
 
 def _is_free(layout: Layout) -> bool:

@@ -100,7 +100,8 @@ def _salvage_pack(layout: Layout, index: Index, repository_id: bytes, path: Path
         if not complete:
             files.truncate(fd, end)
             files.write(fd, footer)
-            files.sync(fd)
+        # A whole one, too: whoever wrote it may have been killed before its fsync, and from here on it is relied on.
+        files.sync(fd)
         name = pack_file.hash_file(fd)
     finally:
         os.close(fd)

@@ -7,22 +7,25 @@ packs; it is a cache, so what differs there can be repaired and is told apart fr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from transporter.clock import Clock
 from transporter.errors import DamagedData, TransporterError
 from transporter.repository import format_file, limits, points
-from transporter.repository.errors import PointMissing
 from transporter.repository.index import Index
 from transporter.repository.layout import FOLDERS, ID_NAME, PACK_NAME, Layout, name_of
 from transporter.repository.point_store import PointStore
+from transporter.repository.scrub_keeping import check_keeping
 from transporter.repository.scrub_packs import PackScrubber
+from transporter.repository.scrub_points import PointScrubber
 from transporter.repository.scrub_report import Finding, ScrubProgress, ScrubReport
 
 __all__ = ["Finding", "ScrubProgress", "ScrubReport", "Scrubber"]
 
-_NEEDS_BATCH = 4096
+NOWHERE = bytes(32)
+"""Where a scrub of everything begins, and ends: no pack has this name."""
 
 
 class Scrubber:
@@ -33,19 +36,57 @@ class Scrubber:
     ) -> None:
         self._layout = layout
         self._store = store
-        self._report = ScrubReport()
-        self._packs = PackScrubber(layout, index, repository_id, clock, self._report)
+        self._clock = clock
+        self.report = ScrubReport()
+        self.packs = PackScrubber(layout, index, repository_id, self.report)
+        self._points = PointScrubber(layout, store, self._keys_of, self.report)
+        self._last_pack = 0
 
     def run(self, on_progress: Callable[[ScrubProgress], None] | None, sample: float | None) -> ScrubReport:
-        """Look at everything once and return the report."""
+        """Look at everything once, or at a share of the packs from a random place on, and return the report."""
+        self.begin()
+        total, total_bytes = self.packs.count()
+        start = NOWHERE if sample is None else self._clock.random_bytes(32)
+        most = total if sample is None else math.ceil(total * sample)
+        for done, name in enumerate(self.packs.names(start, start), 1):
+            if sample is not None and done > most:
+                break
+            self.packs.take(self.packs.check_pack(name))
+            if on_progress is not None:
+                on_progress(ScrubProgress(done, max(most, done), self.report.bytes, total_bytes))
+        self.end_of_packs(whole=sample is None)
+        for point in self.points():
+            self.check_point(*point)
+        self.check_slots()
+        return self.report
+
+    def begin(self) -> None:
+        """Look at what is small, and at the index by itself."""
         self._check_format()
         self._check_strays()
-        last_pack = self._packs.check_index_file()
-        self._packs.check_packs(on_progress, sample, last_pack)
-        self._packs.check_journal()
-        self._check_points()
-        self._check_slots()
-        return self._report
+        check_keeping(self._layout, self._store, self.report)
+        self._last_pack = self.packs.check_index_file()
+
+    def end_of_packs(self, *, whole: bool) -> None:
+        """Compare as a whole what was compared pack by pack; ``whole``: all packs were taken by this scrub."""
+        self.packs.look_again()
+        if whole:
+            self.packs.compare_count(self._last_pack)
+        self.packs.check_journal()
+
+    def points(self) -> Iterator[tuple[str, str, bytes]]:
+        """Yield tenant, job and id of every point."""
+        for tenant in self._store.tenants():
+            for job in self._store.jobs(tenant):
+                for point_id in self._store.ids(tenant, job):
+                    yield tenant, job, point_id
+
+    def check_point(self, tenant: str, job: str, point_id: bytes) -> None:
+        """Prove a point, and that what it needs is stored."""
+        self._points.check(tenant, job, point_id)
+
+    def _keys_of(self, domain: bytes, ids: Sequence[bytes]) -> dict[bytes, tuple[bytes, ...]] | None:
+        return self.packs.ask(lambda index: index.keys_of(domain, ids))
 
     # -- one thing each ---------------------------------------------------------------------------------------------
 
@@ -53,45 +94,10 @@ class Scrubber:
         try:
             format_file.decode(self._layout.format.read_bytes())
         except (DamagedData, OSError) as error:
-            self._report.hurt("format", str(error))
+            self.report.hurt("format", str(error))
 
-    def _check_points(self) -> None:
-        for tenant in self._store.tenants():
-            for job in self._store.jobs(tenant):
-                for point_id in self._store.ids(tenant, job):
-                    self._check_point(tenant, job, point_id)
-
-    def _check_point(self, tenant: str, job: str, point_id: bytes) -> None:
-        where = str(self._layout.point(tenant, job, point_id).relative_to(self._layout.root))
-        self._report.points += 1
-        try:
-            ref = self._store.ref(tenant, job, point_id)
-            self._report.bytes += ref.size
-            lost = {chunk_id for domain, chunk_id in self._report.damaged_chunks if domain == ref.domain}
-            missing = hit = 0
-            batch: list[bytes] = []
-            for chunk_id in self._store.read_needs(tenant, job, point_id):
-                batch.append(chunk_id)
-                hit += chunk_id in lost
-                if len(batch) == _NEEDS_BATCH:
-                    missing += self._missing(ref.domain, batch)
-                    batch = []
-            missing += self._missing(ref.domain, batch)
-        except PointMissing:
-            return
-        except TransporterError as error:
-            self._report.hurt(where, str(error))
-            return
-        if missing:
-            self._report.hurt(where, f"{missing} chunks that it needs are not in the index")
-        if hit:
-            self._report.hurt(where, f"{hit} chunks that it needs are damaged")
-
-    def _missing(self, domain: bytes, ids: list[bytes]) -> int:
-        known = self._packs.ask(lambda index: index.keys_of(domain, ids))
-        return 0 if known is None else sum(chunk_id not in known for chunk_id in ids)
-
-    def _check_slots(self) -> None:
+    def check_slots(self) -> None:
+        """Prove every slot."""
         for folder in _folders(self._layout.slots):
             if not ID_NAME.fullmatch(folder.name):
                 continue
@@ -100,18 +106,18 @@ class Scrubber:
                     self._check_slot(bytes.fromhex(folder.name), bytes.fromhex(path.name))
 
     def _check_slot(self, point_id: bytes, slot_id: bytes) -> None:
-        self._report.slots += 1
+        self.report.slots += 1
         path = self._layout.slot(point_id, slot_id)
         try:
             points.decode_slot(points.read_small(path, 2 * limits.SLOT_LENGTH), point_id, slot_id)
         except TransporterError as error:
             if path.exists():  # else it was put away meanwhile
-                self._report.hurt(str(path.relative_to(self._layout.root)), str(error))
+                self.report.hurt(str(path.relative_to(self._layout.root)), str(error))
 
     def _check_strays(self) -> None:
         """Note what is not ours: it proves nothing, but whoever looks after the repository should know."""
         for path in sorted(self._layout.root.iterdir()):
-            if path.name not in (*FOLDERS, "format", "quarantine"):
+            if path.name not in (*FOLDERS, "format", "quarantine", "recycled"):
                 self._stray(path)
         for folder in _folders(self._layout.packs):
             for path in sorted(folder.iterdir()):
@@ -126,7 +132,7 @@ class Scrubber:
                         self._stray(path)
 
     def _stray(self, path: Path) -> None:
-        self._report.note(str(path.relative_to(self._layout.root)), "not part of the repository")
+        self.report.note(str(path.relative_to(self._layout.root)), "not part of the repository")
 
 
 def _folders(path: Path) -> list[Path]:

@@ -13,11 +13,12 @@ _Id = bytes  # ScrubReport has a field of the type's name
 
 @dataclass(frozen=True, slots=True)
 class ScrubProgress:
-    """How far a scrub is."""
+    """How far a scrub is. ``bytes_total``: of all packs, 0 if that is not known."""
 
     packs_done: int
     packs_total: int
     bytes_done: int
+    bytes_total: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,8 @@ class Finding:
 class ScrubReport:
     """What a scrub looked at and found. ``damage`` needs healing, ``repairable`` a new index, ``notes`` only a glance.
 
-    At most `limits.REPORTED` findings of each kind are spelled out; ``damage_count`` counts all.
+    At most `limits.REPORTED` findings of each kind are spelled out; ``damage_count`` counts all. ``missing_chunks``:
+    (tenant, domain, chunk id) of what points need and the index does not know, at most `limits.MISSING`.
     """
 
     packs: int = 0
@@ -46,6 +48,7 @@ class ScrubReport:
     damaged_chunks: list[tuple[_Id, _Id]] = field(default_factory=list)
     repairable: list[Finding] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
+    missing_chunks: dict[tuple[str, _Id, _Id], None] = field(default_factory=dict)
 
     @property
     def clean(self) -> bool:
@@ -73,6 +76,19 @@ class ScrubReport:
         """Record damage."""
         self.damage_count += 1
         _put(self.damage, Finding(where, what))
+
+    def lacks(self, tenant: str, domain: _Id, chunk_id: _Id) -> None:
+        """Record a chunk that a point of ``tenant`` needs and that is not stored under any key."""
+        if len(self.missing_chunks) < limits.MISSING:
+            self.missing_chunks[tenant, domain, chunk_id] = None
+
+    def take(self, other: ScrubReport) -> None:
+        """Add what was found of another part of the repository."""
+        for name in ("packs", "records", "points", "slots", "bytes", "damage_count"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("damage", "damaged_packs", "damaged_chunks", "repairable", "notes"):
+            for finding in getattr(other, name):
+                _put(getattr(self, name), finding)
 
 
 def _put(into: list[_T], finding: _T) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -22,6 +22,7 @@ from transporter.errors import DamagedData, UsageError
 from transporter.file_system_sync import sync_all
 from transporter.repository import files, limits, points
 from transporter.repository.errors import PointExists
+from transporter.repository.files import StrPath
 from transporter.repository.layout import ID_NAME, Layout
 
 _REPLACED: Final = re.compile(r"([0-9a-f]{32})\.([0-9]{1,19})")
@@ -31,12 +32,23 @@ _LOOKS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class SlotChange:
-    """For one point: a slot to be stored (``slot`` empty: none), and those that it takes the place of."""
+    """For one point: a slot to be stored (``slot`` empty: none), and those that it takes the place of.
+
+    ``seen``: the names in the point's folder as the caller has just read them, for whom the folder is not read again.
+    Only for an exchange, under a new id of the caller's own: then what is late by a moment can do no harm, since a slot
+    is added before any goes, and never more than go.
+    """
 
     point_id: bytes
     slot_id: bytes
     slot: bytes = field(repr=False)
     replaces: tuple[bytes, ...] = ()
+    seen: tuple[str, ...] | None = None
+
+    @property
+    def is_exchange(self) -> bool:
+        """Whether ``seen`` is to be believed."""
+        return self.seen is not None and bool(self.slot and self.replaces)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +67,6 @@ class SlotStore:
         self._clock = clock
         self._lock = threading.Lock()  # counting slots and adding one: short, as commits wait for it
         self._one_replacement = threading.Lock()
-
-    def _folder(self, point_id: bytes) -> Path:
-        return self._layout.slots / point_id.hex()
 
     def put(self, point_id: bytes, slot_id: bytes, data: bytes) -> None:
         """Store a slot durably. The same bytes again are fine; others under the same id: PointExists."""
@@ -78,6 +87,10 @@ class SlotStore:
 
     def of(self, point_id: bytes) -> dict[bytes, bytes]:
         """Return the sound slots of a point; DamagedData only if there are slots and none is sound."""
+        return self.with_names(point_id)[0]
+
+    def with_names(self, point_id: bytes) -> tuple[dict[bytes, bytes], tuple[str, ...]]:
+        """Return the same, and the names of everything in the point's folder, for `SlotChange.seen`."""
         for _ in range(_LOOKS - 1):
             try:
                 return self._of(point_id)
@@ -86,29 +99,38 @@ class SlotStore:
         with files.disk_errors("read a slot"):
             return self._of(point_id)
 
-    def _of(self, point_id: bytes) -> dict[bytes, bytes]:
+    def _of(self, point_id: bytes) -> tuple[dict[bytes, bytes], tuple[str, ...]]:
         found: dict[bytes, bytes] = {}
         damaged: DamagedData | None = None
-        for name in _in_use(self._folder(point_id)):
+        names = tuple(files.names_in(self._layout.slots_of(point_id)))
+        for name in filter(ID_NAME.fullmatch, names):
             slot_id = bytes.fromhex(name)
-            path = self._layout.slot(point_id, slot_id)
+            path = self._layout.slot_name(point_id, slot_id)
             try:
                 found[slot_id] = points.decode_slot(_read(path), point_id, slot_id)
             except DamagedData as error:
                 damaged = error
         if damaged is not None and not found:
             raise damaged
-        return found
+        return found, names
 
     # -- replacing ---------------------------------------------------------------------------------------------------
 
     def replace(
-        self, changes: Sequence[SlotChange], keep_seconds: float, most: int = limits.SLOTS_PER_POINT
+        self,
+        changes: Sequence[SlotChange],
+        keep_seconds: float,
+        now_ns: int,
+        most: int = limits.SLOTS_PER_POINT,
+        locked_until: Callable[[bytes], int] = lambda _point: 0,
     ) -> Replaced:
         """Store new slots and put away those that they replace, durably.
 
         New ones first, and durable before any old one goes: a crash leaves points with both. The same changes may be
-        made again; what is done already costs nothing. ``most``: slots in use that a point may have then.
+        made again; what is done already costs nothing. ``now_ns``: from when on they are kept; ``most``: slots in use
+        that a point may have then.
+        ``locked_until`` (ns): of a point; its old slots are kept at least until then: else whoever replaces them could
+        make a point useless that nobody may remove.
 
         Raises UsageError for a change that would leave a point without a slot, or with too many (then nothing is
         done); PointExists, DiskFull, JobFailed (then some slots may be stored, and some put away: do it again).
@@ -119,16 +141,20 @@ class SlotStore:
             if not due:
                 return Replaced(0, 0)
             self._publish([change for change in due if change.slot], keep_seconds)
-            until = self._clock.now_ns() + int(keep_seconds * 1e9) if keep_seconds > 0 else 0
+            until = now_ns + int(keep_seconds * 1e9) if keep_seconds > 0 else 0
             for change in due:
+                kept = max(until, locked_until(change.point_id)) if change.replaces else 0
                 for slot_id in change.replaces:
-                    self._put_away(self._layout.slot(change.point_id, slot_id), until)
+                    self._put_away(self._layout.slot_name(change.point_id, slot_id), kept)
             self._sync()
         return Replaced(len(due), until)
 
     def _takes_effect(self, change: SlotChange, most: int) -> bool:
         """Tell whether there is anything to do. Raises UsageError for what must not be done."""
-        names = files.names_in(self._folder(change.point_id))
+        if change.seen is not None and change.is_exchange:
+            _check_exchange(change, change.seen)
+            return True
+        names = files.names_in(self._layout.slots_of(change.point_id))
         in_use = {name for name in names if ID_NAME.fullmatch(name)}
         kept = [match[1] for match in map(_REPLACED.fullmatch, names) if match is not None]
         gone = {slot_id.hex() for slot_id in change.replaces}
@@ -147,10 +173,7 @@ class SlotStore:
         if len(left) > most:
             raise _too_many(most)
         if len(kept) + len(in_use & gone) > limits.REPLACED_PER_POINT:
-            raise UsageError(
-                f"a restore point keeps at most {limits.REPLACED_PER_POINT} replaced slots",
-                "wait until those of the last changes have gone (keep_replaced_slots)",
-            )
+            raise _too_many_replaced()
         return bool(in_use & gone) or left != in_use - gone
 
     def _is_there(self, change: SlotChange) -> bool:
@@ -159,10 +182,10 @@ class SlotStore:
 
     def _publish(self, changes: Sequence[SlotChange], keep_seconds: float) -> None:
         """As `files.publish`, for many at once: a sync of each file would cost ten times as much as all the rest."""
-        temporaries: list[Path] = []
+        temporaries: list[str] = []
         try:
             for change in changes:
-                temporary = self._layout.journal / f"{self._clock.random_bytes(16).hex()}.tmp"
+                temporary = self._layout.temporary(self._clock.random_bytes(16))
                 temporaries.append(temporary)
                 self._write(temporary, change, alone=keep_seconds <= 0)
             if temporaries:
@@ -177,7 +200,7 @@ class SlotStore:
             for temporary in temporaries:
                 files.discard(temporary)
 
-    def _write(self, temporary: Path, change: SlotChange, *, alone: bool) -> None:
+    def _write(self, temporary: str, change: SlotChange, *, alone: bool) -> None:
         fd = files.create(temporary)
         try:
             files.write(fd, points.encode_slot(change.point_id, change.slot_id, change.slot))
@@ -187,10 +210,10 @@ class SlotStore:
         finally:
             os.close(fd)
 
-    def _show(self, change: SlotChange, temporary: Path) -> None:
+    def _show(self, change: SlotChange, temporary: str) -> None:
         """Give a written slot its name. A rename, which is one step where a link takes two: but it would overwrite."""
-        path = self._layout.slot(change.point_id, change.slot_id)
-        if path.exists():
+        path = self._layout.slot_name(change.point_id, change.slot_id)
+        if not change.is_exchange and os.path.lexists(path):
             if not self._is_there(change):
                 raise _differs(change.slot_id)
             files.discard(temporary)
@@ -198,16 +221,16 @@ class SlotStore:
         try:
             files.replace(temporary, path)
         except FileNotFoundError:  # the point's first slot
-            path.parent.mkdir(mode=0o700, exist_ok=True)
+            Path(path).parent.mkdir(mode=0o700, exist_ok=True)
             files.replace(temporary, path)
 
     @staticmethod
-    def _put_away(path: Path, until: int) -> None:
+    def _put_away(path: str, until: int) -> None:
         if not until:
             files.unlink(path)
             return
         try:
-            files.replace(path, path.with_name(f"{path.name}.{until}"))
+            files.replace(path, f"{path}.{until}")
         except FileNotFoundError:
             pass  # it was put away before
 
@@ -222,46 +245,61 @@ class SlotStore:
 
     def replaced(self, point_id: bytes) -> dict[bytes, int]:
         """Return the slots of a point that were replaced and are still kept: id → until when (ns)."""
-        return {bytes.fromhex(match[1]): int(match[2]) for match in _replaced_in(self._folder(point_id))}
+        return {bytes.fromhex(match[1]): int(match[2]) for match in _replaced_in(self._layout.slots_of(point_id))}
 
     def folders(self) -> list[str]:
         """Return the names of all folders, for `purge`."""
         with files.disk_errors("look at the slots"):
             return files.names_in(self._layout.slots)
 
-    def purge(self, folders: Sequence[str]) -> int:
+    def purge(self, folders: Sequence[str], now_ns: int) -> int:
         """Remove the replaced slots in these folders whose time is over; return how many. Stops at a disk's error."""
-        now, removed = self._clock.now_ns(), 0
+        removed = 0
         with files.disk_errors("remove replaced slots"):
             for name in folders:
-                folder = self._layout.slots / name
+                folder = f"{self._layout.slots}/{name}"
                 for match in _replaced_in(folder):
-                    if int(match[2]) <= now:
-                        files.unlink(folder / match[0])
+                    if int(match[2]) <= now_ns:
+                        files.unlink(f"{folder}/{match[0]}")
                         removed += 1
         return removed
 
 
-def _read(path: Path) -> bytes:
+def _read(path: str) -> bytes:
     """Return a slot's file. FileNotFoundError: it was put away this very moment."""
     try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read(2 * limits.SLOT_LENGTH + 1) or b""
+        return files.read_small(path, 2 * limits.SLOT_LENGTH)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise files.translate(error, "read a slot") from error
 
 
-def _in_use(folder: Path) -> list[str]:
+def _in_use(folder: StrPath) -> list[str]:
     return [name for name in files.names_in(folder) if ID_NAME.fullmatch(name)]
 
 
-def _replaced_in(folder: Path) -> Iterator[re.Match[str]]:
+def _replaced_in(folder: str) -> Iterator[re.Match[str]]:
     for name in files.names_in(folder):
         match = _REPLACED.fullmatch(name)
         if match is not None:
             yield match
+
+
+def _check_exchange(change: SlotChange, seen: Sequence[str]) -> None:
+    """Raise UsageError for an exchange that must not be made. There are thousands of them: only what can go wrong."""
+    if len(change.slot) > limits.SLOT_LENGTH:
+        raise UsageError(f"a slot has at most {limits.SLOT_LENGTH} bytes")
+    kept = sum(ID_NAME.fullmatch(name) is None for name in seen)
+    if kept + len(change.replaces) > limits.REPLACED_PER_POINT:
+        raise _too_many_replaced()
+
+
+def _too_many_replaced() -> UsageError:
+    return UsageError(
+        f"a restore point keeps at most {limits.REPLACED_PER_POINT} replaced slots",
+        "wait until those of the last changes have gone (keep_replaced_slots)",
+    )
 
 
 def _too_many(most: int) -> UsageError:

@@ -10,6 +10,7 @@ import trio
 from pipeline.run import open_tasks
 from protocol.control import Received
 from protocol.limits import MAX_KEY_IDS, MAX_SLOTS
+from protocol.lost_messages import join_claims
 from protocol.messages import (
     Commit,
     CommitPlain,
@@ -17,8 +18,10 @@ from protocol.messages import (
     Fin,
     Flush,
     Flushed,
+    GetLost,
     Have,
     HaveReply,
+    Lost,
     Needs,
     PutSlot,
     SlotStored,
@@ -31,13 +34,14 @@ from transporter.errors import RefusedByPeer
 from transporter.link.broken import LinkBroken
 from transporter.link.chunk_pieces import IncomingChunks
 from transporter.link.data_link import DataLink
+from transporter.points.chunk_writing import ChunkWriter
+from transporter.points.needed_chunks import NeededChunks
 from transporter.repository import PackWriter
 from transporter.service.committing import CommitRequest, commit_in_thread
-from transporter.service.needs import NeededChunks
+from transporter.service.lost import lost_claims
 from transporter.service.open_channels import OpenChannels
 from transporter.service.sealing import TargetSealing
 from transporter.service.session import ServiceSession
-from transporter.service.writing import ChunkWriter
 
 # The list of needed chunks waits for its commit in a file: 32 bytes a chunk, 4 million chunks (4 TB) at most.
 NEEDS_AT_MOST = 128 << 20
@@ -107,6 +111,7 @@ class BackupService:
             Needs: self._note_needs,
             PutSlot: self._put_slot,
             Flush: self._flush,
+            GetLost: self._get_lost,
             Commit: self._commit,
             CommitPlain: self._commit,
         }
@@ -149,6 +154,11 @@ class BackupService:
         if len(self._slots) >= MAX_SLOTS:
             raise RefusedByPeer(f"a restore point has at most {MAX_SLOTS} slots", "update the transporter")
         self._slots.append((message.slot, bytes(received.payload)))
+
+    async def _get_lost(self, _received: Received) -> None:
+        session = self._session
+        claims = await self._provider.lookups.run(lost_claims, self._store, session.tenant, session.domain)
+        await session.link.send(Lost(claims=join_claims(claims)))
 
     async def _flush(self, _received: Received) -> None:
         await self._chunks.caught_up()

@@ -12,7 +12,7 @@ from transporter.repository import ChunkMissing, PackWriter, PointExists
 from transporter.repository.point_head import decode_head
 
 if TYPE_CHECKING:
-    from transporter.service.needs import NeededChunks
+    from transporter.points.needed_chunks import NeededChunks
     from transporter.service.sealing import TargetSealing
     from transporter.service.session import ServiceSession
 

@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
-from transporter.errors import DamagedData, NoKey, TransporterError
+from dataclasses import dataclass, replace
+
+from pipeline.trust_zone import Zone
+from transporter.errors import DamagedData, NoKey, TransporterError, UsageError
 from transporter.keys.key_ring import KeyRing
-from transporter.points.assemble import OpenedPoint, Place, find_in, open_point
+from transporter.points.assemble import OpenedPoint, Place
+from transporter.points.copied import job_of_head
 from transporter.points.domain import domain_of, shared_domain_of
-from transporter.repository import PointRef
+from transporter.points.ways import KeysAtHand
+from transporter.repository import PointMissing, PointRef
 from transporter.service.session import ServiceSession
 
 # Jobs of one tenant whose points are opened for their keys when an accelerated run begins: some milliseconds each.
 NEIGHBOURS_AT_MOST = 64
+
+
+@dataclass(frozen=True)
+class KeyPlace:
+    """What a recovery is of: the place that the keys of its point are bound to, and the domain of its chunks here."""
+
+    zone: Zone
+    domain: bytes
+    repository_id: bytes
+    tenant: str
+
+
+def place_of(session: ServiceSession) -> KeyPlace:
+    """Return where the point of a recovery was made: of a copied one that is another repository, and perhaps tenant."""
+    store, start = session.repository.store, session.start
+    here = KeyPlace(Zone(start.zone), session.domain, store.repository_id, session.tenant)
+    try:
+        ref = store.point(session.tenant, start.job, start.point)
+    except (PointMissing, DamagedData, UsageError):
+        return here  # whoever asks for it hears of it
+    if ref.origin is None:
+        return here
+    if ref.origin.resealed:
+        return replace(here, domain=ref.domain)
+    return KeyPlace(here.zone, ref.domain, ref.origin.repository_id, ref.origin.tenant)
 
 
 def open_here(session: ServiceSession, job: str, point_id: bytes) -> OpenedPoint:
@@ -18,13 +48,22 @@ def open_here(session: ServiceSession, job: str, point_id: bytes) -> OpenedPoint
     store = session.repository.store
     head = store.read_head(session.tenant, job, point_id)
     slots = list(store.slots(point_id).values())
-
-    place = Place(session.tenant, job, store.repository_id, point_id, session.domain, session.start.zone)
-    return open_point(head, slots, lambda _head: place, find_in(session.provider.keys.find_by_salt))
+    origin = store.point(session.tenant, job, point_id).origin
+    tenant, repository_id = session.tenant, store.repository_id
+    if origin is not None and not origin.resealed:
+        tenant, repository_id = origin.tenant, origin.repository_id
+    place = Place(tenant, job_of_head(job), repository_id, point_id, session.domain, session.start.zone)
+    return KeysAtHand.of(session.provider.keys).open(head, slots, lambda _head: place)
 
 
 def domain_of_point(session: ServiceSession, point: OpenedPoint) -> bytes:
-    """Return the domain in which the chunks of a point lie: the job's own, or the one it shared at that time."""
+    """Return the domain in which the chunks of a point lie: the job's own, or the one it shared at that time.
+
+    Those of a copy lie where its object says: its head says where the original's did.
+    """
+    ref = session.repository.store.point(session.tenant, session.start.job, point.head.point_id)
+    if ref.origin is not None:
+        return ref.domain
     domain = point.head.domain
     if domain not in (domain_of(session.tenant, session.start.job), shared_domain_of(session.tenant)):
         raise DamagedData("the restore point names chunks of a domain that is not its job's", "run scrub at the target")

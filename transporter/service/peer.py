@@ -8,6 +8,7 @@ import trio
 
 from protocol.control import Received
 from protocol.messages import (
+    CopyTo,
     GetPoint,
     GetSlots,
     ListPoints,
@@ -20,6 +21,7 @@ from protocol.messages import (
     StatusReply,
     StatusRequest,
 )
+from protocol.messages import Mandate as MandateMessage
 from transporter.catalog import PEER_DIALS, Peer
 from transporter.errors import IdentityRefused, JobBusy, JobFailed, RefusedByPeer, TransporterError
 from transporter.events import EventBus
@@ -27,10 +29,13 @@ from transporter.link.broken import LinkBroken
 from transporter.link.control_link import ControlLink
 from transporter.link.pairing import PROXY_RIGHT, answer_pairing
 from transporter.service.answers import answer_get_point, answer_list_points
+from transporter.service.keeping import answer_keeping
+from transporter.service.mandated import answer_copy_to, answer_mandate, check_mandated
 from transporter.service.provider import Provider
 from transporter.service.refusal import refuse
 from transporter.service.slots import answer_get_slots, answer_put_slots
 from transporter.service.starting import serve_session
+from transporter.service.transform import answer_transform
 
 # A peer that asks for nothing may stay (its heartbeat is cheap), but an unpaired one has only this long to pair.
 PAIRING_SECONDS = 20.0
@@ -86,8 +91,9 @@ async def _tell_paired(provider: Provider, link: ControlLink, peer: Peer) -> Non
 async def _answer(provider: Provider, link: ControlLink, received: Received, bus: EventBus) -> None:
     message = received.message
     # Rights may have changed while the connection was idle, and the peer may have been removed.
-    peer = provider.known_peer(link.peer_pin)
+    peer = provider.peer_on(link)
     try:
+        check_mandated(link, message)
         if isinstance(message, Pair):
             # A known node that was invited to one more repository.
             await _tell_paired(provider, link, await answer_pairing(link, message, provider.catalog, provider.clock))
@@ -99,10 +105,18 @@ async def _answer(provider: Provider, link: ControlLink, received: Received, bus
             await answer_get_slots(provider, link, peer, message)
         elif isinstance(message, PutSlots):
             await answer_put_slots(provider, link, peer, received)
+        elif await answer_keeping(provider, link, peer, received) or await answer_transform(
+            provider, link, peer, received
+        ):
+            pass
         elif isinstance(message, StatusRequest):
             await link.send(StatusReply(), b"\x80")
         elif isinstance(message, Start):
             await serve_session(provider, link, peer, message, bus)
+        elif isinstance(message, MandateMessage):
+            await answer_mandate(provider, link, received)
+        elif isinstance(message, CopyTo):
+            await answer_copy_to(provider, link, peer, received)
         elif isinstance(message, Park):
             await _park(provider, link, peer, message)
         elif isinstance(message, Reach):

@@ -6,23 +6,27 @@ A tenant is an authenticated identity, never a field of a message.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import trio
 
 from pipeline.workers import Lane
+from protocol.messages import CopiedTo, CopyTo
 from transporter.catalog import Catalog, Peer
 from transporter.clock import Clock
 from transporter.config import Config, RepositoryConfig
 from transporter.errors import IdentityRefused, JobBusy, RefusedByPeer, TransporterError
 from transporter.home import Home
 from transporter.keys.database import KeyDatabase
+from transporter.link.control_link import ControlLink
 from transporter.link.identity import Identity
 from transporter.link.parking import ParkedLinks
 from transporter.link.tickets import TicketOffice
+from transporter.points.keeping_rows import rules_of
+from transporter.points.mandate import Mandate
 from transporter.repository import Repository
 from transporter.throttle.limits import Throttle
 
@@ -40,6 +44,10 @@ SESSIONS_AT_MOST = 16
 CONNECTIONS_AT_MOST = 64
 
 
+Push = Callable[[Peer, CopyTo, Mandate, bytes, Callable[[int], None]], Awaitable[CopiedTo]]
+"""(tenant, what is asked for, its mandate, that as it travels, told of bytes) → what was copied."""
+
+
 @dataclass(frozen=True)
 class OpenRepository:
     """A repository in use by this daemon."""
@@ -47,6 +55,9 @@ class OpenRepository:
     name: str
     store: Repository
     config: RepositoryConfig
+
+    def __post_init__(self) -> None:
+        self.store.keeping.rules = rules_of(self.config)
 
 
 @dataclass
@@ -66,6 +77,8 @@ class Provider:
     # Nodes that dial this one keep a connection parked here; what comes in on call shows a ticket.
     parked: ParkedLinks = field(default_factory=ParkedLinks)
     tickets: TicketOffice = field(default_factory=TicketOffice)
+    # Copies points to another node in a tenant's name; None where nobody does (in tests).
+    push: Push | None = None
     # Where this daemon serves as a proxy host.
     relay: Relay | None = None
     # One lane for look-ups and one for writes: a slow fsync must not hold up a HAVE.
@@ -103,6 +116,18 @@ class Provider:
         if peer is None:
             raise IdentityRefused("this node is not known here any more", "ask the provider for a new invitation")
         return peer
+
+    def peer_on(self, link: ControlLink) -> Peer:
+        """Return in whose name the node at the other end of a connection acts: its own, or a conductor's.
+
+        Raises IdentityRefused once that one has been removed, and once the node itself has.
+        """
+        peer = self.known_peer(link.peer_pin)
+        mandate = link.mandate
+        if not isinstance(mandate, Mandate):
+            return peer
+        conductor = self.known_peer(mandate.conductor)
+        return replace(conductor, rights=tuple(name for name in conductor.rights if name == mandate.repository))
 
     def repository(self, peer: Peer, name: str) -> OpenRepository:
         """Return the repository ``name`` if this tenant may use it. Raises RefusedByPeer.

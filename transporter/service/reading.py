@@ -52,7 +52,7 @@ class ChunkReader:
         self,
         read: Callable[[bytes, Sequence[bytes]], ChunkRecord],
         to_wire: Callable[[ChunkRecord], tuple[ChunkHeader, bytes | bytearray | memoryview]],
-        missing: Callable[[bytes, str], Awaitable[None]],
+        missing: Callable[[bytes, Sequence[bytes], str], Awaitable[None]],
         lane: Lane,
     ) -> None:
         self._read = read
@@ -77,9 +77,9 @@ class ChunkReader:
             try:
                 item = await self._lane.run(self._load, request)
             except ChunkMissing:
-                await self._missing(chunk_id, "missing")
+                await self._missing(chunk_id, request.without, "missing")
             except DamagedData:
-                await self._missing(chunk_id, "damaged")
+                await self._missing(chunk_id, request.without, "damaged")
             else:
                 await self.outgoing.send(item)
 

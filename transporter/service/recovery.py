@@ -58,7 +58,7 @@ class RecoveryService:
         self._key_ids = key_ids
         self._open = OpenChannels()
         self._pieces = PieceQueue(self._next_stored, lambda: self._open.count)
-        self._chunks = ChunkReader(self._read, to_wire, self._missing, session.provider.lookups)
+        self._chunks = ChunkReader(self._read, to_wire, self._lost, session.provider.lookups)
 
     async def run(self, channels: trio.MemoryReceiveChannel[DataLink]) -> None:
         """Serve until Stop or until the link is gone."""
@@ -113,7 +113,7 @@ class RecoveryService:
             key_ids = frozenset(stored_under if key_ids is None else key_ids).difference(without)
         return self._store.read(self._session.domain, chunk_id, key_ids)
 
-    async def _missing(self, chunk_id: bytes, reason: str) -> None:
+    async def _lost(self, chunk_id: bytes, _without: Sequence[bytes], reason: str) -> None:
         await self._session.link.send(Missing(id=chunk_id, reason=reason))
 
     async def _converse(self) -> None:

@@ -12,10 +12,11 @@ from typing import Protocol
 
 from pipeline.trust_zone import Stage, Zone, backup_target
 from protocol.limits import MAX_PLAIN_LENGTH
-from protocol.messages import METADATA, Chunk
+from protocol.messages import FSI, METADATA, Chunk
 from transporter.clock import Clock
 from transporter.errors import RefusedByPeer
 from transporter.keys.chunk_id import ChunkIdKey
+from transporter.keys.escrow import Escrow
 from transporter.keys.password import UserKey
 from transporter.keys.storage_key import StorageKey, make_password_slot
 from transporter.points.assemble import SLOT_ID_LENGTH, Place, PointFacts, assemble_plain, assemble_sealed
@@ -104,6 +105,7 @@ class SealedHere:
     # As it is when a point is put together: the password may have been changed since the session began.
     user_key: Callable[[], UserKey] = field(repr=False)
     clock: Clock
+    escrow: Escrow
     forget: Callable[[], None] = field(repr=False)
     _made: list[_Made] = field(default_factory=list, repr=False)
 
@@ -115,7 +117,7 @@ class SealedHere:
     def to_record(self, header: Chunk, stored: memoryview) -> ChunkRecord:
         """Seal the chunk with this run's key."""
         _check(header, stored, PLAIN_FORM)
-        sealer = self.keys.sealer(metadata=bool(header.flags & METADATA))
+        sealer = self.keys.sealer(metadata=bool(header.flags & METADATA), fsi=bool(header.flags & FSI))
         sealed = sealer.seal(header.id, header.codec, header.plain_length, stored[1:])
         return ChunkRecord(header.id, sealer.key_id, header.codec, header.plain_length, sealed)
 
@@ -126,8 +128,8 @@ class SealedHere:
     def assemble(self, place: Place, facts: PointFacts) -> tuple[bytes, list[tuple[bytes, bytes]]]:
         """Seal the point."""
         user_key = self.user_key()
-        head, slots, storage_key = assemble_sealed(place, facts, self.keys, user_key, self.clock)
-        self._made[:] = [_Made(place, storage_key, user_key, tuple(slot_id for slot_id, _ in slots))]
+        head, slots, storage_key = assemble_sealed(place, facts, self.keys, user_key, self.clock, self.escrow)
+        self._made[:] = [_Made(place, storage_key, user_key, (slots[0][0],))]
         return head, slots
 
     def trim(self, needs: Iterable[bytes], have: Have) -> None:

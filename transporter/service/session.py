@@ -11,6 +11,7 @@ from protocol.channel_keys import binding
 from protocol.control import Received
 from protocol.data import DataChannel, Preface
 from protocol.errors import TamperingError
+from protocol.keeping_messages import GetChain
 from protocol.messages import GetPoint, Limit, ListPoints, Ready, Start
 from transporter.catalog import Peer
 from transporter.errors import RefusedByPeer, TamperingDetected, TransporterError
@@ -20,6 +21,7 @@ from transporter.link.data_link import DataLink
 from transporter.points.domain import domain_for, key_label
 from transporter.repository import PointRef
 from transporter.service.answers import answer_get_point, answer_list_points
+from transporter.service.keeping import answer_get_chain
 from transporter.service.provider import OpenRepository, Provider
 from transporter.service.refusal import refuse
 from transporter.throttle.limits import Flow
@@ -67,9 +69,10 @@ class ServiceSession:
         return key_label(self.tenant, self.start.job, acceleration=self.start.acceleration)
 
     def same_job(self, other: ServiceSession) -> bool:
-        """Tell whether both write to the same job of the same tenant."""
+        """Tell whether both write to the same job of the same tenant: two backups, or two copies."""
         return (
-            self.start.purpose == other.start.purpose == "backup"
+            self.start.purpose == other.start.purpose
+            and self.start.purpose in ("backup", "copy-in", "copy-seal")
             and self.tenant == other.tenant
             and self.start.job == other.start.job
             and self.repository is other.repository
@@ -106,7 +109,7 @@ class ServiceSession:
 
     def check_peer(self) -> None:
         """Raise IdentityRefused or RefusedByPeer if the peer, or its right to the repository, was taken away since."""
-        self.provider.repository(self.provider.known_peer(self.link.peer_pin), self.repository.name)
+        self.provider.repository(self.provider.peer_on(self.link), self.repository.name)
 
     def general(self, received: Received) -> Callable[[Received], Awaitable[None]]:
         """Return the answer to a question that fits any session. Raises RefusedByPeer for anything else."""
@@ -114,6 +117,8 @@ class ServiceSession:
         message = received.message
         if isinstance(message, GetPoint):
             return lambda _received: answer_get_point(self.provider, self.link, self.peer, message)
+        if isinstance(message, GetChain):
+            return lambda _received: answer_get_chain(self.provider, self.link, self.peer, message)
         if isinstance(message, Limit):
             return self._asked_to_pace
         if isinstance(message, ListPoints):

@@ -37,12 +37,12 @@ def _slots_of(store: Repository, tenant: str, message: GetSlots) -> list[PointSl
     for at in range(0, len(message.points), POINT_ID):
         point = message.points[at : at + POINT_ID]
         try:
-            zone, row = point_slots(store, tenant, message.job, point)
+            here = point_slots(store, tenant, message.job, point)
         except (PointMissing, DamagedData):
             continue
         # What this end sealed is not the tenant's to open: nor are its salts and cryptograms to try passwords on.
-        if zone == Zone.SOURCE:
-            rows.append(row)
+        if here.zone == Zone.SOURCE:
+            rows.append(here.row)
     return rows
 
 

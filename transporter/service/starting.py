@@ -12,14 +12,22 @@ from protocol.messages import Start, Started
 from transporter.catalog import Peer
 from transporter.errors import DamagedData, RefusedByPeer, TransporterError
 from transporter.events import EventBus
+from transporter.keys.escrow import Escrow
+from transporter.keys.node_key import NodeKey
 from transporter.link.control_link import ControlLink
 from transporter.link.data_link import DataLink
 from transporter.link.pacing import keep_pace
+from transporter.points.copied import copy_domain
+from transporter.points.keeping_rows import chain_digest
 from transporter.points.run_keys import begin_run
 from transporter.repository import PLAIN_KEY, PointRef
 from transporter.service import answers
 from transporter.service.backup import BackupService
-from transporter.service.opening import domain_of_point, open_here, usable_rings
+from transporter.service.copying_in import CopyInService
+from transporter.service.copying_out import CopyOutService
+from transporter.service.copying_sealed import CopySealService, begin_sealing
+from transporter.service.lost import lost_claims
+from transporter.service.opening import domain_of_point, open_here, place_of, usable_rings
 from transporter.service.provider import Provider
 from transporter.service.recovery import RecoveryService, as_stored, opened_here
 from transporter.service.refusal import refuse
@@ -49,8 +57,9 @@ async def serve_session(provider: Provider, link: ControlLink, peer: Peer, start
     )
     await provider.claim(session)
     try:
-        with session.scope:
-            await (_backup if start.purpose == "backup" else _recovery)(session)
+        # Until the session ends, nothing goes that it was told of.
+        with await provider.lookups.run(repository.store.session), session.scope:
+            await _SERVED[start.purpose](session)
         if session.failure is not None:
             raise session.failure
         if session.scope.cancelled_caught:
@@ -62,6 +71,7 @@ async def serve_session(provider: Provider, link: ControlLink, peer: Peer, start
         raise
     finally:
         session.close_channels()
+        repository.store.forget_removed_packs()
         provider.release(session)
         session.ended.set()
 
@@ -84,12 +94,15 @@ async def _backup(session: ServiceSession) -> None:
     if not start.resume:
         raise RefusedByPeer("a backup must name its run", "update the transporter there")
     store = session.repository.store
+    # Here, and not at the first chunk: a run that can store nothing need not read for hours.
+    await provider.lookups.run(store.check_room, session.tenant)
     parent = session.parent = await provider.lookups.run(_newest_sound, session)
     sealing, chunk_id_key = await provider.lookups.run(_target_sealing, session, parent)
     domain_empty = not await provider.lookups.run(store.knows_domain, session.domain)
-    writer = await provider.writes.run(store.writer, session.domain, session.tenant)
-    service = BackupService(session, sealing, writer)
     head, slots = await provider.lookups.run(_head_along, session, parent)
+    lost = 0
+    if Zone(start.zone) is Zone.SOURCE:
+        lost = len(await provider.lookups.run(lost_claims, store, session.tenant, session.domain))
     started = Started(
         session=session.session_id,
         key_a=session.key_a or b"",
@@ -100,12 +113,25 @@ async def _backup(session: ServiceSession) -> None:
         repository_id=store.repository_id,
         tenant=session.tenant,
         domain_empty=domain_empty,
+        chain=await provider.lookups.run(_chain, session),
+        quota_left=await provider.lookups.run(store.quota_left, session.tenant),
         slots=slots,
+        lost=lost,
     )
+    # Last, and nothing awaited until the try: a session that is cancelled here would leave its writer and list open.
+    writer = await provider.writes.run(store.writer, session.domain, session.tenant)
+    service = BackupService(session, sealing, writer)
     try:
         await _work(session, started, service.run, head)
     finally:
         await service.close()
+
+
+def _chain(session: ServiceSession) -> bytes:
+    store, job = session.repository.store, session.start.job
+    refs = store.points(session.tenant, job)
+    removed = [each.ref for each in store.keeping.recycled(session.tenant, job)]
+    return chain_digest(((r.point_id, r.hash) for r in refs), ((r.point_id, r.hash) for r in removed))
 
 
 def _head_along(session: ServiceSession, parent: PointRef | None) -> tuple[bytes, list[bytes]]:
@@ -119,6 +145,9 @@ def _newest_sound(session: ServiceSession) -> PointRef | None:
     """Return the newest point of the job that proves itself: a damaged one must not stop the job for ever."""
     store = session.repository.store
     for ref in reversed(store.points(session.tenant, session.start.job)):
+        if ref.origin is not None:
+            # A copy's chunks lie in a domain of their own, and its keys are bound to another place.
+            continue
         try:
             store.read_head(session.tenant, session.start.job, ref.point_id)
         except DamagedData:
@@ -139,6 +168,7 @@ def _target_sealing(session: ServiceSession, parent: PointRef | None) -> tuple[T
         return Unsealed(chunk_id_key), chunk_id_key.secret
     password = start.password if zone is Zone.TARGET else at_rest
     user_key = provider.keys.user_key(password)
+    kms_slot = provider.keys.prepare_kms_slot(user_key, session.tenant, start.resume)
     rings = usable_rings(session, parent)
     # Remembered for each session, not for each run: a run that redials has one key for each of its sessions, and its
     # point needs them all.
@@ -151,10 +181,15 @@ def _target_sealing(session: ServiceSession, parent: PointRef | None) -> tuple[T
         provider.clock,
         domain=session.key_label,
     )
+    keys.kms_slot = kms_slot
     for ring in rings[1:]:
         keys.add(ring)
     sealing = SealedHere(
-        keys, lambda: provider.keys.user_key(password), provider.clock, lambda: provider.keys.forget_runs(label)
+        keys,
+        lambda: provider.keys.user_key(password, held=user_key),
+        provider.clock,
+        Escrow(provider.keys.active_keysets, NodeKey(provider.identity.key)),
+        lambda: provider.keys.forget_runs(label),
     )
     return sealing, keys.chunk_id_key.secret
 
@@ -164,8 +199,9 @@ def _target_sealing(session: ServiceSession, parent: PointRef | None) -> tuple[T
 
 async def _recovery(session: ServiceSession) -> None:
     provider, start = session.provider, session.start
-    store = session.repository.store
-    if Zone(start.zone) is Zone.SOURCE:
+    place = await provider.lookups.run(place_of, session)
+    if place.zone is Zone.SOURCE:
+        session.domain = place.domain
         service = RecoveryService(session, None, as_stored)
         chunk_id_key = b""
     else:
@@ -181,7 +217,52 @@ async def _recovery(session: ServiceSession) -> None:
         key_a=session.key_a or b"",
         domain=session.domain,
         chunk_id_key=chunk_id_key,
+        repository_id=place.repository_id,
+        tenant=place.tenant,
+    )
+    await _work(session, started, service.run)
+
+
+# --- copies ---------------------------------------------------------------------------------------------------
+
+
+async def _copy_out(session: ServiceSession) -> None:
+    await _work(session, _copy_started(session), CopyOutService(session).run)
+
+
+async def _copy_in(session: ServiceSession) -> None:
+    provider, start = session.provider, session.start
+    if not (start.resume and start.name and start.job):
+        raise RefusedByPeer("a copy must name its run, its job and its chunks", "update the transporter there")
+    session.domain = copy_domain(session.tenant, start.name)
+    store = session.repository.store
+    started = _copy_started(session)
+    sealing = await provider.lookups.run(begin_sealing, session) if start.purpose == "copy-seal" else None
+    # Last, and nothing awaited until the try, as for a backup.
+    writer = await provider.writes.run(store.writer, session.domain, session.tenant)
+    service = CopyInService(session, writer) if sealing is None else CopySealService(session, writer, sealing)
+    try:
+        await _work(session, started, service.run)
+    finally:
+        await service.close()
+
+
+def _copy_started(session: ServiceSession) -> Started:
+    store = session.repository.store
+    return Started(
+        session=session.session_id,
+        key_a=session.key_a or b"",
+        domain=session.domain,
+        quota_left=store.quota_left(session.tenant),
         repository_id=store.repository_id,
         tenant=session.tenant,
     )
-    await _work(session, started, service.run)
+
+
+_SERVED: dict[str, Callable[[ServiceSession], Awaitable[None]]] = {
+    "backup": _backup,
+    "recovery": _recovery,
+    "copy-in": _copy_in,
+    "copy-seal": _copy_in,
+    "copy-out": _copy_out,
+}

@@ -6,9 +6,7 @@ import msgspec
 
 from transporter.errors import DamagedData
 from transporter.workloads.entry import CONTINUATION, Entry
-from transporter.workloads.restored import RestoredFile, StagedFolder
-
-Waiting = tuple[Entry, StagedFolder, bytes, RestoredFile]
+from transporter.workloads.restored import RestoredFile
 
 
 class HardLinks:
@@ -21,7 +19,6 @@ class HardLinks:
     def __init__(self) -> None:
         self._first: dict[bytes, tuple[RestoredFile, int]] = {}
         self._skipped: dict[bytes, list[Entry]] = {}
-        self._waiting: list[Waiting] = []
 
     def add(self, path: bytes, file: RestoredFile) -> None:
         """Remember a restored file under the path that its other names refer to."""
@@ -57,12 +54,3 @@ class HardLinks:
         else:
             self._first[entry.link] = (file, left - 1)
         return file
-
-    def wait(self, entry: Entry, folder: StagedFolder, name: bytes, file: RestoredFile) -> None:
-        """Put off a link whose file is not finished."""
-        self._waiting.append((entry, folder, name, file))
-
-    def take_waiting(self) -> list[Waiting]:
-        """Return the links that were put off."""
-        taken, self._waiting = self._waiting, []
-        return taken

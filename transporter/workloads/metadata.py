@@ -83,6 +83,19 @@ class Metadata:
         times = (entry.mtime_ns, entry.mtime_ns)
         self._try(entry, os.utime, name, ns=times, dir_fd=folder_fd, follow_symlinks=False)
 
+    def differ(self, state: os.stat_result, target: int | bytes, entry: Entry) -> bool:
+        """Tell whether anything that could be put right is not the entry's. ``target``: as for ``xattrs.read``."""
+        wanted = self._wanted(entry)
+        mode = entry.mode
+        if self._privileged:
+            if (state.st_uid, state.st_gid) != wanted:
+                return True
+        elif wanted != (self._uid, self._gid):
+            mode &= ~SPECIAL_BITS
+        if state.st_mtime_ns != entry.mtime_ns or (entry.kind != "l" and state.st_mode & 0o7777 != mode):
+            return True
+        return xattrs.read(target, xattrs.listed(target)) != entry.xattrs
+
     def _wanted(self, entry: Entry) -> tuple[int, int]:
         return self._ids.uid(entry.user, entry.uid), self._ids.gid(entry.group, entry.gid)
 

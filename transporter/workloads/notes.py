@@ -6,8 +6,18 @@ from typing import Literal, NamedTuple
 
 NoteCode = Literal[
     "unreadable", "vanished", "changed", "socket-skipped", "unknown-kind", "xattrs-dropped", "owner-not-set",
-    "not-restored", "metadata-not-set", "in-the-way", "staging-removed",
+    "not-restored", "metadata-not-set", "in-the-way", "staging-removed", "not-removed", "not-found", "planned",
+    "partial",
 ]  # fmt: skip
+
+
+class LostRange(NamedTuple):
+    """``length`` bytes at ``offset`` of a file that cannot be restored, and why."""
+
+    path: bytes
+    offset: int
+    length: int
+    reason: str
 
 
 class Note(NamedTuple):

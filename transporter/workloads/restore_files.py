@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 
@@ -11,11 +11,15 @@ from transporter.errors import DamagedData
 from transporter.workloads.direct_write import DirectWriter
 from transporter.workloads.drop_behind import STEP
 from transporter.workloads.entry import PAGED
+from transporter.workloads.restore_names import MAX_NAME
 from transporter.workloads.restore_stage import NO_ROOM, Stage
 from transporter.workloads.restored import Piece, RestoredFile
 from transporter.workloads.sparse_write import write_at, write_pages
 
 O_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+PARTIAL = b".transporter-partial"
+"""Behind the name of a file that was restored without some of its content."""
+O_AGAIN = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def content_of(piece: Piece, plaintext: memoryview) -> memoryview:
@@ -33,6 +37,7 @@ class FileWriter:
         self._stage = stage
         self._lock = stage.lock
         self._open: set[RestoredFile] = set()
+        self.finish_compared: Callable[[RestoredFile], None] = self.finish_file
 
     def close(self) -> None:
         """Close what is open: for a restore that is given up. No thread may be writing any more."""
@@ -43,10 +48,14 @@ class FileWriter:
 
     def write(self, piece: Piece, data: memoryview) -> None:
         """Write one piece. Raises ``DiskFull``; a file that cannot be written for another reason is left out."""
+        self.guarded(piece.file, self.write_part, piece.file, piece, data)
+
+    def guarded(self, file: RestoredFile, call: Callable[..., None], /, *arguments: object) -> None:
+        """Do something for a file; what the system refuses ends that file, or, without room, the restore."""
         try:
-            self._write_part(piece.file, piece, data)
+            call(*arguments)
         except OSError as error:
-            self._failed(piece.file, error)
+            self._failed(file, error)
 
     def write_small(self, pieces: Sequence[Piece], plaintext: memoryview) -> None:
         """Write the pieces of a group, most of them whole files; what each small file of a restore costs is here.
@@ -64,7 +73,7 @@ class FileWriter:
                     if file.left == piece.length and file.complete and file.fd < 0 and not file.sparse:
                         self._write_whole(file, data)
                     else:
-                        self._write_part(file, piece, data)
+                        self.write_part(file, piece, data)
                 except OSError as error:
                     self._failed(file, error)
 
@@ -92,53 +101,95 @@ class FileWriter:
             self._stage.stop(error, file.entry)
         self.fail(file, error.strerror or str(error))
 
-    def _write_part(self, file: RestoredFile, piece: Piece, data: memoryview) -> None:
+    def write_part(self, file: RestoredFile, piece: Piece, data: memoryview) -> None:
+        """Write one piece; the last one finishes the file. Raises ``OSError``."""
         with self._lock:
             if file.failed:
                 return
             if file.fd < 0:
-                self._create(file)
+                self.create(file)
             file.busy += 1
         try:
             _write(file, file.fd, data, piece.file_offset)
-        finally:
+        except BaseException:
             with self._lock:
                 file.busy -= 1
-                file.left -= piece.length
-                self._stage.bytes_written += len(data)
-                last = not file.failed and file.complete and not file.left
                 self._close_if_failed(file)
-        if last:
-            self._finish_file(file)
+            raise
+        with self._lock:
+            file.busy -= 1
+        self.written(file, piece.length, len(data))
 
-    def _create(self, file: RestoredFile) -> None:
-        entry, folder = file.entry, self._stage.cache.fd(file.folder)
-        file.fd = os.open(file.name, O_CREATE, self._stage.metadata.creation_mode(entry), dir_fd=folder)
-        file.created = True
-        self._open.add(file)
-        if entry.flags & PAGED and entry.size > STEP:
-            file.direct = DirectWriter(file.name, folder, file.fd)
+    def written(self, file: RestoredFile, length: int, count: int) -> None:
+        """Note that ``length`` bytes of a file are in place, ``count`` of them written now. Raises ``OSError``."""
+        with self._lock:
+            file.left -= length
+            self._stage.bytes_written += count
+            last = not file.failed and file.complete and not file.left
+            self._close_if_failed(file)
+        if last:
+            self._finish(file)
+
+    def create(self, file: RestoredFile) -> None:
+        """Make and open a file, or open the one that an interrupted restore had begun. Raises ``OSError``."""
+        with self._lock:
+            entry, folder = file.entry, self._stage.cache.fd(file.folder)
+            flags = O_CREATE if file.base is None or not file.base.own else O_AGAIN
+            file.fd = os.open(file.name, flags, self._stage.metadata.creation_mode(entry), dir_fd=folder)
+            file.created = True
+            self._open.add(file)
+            if entry.flags & PAGED and entry.size > STEP:
+                file.direct = DirectWriter(file.name, folder, file.fd)
+
+    def _finish(self, file: RestoredFile) -> None:
+        if file.base is None:
+            self.finish_file(file)
+        else:
+            self.finish_compared(file)
 
     def finish_planned(self, file: RestoredFile) -> None:
         """Finish a file that has nothing (more) to be written, from the plan's thread."""
-        try:
-            if file.fd < 0:
-                self._create(file)
-            self._finish_file(file)
-        except OSError as error:
-            self._failed(file, error)
+        self.guarded(file, self._finish, file)
 
-    def _finish_file(self, file: RestoredFile) -> None:
-        """Set length and metadata of a file whose content is complete, and close it."""
-        if file.sparse:
+    def finish_file(self, file: RestoredFile) -> None:
+        """Set length and metadata of a file whose content is complete, and close it. Raises ``OSError``."""
+        if file.fd < 0:
+            self.create(file)
+        if file.sparse or file.base is not None:
             os.ftruncate(file.fd, file.entry.size)
-        self._stage.metadata.to_new_file(file.fd, file.entry)
+        if file.base is not None and file.base.own:
+            self._stage.metadata.to_existing(file.fd, file.entry)
+        else:
+            self._stage.metadata.to_new_file(file.fd, file.entry)
         with self._lock:
             self._open.discard(file)
             file.close()
             file.done = True
+            if file.partial:
+                self._rename_partial(file)
             self._stage.files += 1
             self._stage.release(file.folder)
+
+    def lose(self, piece: Piece, reason: str, *, partial: bool) -> None:
+        """Do without a piece: leave its file out, or let it have a hole there, and another name."""
+        file = piece.file
+        with self._lock:
+            first, file.lost = not file.lost, True
+            self._stage.damaged += first
+        if not partial:
+            self.fail(file, f"some of its content is lost: {reason}")
+        elif not file.failed:
+            file.partial = file.sparse = True
+            self.guarded(file, self.written, file, piece.length, 0)
+
+    def _rename_partial(self, file: RestoredFile) -> None:
+        """Let nobody take a file with holes for the one that was backed up. Raises ``OSError``."""
+        name = file.name[: MAX_NAME - len(PARTIAL)] + PARTIAL
+        self._stage.clear(file.folder, name)
+        fd = self._stage.cache.fd(file.folder)
+        os.rename(file.name, name, src_dir_fd=fd, dst_dir_fd=fd)
+        file.name = name
+        self._stage.note("partial", file.entry.path, f"restored with holes, as {os.fsdecode(name)!r}", gap=True)
 
     def fail(self, file: RestoredFile, reason: str) -> None:
         """Leave a file out: a file that cannot be whole is not published at all."""
@@ -147,7 +198,7 @@ class FileWriter:
                 return
             file.failed = True
             self._stage.note("not-restored", file.entry.path, reason, gap=True)
-            if file.created:
+            if file.created or (file.base is not None and file.base.own):
                 with suppress(OSError):
                     os.unlink(file.name, dir_fd=self._stage.cache.fd(file.folder))
             self._close_if_failed(file)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from transporter.workloads.direct_write import DirectWriter
 from transporter.workloads.drop_behind import STEP, DropBehind
 from transporter.workloads.entry import Entry
 from transporter.workloads.folders import Folder
+
+if TYPE_CHECKING:
+    from transporter.workloads.compared import Base
+    from transporter.workloads.restore_links import Names
 
 LARGE_PIECE = 256 << 10
 """Bytes from which on a piece may be written by any thread at any time: the copy then outweighs the lock."""
@@ -17,14 +21,20 @@ MAX_GROUP_PIECES = 4096
 
 
 class StagedFolder(Folder):
-    """A folder in the staging folder. ``open_children`` counts what must be done before its metadata can be set."""
+    """A folder in the staging folder. ``open_children`` counts what must be done before its metadata can be set.
 
-    __slots__ = ("entry", "open_children", "parent_folder")
+    ``there``: the folder in its place in the output, for a restore in place. ``leftover``: what an interrupted restore
+    left in it and this one has not come to.
+    """
+
+    __slots__ = ("entry", "leftover", "open_children", "parent_folder", "there")
 
     def __init__(self, parent: StagedFolder | None, name: bytes, entry: Entry | None, fd: int = -1) -> None:
         super().__init__(parent, name, fd)
         self.parent_folder = parent
         self.entry = entry
+        self.there: Folder | None = None
+        self.leftover: set[bytes] = set()
         self.open_children = 1  # the plan itself, until it has left the folder
 
 
@@ -32,8 +42,9 @@ class RestoredFile:
     """A file whose content is being written. ``left`` counts bytes planned and not written yet."""
 
     __slots__ = (
-        "behind", "busy", "complete", "created", "direct", "done", "entry", "failed", "fd", "folder", "left", "name",
-        "sparse",
+        "base", "behind", "busy", "complete", "created", "direct", "done", "entry", "failed", "fd", "folder", "home",
+        "kept",
+        "left", "lost", "name", "partial", "sparse",
     )  # fmt: skip
 
     def __init__(self, folder: StagedFolder, name: bytes, entry: Entry) -> None:
@@ -48,6 +59,11 @@ class RestoredFile:
         self.complete = False  # every piece has been planned
         self.done = False  # content and metadata are in place
         self.failed = False
+        self.lost = False  # some of its content cannot be had
+        self.partial = False  # it is restored all the same, with holes, under another name
+        self.base: Base | None = None  # what is there already, and compared with
+        self.home: Names | None = None  # who made it, if it has several names
+        self.kept: tuple[Folder, bytes] | None = None  # where it is, if what is there already is what is wanted
         self.behind = DropBehind() if entry.size > STEP else None
         self.direct: DirectWriter | None = None  # a large image: past the page cache
 

@@ -1,4 +1,8 @@
-"""The staging folder of a restore: made inside the output, private, locked while in use, removed on failure."""
+"""The staging folder of a restore: made inside the output, private, locked while in use, removed on failure.
+
+Its name tells the point and, where a restore may be taken up again, a digest of what was asked for: only the very same
+restore finds it. While things are moved out of it the name ends in ``.whole``: everything in it is, then.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,16 @@ import os
 import stat
 import time
 from contextlib import suppress
+from itertools import count
+from pathlib import Path
 
-from transporter.errors import JobBusy, JobFailed, UsageError
-from transporter.workloads.folders import OPEN_FOLDER, Folder, FolderCache
+from transporter.errors import JobBusy, UsageError
+from transporter.given_path import unusable
+from transporter.workloads.folders import OPEN_FOLDER
+from transporter.workloads.remove_tree import remove_tree
 
 PREFIX = b".transporter-restore-"
+WHOLE = b".whole"
 LET_GO_SECONDS = 10.0
 
 
@@ -19,21 +28,43 @@ class Staging:
     """Makes (or checks) the output folder and makes the staging folder in it.
 
     Attributes: ``output_fd`` and ``fd`` (of the staging folder), ``probe`` (state of a file created there with mode
-    0777), ``created`` (whether the output folder is new).
+    0777), ``created`` (whether the output folder is new), ``resumed`` (whether the staging folder is that of an
+    interrupted restore), ``published`` (whether that one had begun to move things out of it).
+
+    ``order``: the digest of what was asked for, empty: nothing is taken up. ``others``: remove what others left.
     """
 
-    def __init__(self, output: str | bytes | os.PathLike[str], point: str, *, overwrite: bool) -> None:
+    def __init__(
+        self,
+        output: str | bytes | os.PathLike[str],
+        point: str,
+        *,
+        overwrite: bool,
+        order: str = "",
+        others: bool = True,
+    ) -> None:
         self.output = os.path.abspath(os.fsencode(output))
-        self.name = _name(point)
+        self.name = staging_name(point, order)
         self.fd = -1
+        self.resumed = self.published = False
+        # The output's state before and after the staging folder was made, and its time before that was removed.
+        self._before: os.stat_result | None = None
+        self._after: os.stat_result | None = None
+        self._mtime = 0
         self._open_output()
         try:
-            self._check_output(overwrite)
+            if order:
+                self._take_up()
+            self._check_output(overwrite or self.published, others)
+            self._before = os.fstat(self.output_fd)
             if not os.fstat(self.output_fd).st_nlink:
                 # Whoever was waited for had made this folder, and took it away with what was in it.
                 os.close(self.output_fd)
                 self._open_output()
-            self._make()
+            if not self.resumed:
+                self._make()
+            self._prepare()
+            self._after = os.fstat(self.output_fd)
         except BaseException:
             self.remove()
             raise
@@ -50,6 +81,7 @@ class Staging:
     def clear(self) -> None:
         """Remove the staging folder with all that is in it."""
         if self.fd >= 0:
+            self._mtime = os.fstat(self.output_fd).st_mtime_ns
             with suppress(OSError):
                 remove_tree(self.output_fd, self.name)
             os.close(self.fd)
@@ -60,24 +92,71 @@ class Staging:
         if self.output_fd < 0:
             return
         self.clear()
+        self._mend_time()
         os.close(self.output_fd)
         self.output_fd = -1
         with suppress(OSError):
             for path in self._made:
                 os.rmdir(path)
 
+    def _mend_time(self) -> None:
+        """Let the output look as if nothing had been made in it, unless something else was, too."""
+        before, after, self._before = self._before, self._after, None
+        if before is None or after is None or self._mtime != after.st_mtime_ns:
+            return
+        with suppress(OSError):
+            os.utime(self.output_fd, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    def keep(self) -> None:
+        """Leave everything for the next restore of the same kind."""
+        for fd in (self.fd, self.output_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self.output_fd = -1
+
+    @property
+    def publishing(self) -> bool:
+        """Whether things are being moved out of it."""
+        return self.name.endswith(WHOLE)
+
+    def whole(self) -> None:
+        """Say that everything in it is whole, and is going to be moved out. Raises ``OSError``."""
+        os.rename(self.name, self.name + WHOLE, src_dir_fd=self.output_fd, dst_dir_fd=self.output_fd)
+        self.name += WHOLE
+        os.fsync(self.output_fd)
+
     def close(self) -> None:
         """Remove the staging folder and keep the output."""
+        self._before = None
         self._made = []
         self.remove()
 
-    def _check_output(self, overwrite: bool) -> None:
+    def _take_up(self) -> None:
+        """Take up the folder of an interrupted restore of the same kind, if there is one."""
+        for name in (self.name, self.name + WHOLE):
+            if not _is_ours(self.output_fd, name):
+                continue
+            self.fd = os.open(name, OPEN_FOLDER, dir_fd=self.output_fd)
+            if not _locked(self.fd):
+                os.close(self.fd)
+                self.fd = -1
+                raise JobBusy("Another restore is writing to this folder.", "Wait for it, or restore elsewhere.")
+            if not os.fstat(self.fd).st_nlink:  # whoever was waited for has removed it
+                os.close(self.fd)
+                self.fd = -1
+                continue
+            self.resumed, self.published = True, name != self.name
+            if self.published:
+                os.rename(name, self.name, src_dir_fd=self.output_fd, dst_dir_fd=self.output_fd)
+            return
+
+    def _check_output(self, overwrite: bool, others: bool) -> None:
         names = os.listdir(self.output_fd)
         shown = os.fsdecode(self.output)
         if not overwrite and any(not os.fsencode(name).startswith(PREFIX) for name in names):
             raise UsageError(f"{shown!r} is not empty.", "Restore to an empty folder, or give --overwrite.")
         for name in map(os.fsencode, names):
-            if name.startswith(PREFIX):
+            if name.startswith(PREFIX) and others and not (self.resumed and name == self.name):
                 _remove_leftover(self.output_fd, name)
 
     def _make(self) -> None:
@@ -85,35 +164,64 @@ class Staging:
             os.mkdir(self.name, 0o700, dir_fd=self.output_fd)
             self.fd = os.open(self.name, OPEN_FOLDER, dir_fd=self.output_fd)
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise unusable(Path(os.fsdecode(self.output)), error) from error
+
+    def _prepare(self) -> None:
+        try:
             for attribute in ("system.posix_acl_default", "system.posix_acl_access"):
                 with suppress(OSError):
                     os.removexattr(self.fd, attribute)  # else everything restored would inherit the output's ACL
             os.fchmod(self.fd, 0o700)
-            file = os.open(b".probe", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o777, dir_fd=self.fd)
+            probe = scratch_name(self.fd, b"probe")
+            file = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o777, dir_fd=self.fd)
             self.probe = os.fstat(file)
             os.close(file)
-            os.unlink(b".probe", dir_fd=self.fd)
+            os.unlink(probe, dir_fd=self.fd)
         except OSError as error:
-            shown = os.fsdecode(self.output)
-            raise JobFailed(f"{shown!r} cannot be written to: {error.strerror}.", "Choose another folder.") from error
+            raise unusable(Path(os.fsdecode(self.output)), error) from error
 
 
-def remove_leftover(output: str | bytes | os.PathLike[str], point: str) -> None:
+def scratch_name(folder_fd: int, what: bytes) -> bytes:
+    """Return a name that nothing in a folder has: an interrupted restore may have left things there."""
+    names = (b".transporter-%s-%d" % (what, number) for number in count())
+    return next(name for name in names if not _exists(folder_fd, name))
+
+
+def _exists(folder_fd: int, name: bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def remove_leftover(output: str | bytes | os.PathLike[str], point: str, order: str = "") -> None:
     """Remove the staging folder that a writer which was killed has left, if there is one and nobody works in it."""
     try:
         output_fd = os.open(os.path.abspath(os.fsencode(output)), OPEN_FOLDER & ~os.O_NOFOLLOW)
     except OSError:
         return
     try:
-        _remove_leftover(output_fd, _name(point))
+        _remove_leftover(output_fd, staging_name(point, order))
     except (OSError, JobBusy, UsageError):
         pass  # the next restore to this folder removes it, or says why it cannot
     finally:
         os.close(output_fd)
 
 
-def _name(point: str) -> bytes:
-    return PREFIX + os.fsencode(point).replace(b"/", b"_")
+def staging_name(point: str, order: str) -> bytes:
+    """Return the name of a staging folder."""
+    name = f"{point}-{order}" if order else point
+    return PREFIX + os.fsencode(name).replace(b"/", b"_")
+
+
+def _is_ours(output_fd: int, name: bytes) -> bool:
+    try:
+        state = os.stat(name, dir_fd=output_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(state.st_mode) and state.st_uid == os.geteuid()
 
 
 def _remove_leftover(output_fd: int, name: bytes) -> None:
@@ -143,47 +251,6 @@ def _locked(fd: int) -> bool:
             time.sleep(0.05)
         else:
             return True
-
-
-def remove_tree(parent_fd: int, name: bytes) -> None:
-    """Remove a folder and what is in it, whatever its depth and however its permissions were restored."""
-    cache = FolderCache()
-    top = Folder(Folder(None, b"", parent_fd), name)
-    stack: list[tuple[Folder, list[bytes]]] = []
-    try:
-        stack.append((top, _empty(cache, top)))
-        while stack:
-            folder, below = stack[-1]
-            if below:
-                inner = Folder(folder, below.pop())
-                stack.append((inner, _empty(cache, inner)))
-                continue
-            cache.close(folder)
-            assert folder.parent is not None
-            os.rmdir(folder.name, dir_fd=cache.fd(folder.parent))
-            stack.pop()
-    finally:
-        cache.close_all()
-
-
-def _empty(cache: FolderCache, folder: Folder) -> list[bytes]:
-    """Remove what is not a folder; returns the names of the folders."""
-    assert folder.parent is not None
-    try:
-        names = os.listdir(cache.fd(folder))
-    except PermissionError:
-        os.chmod(folder.name, 0o700, dir_fd=cache.fd(folder.parent))
-        names = os.listdir(cache.fd(folder))
-    fd = cache.fd(folder)
-    if names:
-        os.fchmod(fd, 0o700)
-    below = []
-    for name in map(os.fsencode, names):
-        try:
-            os.unlink(name, dir_fd=fd)
-        except (IsADirectoryError, PermissionError):
-            below.append(name)
-    return below
 
 
 def _make_folders(path: bytes) -> list[bytes]:

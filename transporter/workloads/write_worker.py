@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import msgspec
 
+from transporter.workloads.compared import chunk_id
+from transporter.workloads.device_write import DeviceWriter
+from transporter.workloads.hard_links import HardLinks
 from transporter.workloads.manifest import ManifestDecoder
+from transporter.workloads.original_places import OriginalPlaces
 from transporter.workloads.restored import Group
+from transporter.workloads.selection import Selection
 from transporter.workloads.tree_restore import TreeWriter
 from transporter.workloads.worker import Channel, failure, run_worker
 from transporter.workloads.write_messages import (
@@ -16,6 +22,7 @@ from transporter.workloads.write_messages import (
     Done,
     End,
     Finish,
+    GiveUp,
     Manifest,
     Open,
     Order,
@@ -43,20 +50,22 @@ class WriteWorker:
         self._decoder = ManifestDecoder()
         self._groups: dict[int, Group] = {}
         self._planned = 0
-        self._writer: TreeWriter | None = None
-        self._published = self._failed = False
+        self._writer: Writer | None = None
+        self._published = self._failed = self._given_up = False
 
     def run(self) -> None:
-        """Serve until the stream ends; what was not published by then is removed."""
+        """Serve until the stream ends; what was not published by then is for the next, or removed if that was said."""
         try:
             for order in self._channel.receive():
                 # Whoever gets a failure closes the stream; what is still on its way is of no use.
-                if not self._failed:
+                if isinstance(order, GiveUp):
+                    self._given_up = True
+                elif not self._failed:
                     self._guarded(order)
         finally:
             self._threads.shutdown(wait=True)
             if self._writer is not None and not self._published:
-                self._writer.abort()
+                self._writer.abort(keep=not self._given_up)
 
     def _guarded(self, order: Order) -> None:
         try:
@@ -67,9 +76,7 @@ class WriteWorker:
 
     def _carry_out(self, order: Order) -> None:
         if isinstance(order, Open):
-            self._writer = TreeWriter(
-                order.output, order.point, order.roots, include=order.include, overwrite=order.overwrite
-            )
+            self._writer = _open(order)
             self._channel.send(Done(self._report()))
         elif isinstance(order, Manifest):
             self._plan(self.writer.place(self._decoder.feed(order.data)))
@@ -92,7 +99,7 @@ class WriteWorker:
             self._channel.send(Done(self._report()))
 
     @property
-    def writer(self) -> TreeWriter:
+    def writer(self) -> Writer:
         """The writer, once it is open."""
         if self._writer is None:
             raise RuntimeError("an order before Open")
@@ -127,7 +134,61 @@ class WriteWorker:
 
     def _report(self) -> Report:
         writer = self.writer
-        return Report(writer.files, writer.bytes_written, writer.take_notes())
+        return Report(
+            writer.files,
+            writer.bytes_written,
+            writer.take_notes(),
+            writer.unchanged,
+            writer.damaged,
+            writer.take_lost(),
+            writer.resumed,
+        )
+
+
+Writer = TreeWriter | OriginalPlaces | DeviceWriter
+
+
+def _open(order: Open) -> Writer:
+    wish = order.wish
+    if wish.onto:
+        id_of = partial(chunk_id, order.chunk_id_key)
+        return DeviceWriter(order.output, order.roots, id_of, overwrite=wish.overwrite)
+    selection = Selection(wish.include, wish.exclude, wish.paths)
+    if order.output:
+        return _open_tree(order, selection, order.output, order.roots)
+
+    def open_one(output: bytes, roots: list[bytes], links: HardLinks, serial: str) -> TreeWriter:
+        return _open_tree(order, selection, output, roots, serial, links)
+
+    return OriginalPlaces(order.roots, selection, open_one)
+
+
+def _open_tree(
+    order: Open,
+    selection: Selection,
+    output: bytes,
+    roots: list[bytes],
+    serial: str = "",
+    links: HardLinks | None = None,
+) -> TreeWriter:
+    wish = order.wish
+    return TreeWriter(
+        output,
+        order.point,
+        roots,
+        selection=selection,
+        # Two roots may have one folder as their place: what lies there may be the other one's.
+        others=not serial,
+        links=links,
+        overwrite=wish.overwrite,
+        in_place=wish.in_place,
+        compare=wish.compare,
+        delete=wish.delete,
+        dry_run=wish.dry_run,
+        partial=wish.partial,
+        order=order.digest + serial,
+        id_of=partial(chunk_id, order.chunk_id_key) if order.chunk_id_key else None,
+    )
 
 
 def main() -> None:

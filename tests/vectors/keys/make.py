@@ -134,8 +134,11 @@ def wrap_cases() -> list[Case]:
 
 
 def seal(kind: str, counter: int, codec: int, plain_length: int, data: bytes, chunk_id: bytes = CHUNK_ID) -> bytes:
-    key_id = hkdf(SECRET, PREFIX + kind.encode() + b" id")
-    chunk_key = hkdf(SECRET, PREFIX + kind.encode() + b" chunks")
+    secret, id_label = SECRET, kind.encode() + b" id"
+    if kind == "file-system index":  # its key is derived from the metakey of the run
+        secret, id_label = hkdf(SECRET, PREFIX + b"metakey file-system index"), b"file-system index key id"
+    key_id = hkdf(secret, PREFIX + id_label)
+    chunk_key = hkdf(secret, PREFIX + kind.encode() + b" chunks")
     header = b"\x01" + key_id + counter.to_bytes(8, "big")
     aad = header + chunk_id + bytes((codec,)) + plain_length.to_bytes(4, "big")
     return header + AESGCM(chunk_key).encrypt(bytes(4) + counter.to_bytes(8, "big"), data, aad)
@@ -154,6 +157,14 @@ def seal_cases() -> list[Case]:
         case("first chunk of a session key", "ok", good, counter=0),
         case("counter 2^32 - 1", "ok", seal("session key", 2**32 - 1, 1, 4096, data)),
         case("metakey", "ok", seal("metakey", 0, 1, 4096, data), key="metakey", counter=0),
+        case(
+            "block of a file-system index",
+            "ok",
+            seal("file-system index", 0, 1, 4096, data),
+            key="file-system index",
+            counter=0,
+        ),
+        case("index key that did not come from this metakey", "NoKey", good, key="file-system index"),
         case("empty data", "ok", seal("session key", 0, 0, 0, b""), codec=0, plain_length=0, data="", counter=0),
         case("plain where it may be", "ok", b"\0" + data, allow_plain=True),
         case("plain where none may be", "DamagedData", b"\0" + data),

@@ -1,0 +1,226 @@
+"""How long a copy stays: locks and least time run from when it came, retention goes by the original's time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from copy_world import open_copy_world
+
+from transporter.clock import SystemClock
+from transporter.errors import PointsStay
+from transporter.events import Note, SecurityEvent
+from transporter.jobs.keeping_there import act_there
+from transporter.jobs.points import Where, list_points
+from transporter.jobs.retention import retain
+from transporter.jobs.transform import TransformOrder, transform
+from transporter.quantities import Duration
+from transporter.repository import Origin, Rules
+from transporter.repository.point_head import decode_head
+from transporter.repository.points import OriginalHash
+from transporter.retention import Candidate, KeepPolicy, Minimum, decide, demanded
+
+WAY = ("offsite/main", "second/main")
+THERE = Where("second", "main", "docs")
+NS = 10**9
+DAY = 86_400
+
+
+class MovingClock(SystemClock):
+    """The real clock, moved by days."""
+
+    def __init__(self):
+        self.ahead_ns = 0
+
+    def now_ns(self):
+        return super().now_ns() + self.ahead_ns
+
+    def advance(self, seconds):
+        self.ahead_ns += int(seconds * NS)
+
+
+@pytest.fixture
+def clock():
+    return MovingClock()
+
+
+@pytest.fixture
+async def world(clock):
+    async with open_copy_world(clock) as made:
+        for peer in made.second.catalog.peers():
+            made.second.catalog.put_peer(replace(peer, removes=("main",)))
+        # Days that pass are not what these are about.
+        made.there().keeping.rules = Rules(clock_jump=10_000 * DAY)
+        yield made
+
+
+async def old_points(world, clock, count=3, days=100):
+    """Points a day apart, and then ``days`` pass."""
+    made = []
+    for number in range(count):
+        (world.source.tree / "today").write_text(f"day {number}")
+        made.append(bytes.fromhex((await world.source.backup()).point))
+        clock.advance(DAY)
+    clock.advance(days * DAY)
+    return made
+
+
+def left(world):
+    return [ref.point_id for ref in world.there().points(world.tenant(world.source), "docs")]
+
+
+def rules(world, **how):
+    world.there().keeping.rules = Rules(clock_jump=10_000 * DAY, **how)
+
+
+async def copy(world):
+    await world.copy(world.source, *WAY, jobs=("docs",))
+
+
+async def remove(world, point):
+    await act_there(world.source.context, "remove", THERE, [point.hex()], force=True)
+
+
+async def test_an_old_point_is_locked_from_when_it_was_copied(world, clock):
+    points = await old_points(world, clock)
+    rules(world, immutable=14 * DAY)
+    copied_ns = clock.now_ns()
+    await copy(world)
+    # Whatever becomes of the configuration.
+    rules(world)
+    assert world.there().keeping.locked_until(points[0]) >= copied_ns + 14 * DAY * NS
+    clock.advance(13 * DAY)
+    with pytest.raises(PointsStay, match="locked until"):
+        await remove(world, points[0])
+    clock.advance(1.1 * DAY)
+    await remove(world, points[0])
+    assert left(world) == points[1:]
+
+
+async def test_a_lock_that_is_configured_later_counts_from_when_it_was_copied(world, clock):
+    points = await old_points(world, clock)
+    await copy(world)
+    rules(world, immutable=14 * DAY)
+    clock.advance(13 * DAY)
+    with pytest.raises(PointsStay, match="locked until"):
+        await remove(world, points[0])
+    (row, *_) = await list_points(world.source.context, THERE)
+    assert row.locked_until_ns == row.copied_ns + 14 * DAY * NS
+
+
+async def test_an_old_point_is_kept_for_the_least_time_from_when_it_was_copied(world, clock):
+    points = await old_points(world, clock)
+    rules(world, minimum=Minimum(age=30 * DAY))
+    await copy(world)
+    clock.advance(29 * DAY)
+    with pytest.raises(PointsStay, match="the provider keeps every point for 30d"):
+        await remove(world, points[0])
+    report = await retain(world.source.context, THERE, KeepPolicy(last=1), dry_run=True)
+    assert [each.keep for each in report.verdicts] == [True] * 3
+    clock.advance(1.1 * DAY)
+    await remove(world, points[0])
+    assert left(world) == points[1:]
+
+
+async def test_retention_of_copies_goes_by_the_times_of_the_originals(world, clock):
+    points = await old_points(world, clock, count=4)
+    # All of them within moments there; days apart where they were made.
+    await copy(world)
+    report = await retain(world.source.context, THERE, KeepPolicy(daily=2), dry_run=False)
+    assert [each.keep for each in report.verdicts] == [False, False, True, True]
+    assert left(world) == points[2:]
+
+
+async def test_retention_knows_a_copy_that_came_when_the_chain_there_was_known(world, clock):
+    points = await old_points(world, clock)
+    await copy(world)
+    await retain(world.source.context, THERE, KeepPolicy(last=9), dry_run=True)
+    assert len(world.source.catalog.chain(str(THERE), "docs")) == 3
+    points += await old_points(world, clock, count=2)
+    await copy(world)
+    report = await retain(world.source.context, THERE, KeepPolicy(last=1), dry_run=False)
+    assert left(world) == points[-1:], [each.reasons for each in report.verdicts]
+    assert world.source.seen(SecurityEvent) == []
+
+
+async def test_a_clock_set_back_while_copying_does_not_make_the_least_time_shorter(world, clock):
+    await old_points(world, clock)
+    store = world.there()
+    rules(world, minimum=Minimum(age=30 * DAY))
+    mark = store.keeping.clock.accept()
+    clock.advance(-60 * DAY)
+    await copy(world)
+    assert all(ref.origin.copied_ns >= mark for ref in store.points(world.tenant(world.source), "docs"))
+
+
+async def test_no_conductor_says_when_a_copy_came(world, clock):
+    """What a repository is told of the time of a copy, as by a copy of a copy, counts for nothing."""
+    (point,) = await old_points(world, clock, count=1)
+    tenant = world.tenant(world.source)
+    head = world.one.store().read_head(tenant, "docs", point)
+    needs = b"".join(world.one.store().read_needs(tenant, "docs", point))
+    await copy(world)
+    (ref,) = world.there().points(tenant, "docs")
+    said = decode_head(head)
+    forged = replace(ref.origin, copied_ns=1)
+    proof = OriginalHash(forged, point, said.domain, said.job, head)
+    proof.update(needs)
+    assert isinstance(forged, Origin) and proof.digest() == forged.hash
+    world.there().commit_point("other", "docs", point, head, needs, domain=ref.domain, origin=forged)
+    (other,) = world.there().points("other", "docs")
+    assert abs(other.origin.copied_ns - clock.now_ns()) < 60 * NS
+
+
+def test_the_least_time_counts_from_the_later_of_the_two():
+    old = Candidate(b"p" * 16, 1 * NS, copied_ns=1000 * NS)
+    assert demanded([old], Minimum(age=10.0), 1005 * NS)
+    assert not demanded([old], Minimum(age=10.0), 1010 * NS)
+    # And a policy by the original's time alone.
+    new = replace(old, point_id=b"q" * 16, committed_ns=2 * DAY * NS, copied_ns=0)
+    verdicts = decide([old, new], KeepPolicy(within=Duration(1 * DAY)), 3 * DAY * NS)
+    assert [each.keep for each in verdicts] == [False, True]
+
+
+@pytest.mark.parametrize("through", [False, True], ids=["straight", "through"])
+async def test_what_retention_took_from_a_copy_is_not_copied_there_again(world, through):
+    made = await old_points(world, world.source.clock, count=4)
+    await world.copy(world.source, *WAY, jobs=("docs",), through=through)
+    await retain(world.source.context, THERE, KeepPolicy(last=2), dry_run=False)
+    assert left(world) == made[2:]
+    (world.source.tree / "today").write_text("another day")
+    newest = bytes.fromhex((await world.source.backup()).point)
+    await world.copy(world.source, *WAY, jobs=("docs",), through=through)
+    assert left(world) == [*made[2:], newest]
+    assert any("2 restore points" in note.text and "left out" in note.text for note in world.source.seen(Note))
+    await world.copy(world.source, *WAY, jobs=("docs",), through=through, point=made[0].hex())
+    assert left(world) == [made[0], *made[2:], newest], "a point that is named is copied"
+    await world.copy(world.source, *WAY, jobs=("docs",), through=through, removed_too=True)
+    assert left(world) == [*made, newest]
+    assert world.source.seen(SecurityEvent) == []
+
+
+async def test_a_storage_key_stays_while_its_point_lies_elsewhere_too(world):
+    made = await old_points(world, world.source.clock, count=2)
+    await copy(world)
+    await list_points(world.source.context, THERE)
+    await retain(world.source.context, THERE, KeepPolicy(last=1), dry_run=False)
+    assert left(world) == made[1:]
+    assert world.source.keys.storage_key(made[0]) is not None
+    first = Where("offsite", "main", "docs")
+    world.one.provider.repositories["main"].store.keeping.rules = Rules(clock_jump=10_000 * DAY)
+    for peer in world.target.catalog.peers():
+        world.target.catalog.put_peer(replace(peer, removes=("main",)))
+    await retain(world.source.context, first, KeepPolicy(last=1), dry_run=False)
+    assert world.source.keys.storage_key(made[0]) is None
+
+
+async def test_a_fold_leaves_the_storage_key_of_a_point_whose_copy_stays(world):
+    made = await old_points(world, world.source.clock, count=3, days=0)
+    await copy(world)
+    await retain(world.source.context, THERE, KeepPolicy(last=9), dry_run=True)  # it looks at what is there
+    world.one.provider.repositories["main"].store.keeping.rules = Rules(clock_jump=10_000 * DAY)
+    for peer in world.target.catalog.peers():
+        world.target.catalog.put_peer(replace(peer, removes=("main",)))
+    report = await transform(world.source.context, TransformOrder("docs", keep=1))
+    assert bytes.fromhex(report.replaces) == made[1]
+    assert world.source.keys.storage_key(made[1]) is not None

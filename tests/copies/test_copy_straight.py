@@ -1,0 +1,171 @@
+"""Straight from peer to peer: who may have what pushed where, in whose name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+from copy_world import contents
+
+from protocol.messages import CopyTo, ListPoints, Mandated, Refused, Start
+from protocol.messages import Mandate as MandateMessage
+from transporter.errors import RefusedByPeer, TransporterError
+from transporter.jobs import copy_conduct
+from transporter.keys.node_key import NodeKey
+from transporter.link.control_link import refusal_to_error
+from transporter.link.dial import dial_control
+from transporter.points.mandate import VALID_SECONDS, Mandate, make_mandate, read_mandate
+
+WAY = ("offsite/main", "second/main")
+NAME = b"n" * 16
+
+
+def copies(world):
+    return world.there().points(world.tenant(world.source), "docs")
+
+
+def mandate_of(world, **fields):
+    """A mandate of the office for one point that there is not."""
+    now = world.second.clock.now_ns()
+    made = Mandate(
+        version=1,
+        public=NodeKey(world.source.identity.key).public,
+        source=world.target.identity.pin,
+        target=world.second.identity.pin,
+        repository="main",
+        job="docs",
+        name=NAME,
+        made_ns=now,
+        ends_ns=now + 10**12,
+        points=[(b"p" * 16, b"h" * 32)],
+    )
+    return msgspec.structs.replace(made, **fields)
+
+
+def signed(world, node=None, **fields):
+    return make_mandate(NodeKey((node or world.source).identity.key), mandate_of(world, **fields))
+
+
+async def show(world, raw, node=None):
+    """Show a mandate to the second provider, as the source would; raise what it says."""
+    node = node or world.target
+    async with dial_control(node.context.peer("second"), node.identity) as link:
+        await link.send(MandateMessage(), raw)
+        answer = (await link.receive()).message
+        if isinstance(answer, Refused):
+            raise refusal_to_error(answer.code, answer.what, answer.remedy)
+        assert isinstance(answer, Mandated)
+
+
+async def test_the_data_goes_straight_and_the_points_are_the_conductors(world):
+    await world.source.backup()
+    await world.source.backup()
+    done = await world.copy(world.source, *WAY, jobs=("docs",), through=False)
+    assert done.points == 2 and done.chunks_new > 0 and done.bytes_received == 0
+    assert len(copies(world)) == 2 and world.there().scrub().clean
+    place = await world.source.restore("docs", source="second/main", output="back")
+    assert contents(place) == contents(world.source.tree)
+    again = await world.copy(world.source, *WAY, jobs=("docs",), through=False)
+    assert again.points == 0
+    # One name, whichever way they went: chunks are shared.
+    await world.source.backup()
+    more = await world.copy(world.source, *WAY, jobs=("docs",))
+    assert more.points == 1 and more.chunks_new < done.chunks_new
+
+
+async def test_where_the_source_does_not_know_the_target_it_is_said_what_to_do(world):
+    await world.source.backup()
+    world.target.catalog.remove_peer("second")
+    with pytest.raises(RefusedByPeer, match="does not know the one that the points are to go to") as caught:
+        await world.copy(world.source, *WAY, jobs=("docs",), through=False)
+    assert "--through" in caught.value.remedy
+
+
+async def test_where_the_source_cannot_reach_the_target_it_is_said_what_to_do(world):
+    await world.source.backup()
+    known = world.target.catalog.peer("second")
+    world.target.catalog.put_peer(replace(known, address="127.0.0.1:1"))
+    with pytest.raises(RefusedByPeer, match="cannot be reached from here") as caught:
+        await world.copy(world.source, *WAY, jobs=("docs",), through=False)
+    assert "--through" in caught.value.remedy
+
+
+async def test_a_mandate_is_good_for_its_two_nodes_its_time_and_its_signer_alone(world):
+    await show(world, signed(world))
+    pin = world.second.identity.pin
+    now = world.second.clock.now_ns()
+    week = VALID_SECONDS * 10**9
+    for raw, node in (
+        (signed(world), world.one.neighbour),  # somebody else shows it
+        (signed(world, source=pin), None),
+        (signed(world, target=world.target.identity.pin), None),
+        (signed(world, repository="other"), None),
+        (signed(world, node=world.target), None),  # signed by who shows it, in the office's name
+        (signed(world, made_ns=now - 3 * week, ends_ns=now - 2 * week), None),
+        (signed(world, made_ns=now + 2 * week, ends_ns=now + 3 * week), None),
+        (b"", None),
+        (signed(world)[:-1], None),
+    ):
+        with pytest.raises(TransporterError):
+            await show(world, raw, node)
+
+
+async def test_every_altered_byte_of_a_mandate_is_found(world):
+    raw = signed(world)
+    now = world.second.clock.now_ns()
+    read_mandate(raw, now)
+    for at in range(len(raw)):
+        with pytest.raises(RefusedByPeer):
+            read_mandate(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :], now)
+
+
+async def test_a_mandate_of_somebody_who_was_removed_is_none(world):
+    world.second.catalog.remove_peer("office")
+    with pytest.raises(TransporterError):
+        await show(world, signed(world))
+
+
+async def test_who_acts_for_another_may_do_nothing_else_in_its_name(world):
+    await world.source.backup()
+    for ask in (
+        ListPoints(repository="main", job=""),
+        Start(purpose="recovery", job="docs", repository="main", zone="source", point=b"p" * 16),
+        Start(purpose="backup", job="docs", repository="main", zone="source", resume=b"r" * 16),
+        Start(purpose="copy-out", job="", repository="main", zone="source"),
+        Start(purpose="copy-in", job="other", repository="main", zone="source", resume=b"r" * 16, name=NAME),
+        Start(purpose="copy-in", job="docs", repository="main", zone="source", resume=b"r" * 16, name=b"m" * 16),
+        CopyTo(repository="main", job="docs", peer=b"p" * 32),
+    ):
+        node = world.target
+        async with dial_control(node.context.peer("second"), node.identity) as link:
+            await link.send(MandateMessage(), signed(world))
+            assert isinstance((await link.receive()).message, Mandated)
+            await link.send(ask)
+            answer = (await link.receive()).message
+            assert isinstance(answer, Refused) and "mandate does not allow" in answer.what
+
+
+async def test_a_point_that_the_mandate_does_not_name_is_not_stored(world, monkeypatch):
+    await world.source.backup()
+    really = copy_conduct.Mandate
+
+    def other_hash(**fields):
+        return really(**{**fields, "points": [(point, b"x" * 32) for point, _ in fields["points"]]})
+
+    monkeypatch.setattr(copy_conduct, "Mandate", other_hash)
+    with pytest.raises(RefusedByPeer, match="does not name this restore point"):
+        await world.copy(world.source, *WAY, jobs=("docs",), through=False)
+    assert copies(world) == []
+
+
+async def test_a_tenant_has_only_its_own_points_pushed(world):
+    await world.one.neighbour.backup()
+    await world.source.backup()
+    (theirs,) = world.one.store().points(world.tenant(world.one.neighbour), "docs")
+    raw = signed(world, points=[(theirs.point_id, theirs.hash)])
+    async with dial_control(world.source.context.peer("offsite"), world.source.identity) as link:
+        await link.send(CopyTo(repository="main", job="docs", peer=world.second.identity.pin), raw)
+        answer = (await link.receive()).message
+    assert isinstance(answer, Refused) and "not every restore point" in answer.what
+    assert world.there().tenants() == []

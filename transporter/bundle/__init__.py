@@ -1,0 +1,1 @@
+"""The configuration bundle: everything that makes a node, in one file under a password of its own (docs/bundle.md)."""

@@ -1,0 +1,79 @@
+"""What a review looks at: read once, from this home alone; nobody is asked over a line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transporter.catalog import Catalog, Peer, Run
+from transporter.clock import Clock
+from transporter.config import Config
+from transporter.errors import DamagedData
+from transporter.home import Home
+from transporter.keys.database import KeyDatabase, PasswordInfo
+from transporter.keys.keyset_table import KeysetInfo
+
+DAY_NS = 86400 * 10**9
+_RUNS = 1000
+"""Runs of a job that are looked through for the last good one: three years of daily ones."""
+
+
+@dataclass(frozen=True)
+class Installation:
+    """``last``: by (job, operation), when it last ended well, ns; of a drill the job is empty.
+
+    ``trail_problem``: what is wrong with the audit trail; empty: nothing.
+    """
+
+    home: Home
+    config: Config
+    now_ns: int
+    peers: list[Peer]
+    passwords: list[PasswordInfo]
+    keysets: list[KeysetInfo]
+    unfinished: list[str]
+    last: dict[tuple[str, str], int]
+    trail_problem: str
+
+    def days_since(self, moment_ns: int) -> int:
+        """Return whole days between then and now."""
+        return max(0, self.now_ns - moment_ns) // DAY_NS
+
+
+def read_installation(home: Home, config: Config, clock: Clock) -> Installation:
+    """Read it. Raises what opening the databases does."""
+    with Catalog(home.catalog_db) as catalog, KeyDatabase(home.keys_db, clock=clock) as keys:
+        last: dict[tuple[str, str], int] = {}
+        for job in config.jobs:
+            for run in catalog.runs(job, _RUNS):
+                _remember(last, run)
+        problem = ""
+        try:
+            keys.audit.verify(keys.audit_head())
+        except DamagedData as error:
+            problem = error.what
+        for entry in keys.audit.entries() if not problem else ():
+            if entry["event"] == "drill" and not entry.get("closed") and not entry.get("unreached"):
+                last["", "drill"] = _moment(entry["at"])
+        return Installation(
+            home,
+            config,
+            clock.now_ns(),
+            catalog.peers(),
+            keys.list(),
+            keys.keysets(),
+            sorted({change.name for change in keys.unfinished_changes("")}),
+            last,
+            problem,
+        )
+
+
+def _remember(last: dict[tuple[str, str], int], run: Run) -> None:
+    if run.exit_status == 0 and run.finished_ns:
+        key = (run.job, run.operation)
+        last[key] = max(last.get(key, 0), run.finished_ns)
+
+
+def _moment(text: str) -> int:
+    from datetime import datetime
+
+    return int(datetime.fromisoformat(text).timestamp() * 1e9)

@@ -1,0 +1,86 @@
+"""Copies in a conductor's name: the source that is asked to push, and the target that is shown its mandate."""
+
+from __future__ import annotations
+
+import structlog
+import trio
+
+from pipeline.run import open_tasks
+from protocol.control import Received
+from protocol.messages import CommitCopy, CopyTo, Mandated, Message, Progress, Start
+from transporter.catalog import Peer
+from transporter.errors import CannotConnect, IdentityRefused, LinkLost, RefusedByPeer
+from transporter.link.control_link import ControlLink
+from transporter.points.mandate import Mandate, read_mandate
+from transporter.service.provider import Provider
+
+# Tells the conductor that the copy lives, and this end that the conductor does: its connection is not read meanwhile.
+PROGRESS_SECONDS = 1.0
+log = structlog.get_logger()
+
+
+async def answer_mandate(provider: Provider, link: ControlLink, received: Received) -> None:
+    """From now on this connection acts for who signed the mandate. Raises RefusedByPeer."""
+    mandate = read_mandate(received.payload, provider.clock.now_ns())
+    if (mandate.source, mandate.target) != (link.peer_pin, provider.identity.pin):
+        raise RefusedByPeer("the mandate is not for these two nodes", "copy again")
+    provider.repository(provider.known_peer(mandate.conductor), mandate.repository)
+    link.mandate = mandate
+    log.info("a copy in another's name", source=link.peer_name, job=mandate.job, points=len(mandate.points))
+    await link.send(Mandated())
+
+
+def check_mandated(link: ControlLink, message: Message) -> None:
+    """Raise RefusedByPeer for anything that a connection which acts for another is not for."""
+    mandate = link.mandate
+    if not isinstance(mandate, Mandate):
+        return
+    asked = isinstance(message, Start) and (message.purpose, message.repository, message.job, message.name)
+    if asked != ("copy-in", mandate.repository, mandate.job, mandate.name):
+        raise RefusedByPeer("the mandate does not allow that", "nothing to do here")
+
+
+def check_allowed(link: ControlLink, message: CommitCopy) -> None:
+    """Raise RefusedByPeer for a point that the connection's mandate, where it has one, does not name."""
+    mandate = link.mandate
+    if isinstance(mandate, Mandate) and (message.resealed or not mandate.allows(message.point, message.hash)):
+        raise RefusedByPeer("the mandate does not name this restore point", "nothing to do here")
+
+
+async def answer_copy_to(provider: Provider, link: ControlLink, peer: Peer, received: Received) -> None:
+    """Push points of this tenant to another node; the answer comes when they are there. Raises what keeps them."""
+    message = received.message
+    assert isinstance(message, CopyTo)
+    provider.repository(peer, message.repository)
+    mandate = read_mandate(received.payload, provider.clock.now_ns())
+    if (mandate.conductor, mandate.source, mandate.target) != (peer.pin, provider.identity.pin, message.peer):
+        raise RefusedByPeer("the mandate is not for this copy", "copy again")
+    target = provider.catalog.peer_by_pin(message.peer)
+    if target is None or provider.push is None:
+        raise RefusedByPeer(
+            "this node does not know the one that the points are to go to, and cannot dial it",
+            "pair the two (`invite` there, `join` here), or have the data pass through your node: --through",
+        )
+    moved = 0
+
+    def note(size: int) -> None:
+        nonlocal moved
+        moved = size
+
+    async def tell() -> None:
+        while True:
+            await trio.sleep(PROGRESS_SECONDS)
+            await link.send(Progress(activity="copy", done=moved))
+
+    async with open_tasks() as nursery:
+        nursery.start_soon(tell)
+        try:
+            done = await provider.push(peer, message, mandate, bytes(received.payload), note)
+        except (CannotConnect, IdentityRefused, LinkLost) as error:
+            raise RefusedByPeer(
+                f"{target.name} cannot be reached from here ({provider.config.node.name}): {error.what}",
+                f"pair the two so that {provider.config.node.name} can dial {target.name}, mend the line between them, "
+                "or have the data pass through your node: --through",
+            ) from error
+        nursery.cancel_scope.cancel()
+    await link.send(done)
