@@ -452,8 +452,7 @@ class Everything(RuleBasedStateMachine):
             store.heal(report.damaged_packs, supply_from(copy) if supplied else None)
             if not supplied:
                 return
-            wanted = [(tenant, c.domain, c.chunk_id, c.key_id) for tenant, c in store.lost_chunks()]
-            store.supply(copy, wanted)
+            store.supply(copy, list(store.wanted_chunks()))
             store.forget_found()
             known = other.repository.have(DOMAIN, [chunk_id(number) for number in sorted(side.bad)])
             there = {number for number, keys in zip(sorted(side.bad), known, strict=True) if keys}

@@ -14,7 +14,7 @@ from tests.repository.prune_world import EVERYTHING, backup, check_sound, known,
 from tests.repository.test_faults import Harness, Killed, abort
 from transporter.clock import ManualClock
 from transporter.errors import DiskFull, TransporterError
-from transporter.repository import PruneHooks, Repository, prune_beside
+from transporter.repository import PruneHooks, Repository, files, prune_beside
 from transporter.repository.connections import Connections
 
 pytestmark = pytest.mark.usefixtures("small_packs")
@@ -206,3 +206,21 @@ def test_a_kill_beside_an_open_repository_leaves_it_in_order(made, part):
         with Repository.open(place, ManualClock()) as repository:
             check_sound(repository)
         shutil.rmtree(place)
+
+
+def test_the_list_of_a_prune_that_was_killed_is_gone_after_the_next_one(made):
+    """The process that has the repository open may run for months: nothing may gather in its journal folder."""
+    place = fresh(made, 0)
+    with Repository.open(place, ManualClock()) as repository:
+        with pytest.MonkeyPatch.context() as patch:
+
+            def killed(path):
+                assert Path(path).parent.name == "journal"
+                raise Killed
+
+            patch.setattr(files, "unlink", lambda path: killed(path) if Path(path).exists() else None)
+            with pytest.raises(Killed):
+                prune(repository, EVERYTHING)
+        assert [path.suffix for path in (place / "journal").iterdir()] == [".tmp"]
+        prune(repository, EVERYTHING)
+        assert list((place / "journal").iterdir()) == []

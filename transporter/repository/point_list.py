@@ -33,9 +33,12 @@ class LivePoint:
 class PointList:
     """The points as they were when `look` was called; may be called again, to find those that came since."""
 
-    def __init__(self, layout: Layout, name: str) -> None:
+    def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        path = layout.journal / f"{name}.tmp"
+        # One prune at a time (leases/prune): what is there is of one that was killed before it took the name away.
+        path = layout.journal / "prune.tmp"
+        with files.disk_errors("list the restore points"):
+            files.unlink(path)
         with index_errors():
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             for pragma in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "cache_size=-2048"):

@@ -98,7 +98,7 @@ class Pruner:
         last = self._whole_index.moment().pack
         with (
             files.disk_errors("prune"),
-            PointList(self._layout, self._new_name()) as points,
+            PointList(self._layout) as points,
             Tally(self._layout.journal, last) as tally,
         ):
             self._mark_all(points, tally)
