@@ -63,7 +63,7 @@ async def daemon(tmp_path, nursery):
     def status() -> dict[str, Any]:
         return made.status
 
-    nursery.start_soon(serve_control_socket, made.home, status, lambda _request, _bus: nullcontext())
+    nursery.start_soon(serve_control_socket, made.home, status, lambda _request, _bus, _until: nullcontext())
     while not made.home.control_socket.exists():
         await trio.lowlevel.checkpoint()
     return made

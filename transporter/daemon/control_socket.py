@@ -9,7 +9,7 @@ Closing the connection stops the job. The socket has mode 0600 in a folder of mo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -30,19 +30,29 @@ from transporter.link.routes import Parking
 log = structlog.get_logger()
 
 
+OnJob = Callable[[JobRequest, EventBus, trio.CancelScope], Any]
+Before = Callable[[JobRequest], Awaitable[None]]
+
+
+async def at_once(_request: JobRequest) -> None:
+    """Wait for nothing."""
+
+
 async def serve_control_socket(
     home: Home,
     status: StatusSource,
-    on_job: Callable[[JobRequest, EventBus], Any],
+    on_job: OnJob,
     parking: Parking | None = None,
+    before: Before = at_once,
 ) -> None:
     """Serve until cancelled. ``on_job`` returns a context manager of the run's steering, held while it runs.
 
-    ``parking``: by which jobs reach peers that dial this node.
+    It is also given what is cancelled when the command goes away. ``parking``: by which jobs reach peers that dial this
+    node; ``before``: what a job waits for.
     """
 
     async def take(stream: trio.SocketStream) -> None:
-        await _serve_one(home, stream, status, on_job, parking)
+        await _serve_one(home, stream, status, on_job, parking, before)
 
     with unix_listener(home, home.control_socket) as listener:
         await trio.serve_listeners(take, [listener])
@@ -52,12 +62,13 @@ async def _serve_one(
     home: Home,
     stream: trio.SocketStream,
     status: StatusSource,
-    on_job: Callable[[JobRequest, EventBus], Any],
+    on_job: OnJob,
     parking: Parking | None,
+    before: Before,
 ) -> None:
     try:
         async with stream:
-            await _run(home, await receive_request(stream), stream, status, on_job, parking)
+            await _run(home, await receive_request(stream), stream, status, on_job, parking, before)
     except (OSError, ValueError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
         return
     except Exception:
@@ -70,8 +81,9 @@ async def _run(
     request: JobRequest,
     stream: trio.SocketStream,
     status: StatusSource,
-    on_job: Callable[[JobRequest, EventBus], Any],
+    on_job: OnJob,
     parking: Parking | None,
+    before: Before,
 ) -> None:
     bus = EventBus()
     events = WaitingEvents()
@@ -92,7 +104,8 @@ async def _run(
         nursery.start_soon(until_gone)
         async with open_tasks() as forwarding:
             forwarding.start_soon(forward_events)
-            with on_job(request, bus) as steering:
+            await before(request)
+            with on_job(request, bus, nursery.cancel_scope) as steering:
                 outcome = await execute_in_daemon(home, request, bus, status, steering, parking)
             # It ends the forwarder once it has sent everything: no event may come after the outcome.
             events.close()

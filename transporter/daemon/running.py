@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import trio
 
 from transporter.daemon.keeper import Keeper
 from transporter.daemon.requests import (
@@ -24,8 +26,11 @@ from transporter.jobs.spare_worker import SpareWorker
 from transporter.repository import Repository
 from transporter.service.provider import Provider
 
+# To stop a run takes a moment: a session that is closed, a worker that ends. More is for `job_lock` to tell of.
+STOPPING_SECONDS = 30.0
 
-@dataclass
+
+@dataclass(eq=False)
 class _Job:
     job: str
     operation: str
@@ -34,6 +39,19 @@ class _Job:
     bus: EventBus
     repository: str = ""
     moved: int = 0
+    # What is cancelled when the command that started it goes away.
+    until: trio.CancelScope | None = None
+    ended: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was cancelled, and is about to end."""
+        return self.steering.scope.cancel_called or (self.until is not None and self.until.cancel_called)
+
+    def is_about(self, request: JobRequest) -> bool:
+        """Whether a request is about the same job, or the same repository."""
+        job, repository = getattr(request, "job", ""), getattr(request, "repository", "")
+        return bool(job and job == self.job) or bool(repository and repository == self.repository)
 
 
 class RunningJobs:
@@ -47,9 +65,18 @@ class RunningJobs:
         self.scheduled: Callable[[], list[dict[str, Any]]] = list
         """Rows of what runs at its times."""
 
+    async def stopped(self, request: JobRequest) -> None:
+        """Wait until runs that are being stopped have ended: whoever stopped one may start the next at once."""
+        with trio.move_on_after(STOPPING_SECONDS):
+            for entry in [each for each in self._jobs if each.stopping and each.is_about(request)]:
+                await entry.ended.wait()
+
     @contextmanager
-    def job(self, request: JobRequest, bus: EventBus) -> Iterator[Steering]:
-        """Note that a job runs, for as long as the context lasts; it can be paused and cancelled meanwhile."""
+    def job(self, request: JobRequest, bus: EventBus, until: trio.CancelScope | None = None) -> Iterator[Steering]:
+        """Note that a job runs, for as long as the context lasts; it can be paused and cancelled meanwhile.
+
+        ``until``: what else ends it when it is cancelled.
+        """
         stores = {name: repository.store for name, repository in self._provider.repositories.items()}
         steering = Steering(
             self._provider.throttle, steer=self.steer, spare=self._spare, stores=stores, open_store=self._open_store
@@ -58,7 +85,8 @@ class RunningJobs:
             yield steering
             return
         operation = operation_of(request)
-        entry = _Job(getattr(request, "job", ""), operation, self._provider.clock.monotonic(), steering, bus)
+        began = self._provider.clock.monotonic()
+        entry = _Job(getattr(request, "job", ""), operation, began, steering, bus, until=until)
 
         def watch(event: Event) -> None:
             if isinstance(event, Progress):
@@ -78,6 +106,7 @@ class RunningJobs:
                 yield steering
         finally:
             self._jobs.remove(entry)
+            entry.ended.set()
             if isinstance(request, BackupRequest | RestoreRequest):
                 self._spare.want()
 

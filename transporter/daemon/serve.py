@@ -155,7 +155,7 @@ async def _serve(home: Home, config: Config, provider: Provider, ready: Callable
             spare.want(at_once=True)
         provider.throttle.apply(config.throttle, provider.clock.local_time())
         nursery.start_soon(watch_limits, provider.throttle, home.config_path, provider.clock, _limits_stay)
-        nursery.start_soon(serve_control_socket, home, running.status, running.job, parking)
+        nursery.start_soon(serve_control_socket, home, running.status, running.job, parking, running.stopped)
         await _until_socket(home)
         ready(where)
 
