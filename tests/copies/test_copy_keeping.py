@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from copy_world import open_copy_world
+from copy_world import local_repository, open_copy_world
 
 from transporter.clock import SystemClock
 from transporter.errors import PointsStay
 from transporter.events import Note, SecurityEvent
+from transporter.jobs.keeping_here import act_here, points_here
 from transporter.jobs.keeping_there import act_there
 from transporter.jobs.points import Where, list_points
-from transporter.jobs.retention import retain
+from transporter.jobs.retention import retain, retain_here
 from transporter.jobs.transform import TransformOrder, transform
 from transporter.quantities import Duration
 from transporter.repository import Origin, Rules
@@ -196,6 +197,30 @@ async def test_what_retention_took_from_a_copy_is_not_copied_there_again(world, 
     assert left(world) == [made[0], *made[2:], newest], "a point that is named is copied"
     await world.copy(world.source, *WAY, jobs=("docs",), through=through, removed_too=True)
     assert left(world) == [*made, newest]
+    assert world.source.seen(SecurityEvent) == []
+
+
+@pytest.mark.parametrize("by", ["retention", "remove"])
+async def test_what_went_from_a_copy_at_this_node_is_not_copied_there_again(world, by):
+    made = [bytes.fromhex((await world.source.backup()).point) for _ in range(3)]
+    await list_points(world.source.context, Where("offsite", "main", "docs"))
+    with local_repository(world.source):
+        context, way = world.source.context, ("offsite/main", "here")
+        await world.copy(world.source, *way, jobs=("docs",))
+        if by == "retention":
+            report = retain_here(context, "here", "", "docs", KeepPolicy(last=1), dry_run=False)
+            assert len(report.removed) == 2
+        else:
+            act_here(context, "remove", "here", "", "docs", [point.hex() for point in made[:2]])
+        assert all(world.source.keys.storage_key(point) for point in made), "they are at the first place, too"
+
+        def here():
+            return [bytes.fromhex(row["point"]) for row in points_here(context, "here", "docs", recycled=False)]
+
+        await world.copy(world.source, *way, jobs=("docs",))
+        assert here() == made[2:]
+        await world.copy(world.source, *way, jobs=("docs",), removed_too=True)
+        assert here() == made
     assert world.source.seen(SecurityEvent) == []
 
 

@@ -19,7 +19,7 @@ from transporter.catalog_chain import ChainPoint
 from transporter.errors import RefusedByPeer
 from transporter.events import Note, SecurityEvent
 from transporter.jobs.chain_verdict import ChainVerdict, compare
-from transporter.jobs.context import JobContext
+from transporter.jobs.context import JobContext, own_tenant
 from transporter.points.keeping_rows import ChainRow, chain_digest, decode_chain
 from transporter.retention import show_moment
 
@@ -236,6 +236,19 @@ def drop_keys(context: JobContext, destination: str, points: Sequence[bytes]) ->
     if points:
         kept = context.catalog.elsewhere(destination, points)
         context.keys.drop_storage_keys([point for point in points if point not in kept])
+
+
+def note_removed_here(
+    context: JobContext, repository: str, tenant: str, job: str, outcomes: Iterable[tuple[bytes, int, str]]
+) -> None:
+    """Remember points that went from a repository of this node, so that no copy of this home brings them back.
+
+    Those of other tenants are no copies of this home's. ``outcomes``: as of `note_outcome`.
+    """
+    if tenant == own_tenant(context):
+        now = context.clock.now_ns()
+        gone = [ChainPoint(point, b"", now, states.DROPPED) for point, _until, refused in outcomes if not refused]
+        context.catalog.put_chain(repository, job, gone)
 
 
 def accept_chain(context: JobContext, destination: str, job: str, rows: Iterable[ChainRow]) -> int:

@@ -172,7 +172,7 @@ class CopyRun:
     async def _without_removed(self, group: Group) -> Group:
         """Leave out what went from the target on purpose: else retention there would be undone by each copy."""
         order = self.order
-        if not order.target.peer or order.point or order.removed_too:
+        if order.point or order.removed_too:
             return group
         dropped = await trio.to_thread.run_sync(self.context.catalog.dropped, str(order.target), group.job)
         left = group.without(dropped)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transporter.errors import UsageError
+from transporter.jobs.chain import drop_keys, note_removed_here
 from transporter.jobs.context import JobContext
 from transporter.keys.deeds import deed
 from transporter.points.keeping_rows import rules_of
@@ -109,16 +111,19 @@ def _remove(
     names = [point.hex() for point in points]
     approve_force(context, names, forced=force)
     context.keys.record("points.remove", **facts, points=names, forced=force)
-    outcomes = store.keeping.remove(
+    repository = facts["repository"]
+    removed = store.keeping.remove(
         tenant,
         job,
         points,
         PROVIDER,
         waived=Waived(pins=force, minimum=force, recycle_bin=force),
-        on_gone=context.keys.drop_storage_keys,
+        on_gone=partial(drop_keys, context, repository),
     )
-    check_none_refused([(each.point_id, each.until_ns, each.refused) for each in outcomes])
-    return [removed_row(each.point_id, each.until_ns, job, facts["repository"]) for each in outcomes]
+    outcomes = [(each.point_id, each.until_ns, each.refused) for each in removed]
+    note_removed_here(context, repository, tenant, job, outcomes)
+    check_none_refused(outcomes)
+    return [removed_row(point, until_ns, job, repository) for point, until_ns, _ in outcomes]
 
 
 def approve_force(context: JobContext, points: Sequence[str], *, forced: bool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -20,7 +21,15 @@ from transporter.config import JobConfig
 from transporter.errors import RefusedByPeer, TransporterError, UsageError
 from transporter.events import Note
 from transporter.jobs.ask import ask, ask_on, asking
-from transporter.jobs.chain import ChainThere, check_chain, note_outcome, note_removing, read_chain
+from transporter.jobs.chain import (
+    ChainThere,
+    check_chain,
+    drop_keys,
+    note_outcome,
+    note_removed_here,
+    note_removing,
+    read_chain,
+)
 from transporter.jobs.context import JobContext
 from transporter.jobs.keeping_here import open_here, tenant_of
 from transporter.jobs.points import Where
@@ -193,6 +202,9 @@ def retain_here(
         report.verdicts = decide(candidates, policy, now, demanded(candidates, store.keeping.rules.minimum, now))
         if not dry_run and report.going:
             context.keys.record("points.remove", tenant=owner, job=job, repository=repository, points=len(report.going))
-            outcomes = store.keeping.remove(owner, job, report.going, PROVIDER, on_gone=context.keys.drop_storage_keys)
-            report.take([(each.point_id, each.until_ns, each.refused) for each in outcomes])
+            on_gone = partial(drop_keys, context, repository)
+            removed = store.keeping.remove(owner, job, report.going, PROVIDER, on_gone=on_gone)
+            outcomes = [(each.point_id, each.until_ns, each.refused) for each in removed]
+            note_removed_here(context, repository, owner, job, outcomes)
+            report.take(outcomes)
     return report
