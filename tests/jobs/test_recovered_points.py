@@ -9,11 +9,11 @@ from world import contents
 from transporter.clock import ManualClock
 from transporter.errors import CorruptedPoint, JobBusy, NoKey, UnknownPassword, UsageError
 from transporter.events import Note, SearchHits
-from transporter.jobs.context import rewrap_lock
 from transporter.jobs.drill import drill, explain
 from transporter.jobs.recover import request_recovery
 from transporter.jobs.recover_keep import keep_recovered
 from transporter.jobs.rewrap import rewrap
+from transporter.jobs.rewrap_lock import rewrap_lock
 from transporter.jobs.search import SearchOrder, search
 from transporter.keys.keyset import generate_keyset
 from transporter.workloads.fsi_query import Query
@@ -116,7 +116,7 @@ async def test_a_later_change_of_that_password_reaches_it(world, recovered):
     await does_everything(world, "out")
 
 
-async def test_what_cannot_be_kept_stays_as_it_is(world, recovered):
+async def test_what_cannot_be_kept_stays_as_it_is(world, recovered, monkeypatch):
     world.source.keys.add_password("new", b"a new one")
     context, store = world.source.context, world.store()
     slots = store.slots(bytes.fromhex(recovered))
@@ -124,8 +124,10 @@ async def test_what_cannot_be_kept_stays_as_it_is(world, recovered):
         await keep_recovered(context, recovered, "nobody")
     with pytest.raises(UsageError, match="no restore point begins"):
         await keep_recovered(context, "0" * 8, "new")
-    with rewrap_lock(world.source.home), pytest.raises(JobBusy):
-        await keep_recovered(context, recovered, "new")
+    monkeypatch.setattr("transporter.jobs.rewrap_lock.PATIENCE_SECONDS", 0.1)
+    async with rewrap_lock(world.source.home):
+        with pytest.raises(JobBusy):
+            await keep_recovered(context, recovered, "new")
     world.source.keys.forget_recovered(recovered)
     with pytest.raises(NoKey, match="came by a recovery"):
         await keep_recovered(context, recovered, "new")

@@ -14,8 +14,9 @@ from transporter.daemon.execute import execute, not_running
 from transporter.daemon.requests import RewrapRequest
 from transporter.errors import CannotConnect, DamagedData, JobBusy, NoKey, TransporterError, WrongPassword
 from transporter.jobs import point_walk
-from transporter.jobs.context import job_lock, rewrap_lock
+from transporter.jobs.context import job_lock
 from transporter.jobs.rewrap import rewrap
+from transporter.jobs.rewrap_lock import rewrap_lock
 from transporter.keys.slot import read_slot_public
 from transporter.link.address import Address
 from transporter.link.control_link import ControlLink
@@ -177,10 +178,12 @@ async def test_a_job_of_another_password_does_not_matter(world):
         await rewrap(world.source.context)
 
 
-async def test_two_at_once(world):
+async def test_two_at_once(world, monkeypatch):
+    monkeypatch.setattr("transporter.jobs.rewrap_lock.PATIENCE_SECONDS", 0.1)
     world.source.keys.change_password("office", NEW)
-    with rewrap_lock(world.source.home), pytest.raises(JobBusy):
-        await rewrap(world.source.context)
+    async with rewrap_lock(world.source.home):
+        with pytest.raises(JobBusy):
+            await rewrap(world.source.context)
 
 
 async def test_a_point_whose_slot_was_lost_opens_by_the_key_that_was_kept(world):

@@ -103,7 +103,7 @@ def own_tenant(context: JobContext) -> str:
 @contextmanager
 def job_lock(home: Home, job: str) -> Iterator[None]:
     """Hold the lock of a job; the kernel lets it go when the process dies. Raises JobBusy."""
-    with _lock(home.job_lock(job), f"another run of job {job!r} is under way"):
+    with held_lock(home.job_lock(job), f"another run of job {job!r} is under way"):
         yield
 
 
@@ -121,20 +121,14 @@ def hold_jobs(context: JobContext, held: ExitStack, passwords: set[str] | None =
 
 
 @contextmanager
-def rewrap_lock(home: Home) -> Iterator[None]:
-    """Hold the lock of whoever goes through all points to change their slots. Raises JobBusy."""
-    with _lock(home.rewrap_lock, "slots are being changed by another command"):
-        yield
-
-
-@contextmanager
-def _lock(path: Path, busy: str) -> Iterator[None]:
+def held_lock(path: Path, busy: str) -> Iterator[int]:
+    """Hold the lock on a file, whose descriptor is given: who inherits it holds the lock, too. Raises JobBusy."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise JobBusy(busy, "wait until it has ended; `transporter status` shows it") from None
-        yield
+        yield handle
     finally:
         os.close(handle)

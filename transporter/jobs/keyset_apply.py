@@ -15,8 +15,9 @@ import trio
 
 from protocol.limits import MAX_SLOTS
 from transporter.errors import CannotConnect, DamagedData, JobBusy, NoKey, UsageError
-from transporter.jobs.context import JobContext, hold_jobs, rewrap_lock
+from transporter.jobs.context import JobContext, hold_jobs
 from transporter.jobs.point_walk import Batch, Walk
+from transporter.jobs.rewrap_lock import rewrap_lock
 from transporter.keys.escrow import Escrow
 from transporter.keys.keyset import PublicKeyset
 from transporter.keys.node_key import NodeKey
@@ -56,7 +57,7 @@ async def apply_keysets(context: JobContext) -> ApplyReport:
         UsageError: there is no active keyset.
         NoKey: points are left that nothing here opens, or that have no room for a slot.
     """
-    with rewrap_lock(context.home):
+    async with rewrap_lock(context.home):
         keysets = await trio.to_thread.run_sync(context.keys.active_keysets)
         report = ApplyReport()
         if not keysets:

@@ -8,9 +8,10 @@ import trio
 
 from protocol.limits import MAX_SLOTS
 from transporter.errors import DamagedData
-from transporter.jobs.context import JobContext, rewrap_lock
+from transporter.jobs.context import JobContext
 from transporter.jobs.keyset_apply import ApplyReport, check_applied
 from transporter.jobs.point_walk import Batch, Walk
+from transporter.jobs.rewrap_lock import rewrap_lock
 from transporter.keys.kms_slot import prepare_kms_slot
 from transporter.keys.slot import read_kms_slot
 from transporter.keys.wrap import point_context
@@ -29,7 +30,7 @@ async def apply_kms(context: JobContext, name: str) -> ApplyReport:
     key = await trio.to_thread.run_sync(context.keys.kms.key, name)
     report = ApplyReport()
     walk = Walk(_visitor(context, name, key.reference, report))
-    with rewrap_lock(context.home):
+    async with rewrap_lock(context.home):
         await trio.to_thread.run_sync(lambda: context.keys.record("kms.apply", kms=name))
         with context.keys.kms.counted():
             await walk.everywhere(context)

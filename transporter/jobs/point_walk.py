@@ -7,9 +7,9 @@ committed meanwhile is not missed. A place that cannot be reached is noted; the 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -18,56 +18,59 @@ from typing import TypeVar
 import msgspec
 import trio
 
+from pipeline.run import open_tasks
 from pipeline.trust_zone import Zone
 from protocol.errors import ProtocolError
 from protocol.limits import MAX_POINTS_AT_ONCE
 from protocol.messages import GetSlots, Message, PutSlots, Refused, Slots, SlotsPut
-from transporter.errors import CannotConnect, DamagedData, JobFailed, RefusedByPeer, TransporterError
+from transporter.errors import CannotConnect, JobFailed, RefusedByPeer, TransporterError
 from transporter.jobs.context import JobContext, own_tenant
 from transporter.jobs.points import DAMAGED, Where, list_points
+from transporter.jobs.points_here import Batch, PointName, PointsHere, Visit, Visited, by_origin
 from transporter.link.broken import LinkBroken
 from transporter.link.control_link import ControlLink, refusal_to_error
 from transporter.link.dial import dial_control
 from transporter.points.copied import is_of_another_tenant
-from transporter.points.slot_rows import (
-    CopiedSlots,
-    PointHere,
-    PointSlots,
-    SlotChangeRow,
-    decode_point_slots,
-    encode_rows,
-    point_slots,
-)
-from transporter.repository import PointMissing, Repository, SlotChange
+from transporter.points.slot_rows import decode_point_slots, encode_rows
+from transporter.repository import Repository
 
 ANSWER_SECONDS = 120.0
 # Points of a repository of this node that are visited together: three flushes of the disk for each batch of changes.
-LOCAL_BATCH = 2048
+LOCAL_BATCH = 1024
 # Rounds through one place. The second finds what was committed during the first; more are for a busy one.
 ROUNDS_AT_MOST = 10
 
+T = TypeVar("T")
+Hand = Callable[[list[PointName]], Awaitable[Visited]]
+"""Visits a batch, as `PointsHere.batch`."""
+
 
 @dataclass(frozen=True)
-class Batch:
-    """Points of one job in one place; ``place`` is a repository of this node, or PEER/REPOSITORY."""
+class PlaceHere:
+    """A repository of this node, for those who help; as `PointsHere` has it."""
 
-    place: str
-    tenant: str
-    repository_id: bytes
-    job: str
-    points: list[PointSlots]
+    path: Path
+    name: str
+    own: str
+    keep: float
 
 
-T = TypeVar("T")
-# Runs in a thread.
-Visit = Callable[[Batch], list[SlotChangeRow]]
+Helpers = Callable[[PlaceHere, Hand], AbstractAsyncContextManager[Sequence[Hand]]]
+"""Opens further hands for a place, each in a process of its own; what they cannot do goes to the given one."""
+
+
+__all__ = ["Batch", "Hand", "Helpers", "PlaceHere", "Walk"]
 
 
 @dataclass
 class Walk:
-    """What a walk met. ``unreadable``: points whose object is damaged; ``unreached``: places, with the reason."""
+    """What a walk met. ``unreadable``: points whose object is damaged; ``unreached``: places, with the reason.
+
+    ``helpers``: where a repository of this node has many points.
+    """
 
     visit: Visit
+    helpers: Helpers | None = None
     points: int = 0
     slots_replaced: int = 0
     slots_added: int = 0
@@ -101,43 +104,52 @@ class Walk:
         except TransporterError as error:
             self.unreached[place] = error.what
 
-    def _changed(self, rows: Sequence[SlotChangeRow | SlotChange], until: int) -> None:
-        self.slots_replaced += sum(len(row.replaces) for row in rows)
-        self.slots_added += sum(bool(row.slot) for row in rows)
-        self.kept_until_ns = max(self.kept_until_ns, until)
+    def _took(self, visited: Visited) -> None:
+        self.points += visited.points
+        self.slots_replaced += visited.replaced
+        self.slots_added += visited.added
+        self.kept_until_ns = max(self.kept_until_ns, visited.kept_until_ns)
+        self.unreadable += [point.hex() for point in visited.unreadable]
 
     # --- repositories of this node ------------------------------------------------------------------------------
 
     async def _here(self, context: JobContext, name: str) -> None:
         settings = context.config.repository(name)
-        place = Path(settings.path) if settings.path else context.home.repository_path(name)
-        keep = float(settings.keep_replaced_slots)
+        path = Path(settings.path) if settings.path else context.home.repository_path(name)
+        place = PlaceHere(path, name, own_tenant(context), float(settings.keep_replaced_slots))
         # For reading only: it goes on beside the daemon that writes.
-        store = await trio.to_thread.run_sync(partial(Repository.open, place, context.clock, writable=False))
+        store = await trio.to_thread.run_sync(partial(Repository.open, path, context.clock, writable=False))
         with store:
             for _ in range(ROUNDS_AT_MOST):
                 new = await trio.to_thread.run_sync(self._new_here, store, name)
                 if not new:
                     return
-                await self._visit_here(context, store, name, new, keep)
+                await self._visit_here(store, place, new)
         raise _never_quiet(name)
 
-    async def _visit_here(
-        self, context: JobContext, store: Repository, name: str, new: list[tuple[str, str, bytes]], keep: float
-    ) -> None:
-        """Visit points of a repository of this node, and make the changes, a batch at a time.
+    async def _visit_here(self, store: Repository, place: PlaceHere, new: list[PointName]) -> None:
+        """Visit points of a repository of this node: whoever is free takes the next batch."""
+        here = PointsHere(store, place.name, place.own, place.keep, self.visit)
+        batches = _batches(new, LOCAL_BATCH)
+        done = self._done_in(place.name)
 
-        One after the other: both are many small steps of Python, and two threads of those only hold each other up.
-        """
-        own = own_tenant(context)
-        for some in _batches(new, LOCAL_BATCH):
-            changes = await trio.to_thread.run_sync(self._visited, store, name, some, own)
-            if changes:
-                done = await trio.to_thread.run_sync(store.replace_slots_of_read, changes, keep)
-                self._changed(changes, done.kept_until_ns)
-            self._done_in(name).update(point for _tenant, _job, point in some)
+        async def own(some: list[PointName]) -> Visited:
+            return await trio.to_thread.run_sync(here.batch, some)
 
-    def _new_here(self, store: Repository, name: str) -> list[tuple[str, str, bytes]]:
+        async def work(hand: Hand) -> None:
+            for some in batches:
+                self._took(await hand(some))
+                done.update(point for _tenant, _job, point in some)
+
+        async with AsyncExitStack() as stack:
+            hands: list[Hand] = [own]
+            if self.helpers is not None and len(new) > LOCAL_BATCH:
+                hands += await stack.enter_async_context(self.helpers(place, own))
+            async with open_tasks() as nursery:
+                for hand in hands:
+                    nursery.start_soon(work, hand)
+
+    def _new_here(self, store: Repository, name: str) -> list[PointName]:
         """Return the points that were not visited yet: (tenant, job, id)."""
         done = self._done_in(name)
         return [
@@ -150,34 +162,6 @@ class Walk:
     def _done_in(self, place: str) -> set[bytes]:
         """Return the points that have been visited in a place. Not before they have: what broke off is done again."""
         return self._done.setdefault(place, set())
-
-    def _visited(self, store: Repository, name: str, some: list[tuple[str, str, bytes]], own: str) -> list[SlotChange]:
-        changes: list[SlotChange] = []
-        for (tenant, job), group in groupby(some, key=lambda each: each[:2]):
-            points = [point for *_, point in group]
-            mine = tenant == own and not is_of_another_tenant(job)
-            read = (self._read_here(store, tenant, job, point, own=mine) for point in points)
-            found = [here for here in read if here is not None]
-            self.points += len(found)
-            batch = Batch(name, tenant, store.repository_id, job, [here.row for here in found])
-            rows = [row for part in _by_origin(batch) for row in self.visit(part)]
-            names = {here.row.point: here.names for here in found}
-            changes += [
-                SlotChange(row.point, row.slot_id, row.slot, tuple(row.replaces), names[row.point]) for row in rows
-            ]
-        return changes
-
-    def _read_here(self, store: Repository, tenant: str, job: str, point: bytes, *, own: bool) -> PointHere | None:
-        try:
-            here = point_slots(store, tenant, job, point)
-        except PointMissing:
-            return None  # it was removed this very moment
-        except DamagedData:
-            self.unreadable.append(point.hex())
-            return None
-        # What a tenant's source sealed is that tenant's to open: there is no key here; it is visited from there. But
-        # what this node copied here is its own.
-        return here if own or here.zone != Zone.SOURCE else None
 
     # --- repositories at peers ----------------------------------------------------------------------------------
 
@@ -207,15 +191,15 @@ class Walk:
         assert isinstance(answer, Slots)
         asked = set(ids)
         found = {row.point: row for row in decode_point_slots(payload) if row.point in asked}
-        self.unreadable += [point.hex() for point in ids if point not in found]
-        self.points += len(found)
+        visited = Visited(len(found), unreadable=[point for point in ids if point not in found])
         batch = Batch(str(where), answer.tenant, answer.repository_id, job, list(found.values()))
-        parts = _by_origin(batch)
+        parts = by_origin(batch)
         rows = [row for part in parts for row in await trio.to_thread.run_sync(self.visit, part)]
         if rows:
             put, _ = await _ask(link, PutSlots(where.repository, job), encode_rows(rows), SlotsPut)
             assert isinstance(put, SlotsPut)
-            self._changed(rows, put.kept_until_ns)
+            visited.changed(rows, put.kept_until_ns)
+        self._took(visited)
 
 
 @asynccontextmanager
@@ -241,21 +225,6 @@ async def _ask(link: ControlLink, message: Message, payload: bytes, reply: type[
     if not isinstance(received.message, reply):
         raise RefusedByPeer("the peer answered something else", "update the transporter there")
     return received.message, received.payload
-
-
-def _by_origin(batch: Batch) -> list[Batch]:
-    """Divide a batch by what the keys of its points are bound to: copied ones to where they were made."""
-    parts: dict[tuple[bytes, str], list[PointSlots]] = {(batch.repository_id, batch.tenant): []}
-    for row in batch.points:
-        bound = batch.repository_id, batch.tenant
-        if isinstance(row, CopiedSlots):
-            bound = row.repository_id, row.tenant
-        parts.setdefault(bound, []).append(row)
-    return [
-        replace(batch, repository_id=repository_id, tenant=tenant, points=rows)
-        for (repository_id, tenant), rows in parts.items()
-        if rows
-    ]
 
 
 def _places(context: JobContext) -> list[Where]:

@@ -13,9 +13,10 @@ import trio
 
 from protocol.limits import MAX_SLOTS
 from transporter.errors import DamagedData, NoKey, UsageError
-from transporter.jobs.context import JobContext, rewrap_lock
+from transporter.jobs.context import JobContext
 from transporter.jobs.one_point import Found, find_point
 from transporter.jobs.point_walk import Batch, Walk
+from transporter.jobs.rewrap_lock import rewrap_lock
 from transporter.keys.key_ring import check_opens
 from transporter.keys.password import UserKey
 from transporter.keys.storage_key import StorageKey, make_password_slot
@@ -45,7 +46,7 @@ async def keep_recovered(context: JobContext, beginning: str, password: str, pla
         JobBusy: another command changes slots.
     """
     # As a password's change goes through all points under this lock, it cannot miss the slot that is made here.
-    with rewrap_lock(context.home):
+    async with rewrap_lock(context.home):
         user_key = await trio.to_thread.run_sync(context.keys.user_key, password)
         found = await find_point(context, beginning, place)
         key = await trio.to_thread.run_sync(_kept_key, context, found)

@@ -12,16 +12,20 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import trio
 
 from transporter.errors import CannotConnect, DamagedData, JobBusy
-from transporter.jobs.context import JobContext, hold_jobs, rewrap_lock
-from transporter.jobs.point_walk import Batch, Walk
+from transporter.jobs.context import JobContext, hold_jobs
+from transporter.jobs.point_walk import Walk
+from transporter.jobs.rewrap_helpers import open_helpers
+from transporter.jobs.rewrap_lock import rewrap_lock
+from transporter.jobs.rewrap_messages import Change, Hash
+from transporter.jobs.rewrap_worker import visitor
 from transporter.keys.database import UnfinishedChange
 from transporter.points.rewrap import Rewrapping
-from transporter.points.slot_rows import SlotChangeRow
 
 _SHOWN = 5
 
@@ -60,32 +64,21 @@ async def rewrap(context: JobContext, name: str = "", *, give_up: bool = False) 
         DamagedData: points are left that nothing here opens.
         JobBusy: a job of the password is running, or another change.
     """
-    with rewrap_lock(context.home):
+    async with rewrap_lock(context.home) as lock:
         changes = await trio.to_thread.run_sync(context.keys.unfinished_changes, name)
         if not changes:
             return RewrapReport()
         rewrapping = await trio.to_thread.run_sync(_rewrapping, context, changes)
-        failed: list[str] = []
-
-        def visit(batch: Batch) -> list[SlotChangeRow]:
-            found = []
-            for point in batch.points:
-                try:
-                    change = rewrapping.of_point(batch.tenant, batch.repository_id, point)
-                except DamagedData:
-                    failed.append(point.point.hex())
-                    continue
-                if change is not None:
-                    found.append(change)
-            return found
-
-        walk = Walk(visit)
+        opened_by_nothing: list[bytes] = []
+        told = [Change(Hash.of(old), new.name, Hash.of(new.hash)) for old, new in rewrapping.changes.values()]
+        helpers = partial(open_helpers, told, lock)
+        walk = Walk(visitor(rewrapping, opened_by_nothing), helpers)
         await walk.everywhere(context)
         with ExitStack() as jobs:
             _hold_jobs(context, changes, jobs, walk)
             await walk.everywhere(context)
         # A point that cannot even be read may have a slot of the old password, and may be mended one day.
-        failed = list(dict.fromkeys([*failed, *walk.unreadable]))
+        failed = list(dict.fromkeys([*(point.hex() for point in opened_by_nothing), *walk.unreadable]))
         if not give_up:
             _check(walk, failed)
         for change in changes:

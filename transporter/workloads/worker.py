@@ -1,4 +1,4 @@
-"""A worker process: does for a job what needs an interpreter lock of its own, and keeps no key.
+"""A worker process: does for a job what needs an interpreter lock of its own.
 
 Writing (and reading) small files is nothing but short system calls. After each of them a thread waits for the
 interpreter lock, which the event loop and the threads that open chunks hold; a process does not (measured: a restore
