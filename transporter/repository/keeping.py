@@ -133,6 +133,28 @@ class Keeping:
 
         return until
 
+    def slots_needed(self, tenant: str, job: str) -> Callable[[bytes], int]:
+        """Return what tells until when (ns) a point's slots must be kept: while nobody, or no tenant, may remove it.
+
+        What only the provider's ``keep`` keeps has no date, and is not in it. 0: no longer than any other's.
+        """
+        locked, span = self.locks(), int(max(self._rules.immutable, self._rules.minimum.age) * 1e9)
+        if not span:
+            return locked
+        now = self.clock.now_ns()
+
+        def until(point_id: bytes) -> int:
+            try:
+                ref = self._points.ref(tenant, job, point_id)
+            except DamagedData:
+                # Since when it is here cannot be told.
+                return max(locked(point_id), now + span)
+            since = max(ref.committed_ns, 0 if ref.origin is None else ref.origin.copied_ns)
+            least = min(since + span, FOREVER_NS)
+            return max(locked(point_id), least if least > now else 0)
+
+        return until
+
     def recycled(self, tenant: str, job: str | None = None) -> list[Recycled]:
         """Return what is in the recycle bin of a tenant (of one job), in the order of the commits."""
         by = {stone.point_id: stone.by for stone in self._removal.tombstones()}

@@ -320,12 +320,13 @@ class Repository:
         for change in changes:
             self._points.check_exists(tenant, job, change.point_id)
         most = limits.SLOTS_PER_POINT if most is None else most
-        return self._slots.replace(changes, keep_seconds, self.keeping.clock.latest_ns(), most, self.keeping.locks())
+        needed = self.keeping.slots_needed(tenant, job)
+        return self._slots.replace(changes, keep_seconds, self.keeping.clock.latest_ns(), most, needed)
 
     def replace_slots_of_read(self, changes: Sequence[SlotChange], keep_seconds: float) -> Replaced:
         """As `replace_slots`, of points of any tenants and jobs that the caller has just read here."""
         now = self.keeping.clock.latest_ns()
-        return self._slots.replace(changes, keep_seconds, now, locked_until=self.keeping.locks())
+        return self._slots.replace(changes, keep_seconds, now, needed_until=self.keeping.locks())
 
     def replaced_slots(self, point_id: bytes) -> dict[bytes, int]:
         """Return the replaced slots of a point that are still kept: id → until when (ns)."""
