@@ -29,7 +29,7 @@ from transporter.events import (
 from transporter.events import LinkLost as LinkLostEvent
 from transporter.jobs.chain import note_copied_back, note_copying
 from transporter.jobs.context import JobContext, job_lock, own_tenant
-from transporter.jobs.copy_conduct import batches, open_conductor
+from transporter.jobs.copy_conduct import LimitMoved, batches, open_conductor
 from transporter.jobs.copy_ends import CopyRow, CopySource, CopyTarget
 from transporter.jobs.copy_here import SourceHere, open_target_here
 from transporter.jobs.copy_pins import bring_pins
@@ -241,6 +241,10 @@ class CopyRun:
                 await self._note_copying(group, row)
             async with open_conductor(self.context, self.order, moved) as conductor:
                 done = await conductor.copy(group, rows)
+        except LimitMoved:
+            # The source may be busy with the copy for a moment yet: that is no first failure.
+            self.counters.moved += 1
+            return False
         except (DamagedData, PointMissing) as error:
             if len(rows) == 1:
                 return self._failed(rows[0].row.point, error)
