@@ -13,7 +13,7 @@ from protocol.messages import CopyTo, ListPoints, Mandated, Refused, Start
 from protocol.messages import Mandate as MandateMessage
 from transporter.config import parse_config
 from transporter.errors import RefusedByPeer, TransporterError
-from transporter.events import LinkLost
+from transporter.events import LinkLost, Progress
 from transporter.jobs import copy_conduct
 from transporter.jobs.context import JobContext
 from transporter.jobs.copy import run_copy
@@ -148,6 +148,27 @@ async def test_a_limit_that_changes_while_the_data_goes_straight_is_told_and_the
         done = await run_copy(context, STRAIGHT)
     assert done.points == 1 and rates == [10_000_000, 20_000_000]
     assert world.source.seen(LinkLost) == []
+
+
+async def test_what_goes_straight_is_seen_by_who_conducts_it(world, monkeypatch):
+    monkeypatch.setattr(mandated, "PROGRESS_SECONDS", 0.01)
+    await world.source.backup()
+    provider, seen = world.one.provider, trio.Event()
+    push_on = provider.push
+
+    async def push(tenant, asked, mandate, signed, note):
+        note(12_345)
+        await seen.wait()
+        return await push_on(tenant, asked, mandate, signed, note)
+
+    def look(event):
+        if isinstance(event, Progress) and event.bytes_read == 12_345:
+            seen.set()
+
+    monkeypatch.setattr(provider, "push", push)
+    world.source.bus.subscribe(look)
+    with trio.fail_after(60):
+        await world.copy(world.source, *WAY, jobs=("docs",), through=False)
 
 
 async def test_a_mandate_is_good_for_its_two_nodes_its_time_and_its_signer_alone(world):
