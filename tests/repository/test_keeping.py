@@ -311,6 +311,22 @@ def test_old_slots_are_kept_as_long_as_no_tenant_may_remove_their_point(filled, 
     assert filled.replaced_slots(IDS[0]) == {}
 
 
+def test_old_slots_are_kept_as_long_as_a_removed_point_and_go_with_it(filled, clock):
+    """Who replaces a point's slots and then removes it must not make useless what is brought back."""
+    filled.keeping.rules = Rules(recycle=6 * DAY)
+    change = [SlotChange(IDS[0], b"n" * 16, b"rubbish", (b"a" * 16,))]
+    until = filled.replace_slots("t", "job", change, keep_seconds=DAY).kept_until_ns
+    assert until == clock.now_ns() + int(6 * DAY * NS)
+    clock.advance(5 * DAY)
+    filled.keeping.remove("t", "job", [IDS[0]], "t")
+    clock.advance(5 * DAY)
+    filled.purge_replaced_slots(filled.slot_folders())
+    assert filled.replaced_slots(IDS[0]) == {b"a" * 16: until}
+    clock.advance(2 * DAY)
+    filled.keeping.purge()
+    assert left_of(filled, IDS[0]) == []
+
+
 def test_old_slots_of_a_copy_are_kept_from_when_it_came(filled, clock):
     filled.keeping.rules = Rules(minimum=Minimum(age=6 * DAY))
     origin = Origin(b"R" * 16, "there", clock.now_ns() - int(90 * DAY * NS), b"h" * 32, resealed=True)

@@ -339,9 +339,11 @@ class Repository:
     def purge_replaced_slots(self, folders: Sequence[str]) -> int:
         """Remove the replaced slots in these folders whose time is over; return how many.
 
-        By the repository's time: by a clock that was set ahead a locked point would lose what opens it.
+        By the repository's time: by a clock that was set ahead a locked point would lose what opens it. Not those of
+        points in the recycle bin: they go with their point, which may be brought back until then.
         """
-        return self._slots.purge(folders, self.keeping.clock.now_ns())
+        going = self.keeping.going()
+        return self._slots.purge([name for name in folders if name not in going], self.keeping.clock.now_ns())
 
     def commit_point(
         self,
