@@ -139,6 +139,26 @@ def decide(
     return verdicts
 
 
+def decide_for_provider(
+    candidates: Iterable[Candidate], policy: KeepPolicy, now_ns: int, minimum: Minimum
+) -> list[Verdict]:
+    """Return the verdicts of a provider's own policy: as `decide`, and no copy takes the place of what came before it.
+
+    The times of copies are a tenant's words, as in `demanded`: what the policy keeps by those or by arrival, stays.
+    """
+    points = list(candidates)
+    verdicts = decide(points, policy, now_ns, demanded(points, minimum, now_ns))
+    if not any(each.copied_ns for each in points):
+        return verdicts
+    came = {each.point_id: each for each in decide(_as_they_came(points), policy, now_ns) if each.keep}
+    return [
+        each
+        if each.keep or each.point_id not in came
+        else replace(each, keep=True, reasons=_by_arrival(came[each.point_id].reasons))
+        for each in verdicts
+    ]
+
+
 def demanded(candidates: Iterable[Candidate], minimum: Minimum, now_ns: int) -> dict[bytes, tuple[str, ...]]:
     """Return the provider's reasons for each point that it keeps whatever anybody asks.
 
@@ -151,10 +171,8 @@ def demanded(candidates: Iterable[Candidate], minimum: Minimum, now_ns: int) -> 
     if not minimum.policy.empty:
         found = _by_provider(ordered, minimum.policy, now_ns)
         if any(each.copied_ns for each in ordered):
-            came = [replace(each, committed_ns=each.since_ns, copied_ns=0) for each in ordered]
-            came.sort(key=lambda each: (each.committed_ns, each.point_id))
-            for point, reasons in _by_provider(came, minimum.policy, now_ns).items():
-                found.setdefault(point, tuple(f"{why}, by when it came" for why in reasons))
+            for point, reasons in _by_provider(_as_they_came(ordered), minimum.policy, now_ns).items():
+                found.setdefault(point, _by_arrival(reasons))
     if minimum.age:
         for each in ordered:
             if each.since_ns + int(minimum.age * 1e9) > now_ns:
@@ -224,6 +242,16 @@ def _by_policy(
             else:
                 note(goes, each, f"{name}: {most} newer ones")
     return stays, goes
+
+
+def _as_they_came(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Return points in the order in which they came here, each dated by that."""
+    came = [replace(each, committed_ns=each.since_ns, copied_ns=0) for each in candidates]
+    return sorted(came, key=lambda each: (each.committed_ns, each.point_id))
+
+
+def _by_arrival(reasons: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"{why}, by when it came" for why in reasons)
 
 
 def _by_provider(ordered: Sequence[Candidate], policy: KeepPolicy, now_ns: int) -> dict[bytes, tuple[str, ...]]:
