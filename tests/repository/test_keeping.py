@@ -327,6 +327,20 @@ def test_old_slots_are_kept_as_long_as_a_removed_point_and_go_with_it(filled, cl
     assert left_of(filled, IDS[0]) == []
 
 
+def test_old_slots_stay_with_a_recycled_point_when_another_of_its_id_is_committed(filled, record, clock):
+    """Then its tombstone goes; anybody who knows the id can do that."""
+    filled.keeping.rules = Rules(recycle=6 * DAY)
+    change = [SlotChange(IDS[0], b"n" * 16, b"rubbish", (b"a" * 16,))]
+    filled.replace_slots("t", "job", change, keep_seconds=DAY)
+    clock.advance(5 * DAY)
+    filled.keeping.remove("t", "job", [IDS[0]], "t")
+    commit(filled, record, IDS[0], tenant="other")
+    assert not (filled.path / "tombstones" / IDS[0].hex()).exists()
+    clock.advance(2 * DAY)
+    filled.purge_replaced_slots(filled.slot_folders())
+    assert filled.replaced_slots(IDS[0])
+
+
 def test_old_slots_of_a_copy_are_kept_from_when_it_came(filled, clock):
     filled.keeping.rules = Rules(minimum=Minimum(age=6 * DAY))
     origin = Origin(b"R" * 16, "there", clock.now_ns() - int(90 * DAY * NS), b"h" * 32, resealed=True)

@@ -158,8 +158,11 @@ class Keeping:
         return until
 
     def going(self) -> set[str]:
-        """Return the ids, in hex, of points that are in the recycle bin, or whose removal has begun."""
-        return self._names(self._layout.tombstones)
+        """Return the ids, in hex, of points that are in the recycle bin, or whose removal has begun.
+
+        A point in the bin may have no tombstone: another one of its id was committed since.
+        """
+        return self._names(self._layout.tombstones) | self._removal.recycled_names()
 
     def recycled(self, tenant: str, job: str | None = None) -> list[Recycled]:
         """Return what is in the recycle bin of a tenant (of one job), in the order of the commits."""
