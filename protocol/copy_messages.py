@@ -147,13 +147,17 @@ class Mandated(Message):
 
 @dataclass(frozen=True, slots=True)
 class CopyTo(Message):
-    """Copy points of ``job`` in ``repository`` to the node with the pin ``peer``. Payload: the mandate for it."""
+    """Copy points of ``job`` in ``repository`` to the node with the pin ``peer``. Payload: the mandate for it.
+
+    ``bytes_per_second``: what is sent for it at most, all connections together; 0: no limit of who asks.
+    """
 
     KIND: ClassVar[int] = 92
     PAYLOAD: ClassVar[int] = limits.MAX_MANDATE
     repository: Name
     job: Name
     peer: Bytes32
+    bytes_per_second: Count = 0
 
 
 @dataclass(frozen=True, slots=True)

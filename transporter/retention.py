@@ -7,7 +7,7 @@ those of UTC (weeks: ISO 8601, from Monday), so that both ends and every year de
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Annotated, Final
@@ -139,11 +139,46 @@ def decide(
     return verdicts
 
 
+def decide_for_provider(
+    candidates: Iterable[Candidate], policy: KeepPolicy, now_ns: int, minimum: Minimum
+) -> list[Verdict]:
+    """Return the verdicts of a provider's own policy: as `decide`, and no copy takes the place of what came before it.
+
+    The times of copies are a tenant's words, as in `demanded`: what the policy keeps by those or by arrival, stays.
+    """
+    points = list(candidates)
+    verdicts = decide(points, policy, now_ns, demanded(points, minimum, now_ns))
+    if not any(each.copied_ns for each in points):
+        return verdicts
+    came = {each.point_id: each for each in decide(_as_they_came(points), policy, now_ns) if each.keep}
+    return [
+        each
+        if each.keep or each.point_id not in came
+        else replace(each, keep=True, reasons=_by_arrival(came[each.point_id].reasons))
+        for each in verdicts
+    ]
+
+
 def demanded(candidates: Iterable[Candidate], minimum: Minimum, now_ns: int) -> dict[bytes, tuple[str, ...]]:
-    """Return the provider's reasons for each point that it keeps whatever anybody asks."""
+    """Return the provider's reasons for each point that it keeps whatever anybody asks.
+
+    The time of a copy's original is what a tenant says. So the policy is asked twice: by those times, and by when each
+    point came here, which nobody can date back; what either keeps stays. Else a tenant could invent copies that stand
+    for the days of good points, and remove these. A point whose time is not known stays, too.
+    """
     ordered = sorted(candidates, key=lambda each: (each.committed_ns, each.point_id))
-    known = [each for each, fault in zip(ordered, _faults(ordered, now_ns), strict=True) if not fault]
-    return _by_minimum(ordered, known, minimum, now_ns)
+    found: dict[bytes, tuple[str, ...]] = {}
+    if not minimum.policy.empty:
+        found = _by_provider(ordered, minimum.policy, now_ns)
+        if any(each.copied_ns for each in ordered):
+            for point, reasons in _by_provider(_as_they_came(ordered), minimum.policy, now_ns).items():
+                found.setdefault(point, _by_arrival(reasons))
+    if minimum.age:
+        for each in ordered:
+            if each.since_ns + int(minimum.age * 1e9) > now_ns:
+                why = f"the provider keeps every point for {exact_duration(minimum.age)}"
+                found[each.point_id] = (why, *found.get(each.point_id, ()))
+    return found
 
 
 def show_moment(ns: int) -> str:
@@ -209,20 +244,26 @@ def _by_policy(
     return stays, goes
 
 
-def _by_minimum(
-    ordered: Sequence[Candidate], known: Sequence[Candidate], minimum: Minimum, now_ns: int
-) -> dict[bytes, tuple[str, ...]]:
-    """Return the provider's reasons to keep points."""
-    demanded: dict[bytes, tuple[str, ...]] = {}
-    if not minimum.policy.empty:
-        stays, _ = _by_policy(known, minimum.policy, now_ns)
-        demanded = {point: tuple(f"the provider keeps {why}" for why in reasons) for point, reasons in stays.items()}
-    if minimum.age:
-        for each in ordered:
-            if each.since_ns + int(minimum.age * 1e9) > now_ns:
-                why = f"the provider keeps every point for {exact_duration(minimum.age)}"
-                demanded[each.point_id] = (why, *demanded.get(each.point_id, ()))
-    return demanded
+def _as_they_came(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Return points in the order in which they came here, each dated by that."""
+    came = [replace(each, committed_ns=each.since_ns, copied_ns=0) for each in candidates]
+    return sorted(came, key=lambda each: (each.committed_ns, each.point_id))
+
+
+def _by_arrival(reasons: Iterable[str]) -> tuple[str, ...]:
+    return tuple(f"{why}, by when it came" for why in reasons)
+
+
+def _by_provider(ordered: Sequence[Candidate], policy: KeepPolicy, now_ns: int) -> dict[bytes, tuple[str, ...]]:
+    """Return the reasons by which a provider's policy keeps points."""
+    faults = _faults(ordered, now_ns)
+    known = [each for each, fault in zip(ordered, faults, strict=True) if not fault]
+    stays, _ = _by_policy(known, policy, now_ns)
+    found = {point: tuple(f"the provider keeps {why}" for why in reasons) for point, reasons in stays.items()}
+    for each, fault in zip(ordered, faults, strict=True):
+        if fault:
+            found[each.point_id] = (f"the provider keeps it: {fault}",)
+    return found
 
 
 def _moment(ns: int) -> datetime:

@@ -141,7 +141,7 @@ async def test_replaced_slots_are_bounded_too(world):
     """Each takes a block of the provider's disk that no quota counts before the next start."""
     point = point_of(world, world.source)
     (current,) = world.store().slots(point)
-    for number in range(20):
+    for number in range(REPLACED_PER_POINT + 6):
         new = bytes([number]) * 16
         if isinstance(await put(world, [[point, new, any_slot(world), [current]]]), SlotsPut):
             current = new

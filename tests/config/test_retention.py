@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transporter.quantities import Duration
-from transporter.retention import PERIODS, Candidate, KeepPolicy, Minimum, decide, demanded
+from transporter.retention import PERIODS, Candidate, KeepPolicy, Minimum, decide, decide_for_provider, demanded
 
 NS = 10**9
 START = datetime(2024, 1, 1, 3, tzinfo=UTC)
@@ -91,6 +91,55 @@ def test_the_stricter_of_job_and_provider_keeps():
 
 
 # --- clocks -----------------------------------------------------------------------------------------------------
+
+
+KEEPS = Minimum(policy=KeepPolicy(daily=30))
+
+
+def test_no_copy_takes_the_place_of_a_point_that_was_here_before_it():
+    """A tenant dates the originals of copies as it likes: later on each day, or a moment before each point."""
+    good, now = daily(10), at(START + timedelta(days=11))
+    for beside in (timedelta(hours=6) // timedelta(microseconds=1) * 1000, -500):
+        false = [point(100 + n, each.committed_ns + beside, copied_ns=now) for n, each in enumerate(good)]
+        wanted = demanded([*good, *false], KEEPS, now)
+        assert {each.point_id for each in good} <= wanted.keys()
+
+
+def test_no_copy_has_a_providers_own_policy_remove_a_point_that_was_here_before_it():
+    good, now = daily(10), at(START + timedelta(days=11))
+    false = [point(100 + n, each.committed_ns + 6 * 3600 * NS, copied_ns=now) for n, each in enumerate(good)]
+    verdicts = decide_for_provider([*good, *false], KeepPolicy(daily=30), now, Minimum())
+    stay = {each.point_id: each.reasons for each in verdicts if each.keep}
+    assert {each.point_id for each in good} <= stay.keys()
+    assert stay[good[0].point_id] == ("daily 11 of 30 (2024-01-01), by when it came",)
+
+
+def test_copies_are_kept_by_a_providers_own_policy_as_their_originals_are():
+    late, policy = START + timedelta(days=11), KeepPolicy(daily=3)
+    together = [point(n, each.committed_ns, copied_ns=at(late)) for n, each in enumerate(daily(10))]
+    one_by_one = [
+        point(n, each.committed_ns, copied_ns=each.committed_ns + 3600 * NS) for n, each in enumerate(daily(10))
+    ]
+    for copies in (together, one_by_one, daily(10)):
+        verdicts = decide_for_provider(copies, policy, at(late), Minimum())
+        assert [int.from_bytes(each.point_id) for each in verdicts if each.keep] == [7, 8, 9]
+
+
+def test_copies_that_come_together_stay_by_the_times_of_their_originals():
+    copies = [point(n, each.committed_ns, copied_ns=at(START + timedelta(days=11))) for n, each in enumerate(daily(10))]
+    now = at(START + timedelta(days=12))
+    assert len(demanded(copies, KEEPS, now)) == 10
+    # By when they came all are of one day.
+    assert len(demanded(copies, Minimum(policy=KeepPolicy(daily=2)), now)) == 2
+
+
+def test_a_provider_keeps_points_whose_time_is_not_known():
+    """A tenant that sees the provider's clock go wrong could else remove what it keeps."""
+    points = [*daily(3), point(7, at(START + timedelta(days=2)) + 1), point(8, START + timedelta(days=900))]
+    wanted = demanded(points, Minimum(policy=KeepPolicy(last=1)), at(START + timedelta(days=4)))
+    assert [int.from_bytes(each) for each in wanted] == [2, 7, 8]
+    assert "clock was behind" in wanted[points[3].point_id][0]
+    assert demanded(points, Minimum(age=0.0), at(START)) == {}
 
 
 def test_points_from_the_future_stay_and_push_nobody_out():

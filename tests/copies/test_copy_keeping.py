@@ -25,6 +25,7 @@ WAY = ("offsite/main", "second/main")
 THERE = Where("second", "main", "docs")
 NS = 10**9
 DAY = 86_400
+DOMAIN, SLOT = b"D" * 16, b"s" * 16
 
 
 class MovingClock(SystemClock):
@@ -249,3 +250,20 @@ async def test_a_fold_leaves_the_storage_key_of_a_point_whose_copy_stays(world):
     report = await transform(world.source.context, TransformOrder("docs", keep=1))
     assert bytes.fromhex(report.replaces) == made[1]
     assert world.source.keys.storage_key(made[1]) is not None
+
+
+async def test_a_tenant_has_no_good_point_removed_by_copies_of_its_own_dating(world, clock):
+    """Not by itself, where the provider keeps at least, nor by the provider's own retention."""
+    good, store, tenant = await old_points(world, clock), world.one.store(), world.tenant(world.source)
+    for number, ref in enumerate(store.points(tenant, "docs")):
+        origin = Origin(b"R" * 16, "elsewhere", ref.committed_ns + 1000 * number + NS, b"h" * 32, resealed=True)
+        store.commit_point(
+            tenant, "docs", bytes([number]) * 16, b"head", b"", domain=DOMAIN, slots=[(SLOT, b"slot")], origin=origin
+        )
+    store.keeping.rules = Rules(clock_jump=10_000 * DAY, minimum=Minimum(policy=KeepPolicy(daily=30)))
+    assert all(outcome.refused for outcome in store.keeping.remove(tenant, "docs", good, tenant))
+    store.keeping.rules = Rules(clock_jump=10_000 * DAY)
+    context = world.context(world.target)
+    report = retain_here(context, "main", tenant, "docs", KeepPolicy(daily=30), dry_run=False)
+    assert set(good) <= {each.point_id for each in report.verdicts if each.keep} and not report.removed
+    assert set(good) <= {ref.point_id for ref in store.points(tenant, "docs")}

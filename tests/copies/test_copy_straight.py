@@ -6,16 +6,23 @@ from dataclasses import replace
 
 import msgspec
 import pytest
+import trio
 from copy_world import contents
 
 from protocol.messages import CopyTo, ListPoints, Mandated, Refused, Start
 from protocol.messages import Mandate as MandateMessage
+from transporter.config import parse_config
 from transporter.errors import RefusedByPeer, TransporterError
+from transporter.events import LinkLost, Progress
 from transporter.jobs import copy_conduct
+from transporter.jobs.context import JobContext
+from transporter.jobs.copy import run_copy
+from transporter.jobs.copy_plan import CopyOrder, End
 from transporter.keys.node_key import NodeKey
 from transporter.link.control_link import refusal_to_error
 from transporter.link.dial import dial_control
 from transporter.points.mandate import VALID_SECONDS, Mandate, make_mandate, read_mandate
+from transporter.service import mandated
 
 WAY = ("offsite/main", "second/main")
 NAME = b"n" * 16
@@ -89,6 +96,79 @@ async def test_where_the_source_cannot_reach_the_target_it_is_said_what_to_do(wo
     with pytest.raises(RefusedByPeer, match="cannot be reached from here") as caught:
         await world.copy(world.source, *WAY, jobs=("docs",), through=False)
     assert "--through" in caught.value.remedy
+
+
+STRAIGHT = CopyOrder("copy", End.of(WAY[0]), End.of(WAY[1]), jobs=("docs",))
+
+
+def limit_copies(context, rate):
+    """Set the limit of `STRAIGHT` at the node that conducts it."""
+    copies = '[copies.copy]\nfrom = "offsite/main"\nto = "second/main"\n'
+    throttle = f'[throttle.jobs.copy]\nalways = "{rate}"\n[throttle.daemon]\nalways = "8Mbit"\n'
+    config = parse_config(f'[node]\nname = "x"\n{copies}{throttle}', context.home.config_path)
+    context.throttle.apply(config.throttle, context.clock.local_time())
+
+
+async def test_the_conductors_limit_on_the_copy_holds_where_its_data_goes(world, monkeypatch):
+    """And its other limits do not: nothing of the copy is on its line."""
+    await world.source.backup()
+    context = world.source.context
+    limit_copies(context, "80Mbit")
+    paces, flow_of = [], JobContext.flow
+
+    def flow(context, peer, job):
+        made = flow_of(context, peer, job)
+        if context.home is world.target.home:
+            paces.append(made.sending)
+        return made
+
+    monkeypatch.setattr(JobContext, "flow", flow)
+    await run_copy(context, STRAIGHT)
+    assert paces
+    assert [[bucket.rate for bucket in pace.buckets if bucket.rate] for pace in paces] == [[10_000_000]] * len(paces)
+
+
+async def test_a_limit_that_changes_while_the_data_goes_straight_is_told_and_the_copy_goes_on(world, monkeypatch):
+    monkeypatch.setattr(mandated, "PROGRESS_SECONDS", 0.01)
+    await world.source.backup()
+    context = world.source.context
+    limit_copies(context, "80Mbit")
+    provider, rates = world.one.provider, []
+    push_on = provider.push
+
+    async def push(tenant, asked, *how):
+        rates.append(asked.bytes_per_second)
+        if len(rates) == 1:
+            limit_copies(context, "160Mbit")
+            await trio.sleep_forever()
+        return await push_on(tenant, asked, *how)
+
+    monkeypatch.setattr(provider, "push", push)
+    with trio.fail_after(60):
+        done = await run_copy(context, STRAIGHT)
+    assert done.points == 1 and rates == [10_000_000, 20_000_000]
+    assert world.source.seen(LinkLost) == []
+
+
+async def test_what_goes_straight_is_seen_by_who_conducts_it(world, monkeypatch):
+    monkeypatch.setattr(mandated, "PROGRESS_SECONDS", 0.01)
+    await world.source.backup()
+    provider, seen = world.one.provider, trio.Event()
+    push_on = provider.push
+
+    async def push(tenant, asked, mandate, signed, note):
+        note(12_345)
+        await seen.wait()
+        return await push_on(tenant, asked, mandate, signed, note)
+
+    def look(event):
+        if isinstance(event, Progress) and event.bytes_read == 12_345:
+            seen.set()
+
+    monkeypatch.setattr(provider, "push", push)
+    world.source.bus.subscribe(look)
+    with trio.fail_after(60):
+        await world.copy(world.source, *WAY, jobs=("docs",), through=False)
 
 
 async def test_a_mandate_is_good_for_its_two_nodes_its_time_and_its_signer_alone(world):

@@ -11,6 +11,7 @@ from transporter.errors import DamagedData, UsageError
 from transporter.repository import (
     PROVIDER,
     ClockDoubtful,
+    Origin,
     PointExists,
     PointKept,
     PointMissing,
@@ -291,6 +292,70 @@ def test_a_locked_points_old_slots_are_kept_until_its_lock_ends(filled, clock):
     clock.advance(5 * DAY)
     filled.purge_replaced_slots(filled.slot_folders())
     assert filled.replaced_slots(IDS[0])
+
+
+@pytest.mark.parametrize("rules", [Rules(minimum=Minimum(age=6 * DAY)), Rules(immutable=6 * DAY)])
+def test_old_slots_are_kept_as_long_as_no_tenant_may_remove_their_point(filled, clock, rules):
+    """The point has no lock of its own: the rules came later. It is four days old, its time ends in two."""
+    filled.keeping.rules = rules
+    change = [SlotChange(IDS[0], b"n" * 16, b"new", (b"a" * 16,))]
+    done = filled.replace_slots("t", "job", change, keep_seconds=DAY)
+    until = filled.points("t", "job")[0].committed_ns + int(6 * DAY * NS)
+    assert filled.replaced_slots(IDS[0]) == {b"a" * 16: until}
+    assert done.kept_until_ns == until
+    clock.advance(1.9 * DAY)
+    filled.purge_replaced_slots(filled.slot_folders())
+    assert filled.replaced_slots(IDS[0])
+    clock.advance(0.2 * DAY)
+    filled.purge_replaced_slots(filled.slot_folders())
+    assert filled.replaced_slots(IDS[0]) == {}
+
+
+def test_old_slots_are_kept_as_long_as_a_removed_point_and_go_with_it(filled, clock):
+    """Who replaces a point's slots and then removes it must not make useless what is brought back."""
+    filled.keeping.rules = Rules(recycle=6 * DAY)
+    change = [SlotChange(IDS[0], b"n" * 16, b"rubbish", (b"a" * 16,))]
+    until = filled.replace_slots("t", "job", change, keep_seconds=DAY).kept_until_ns
+    assert until == clock.now_ns() + int(6 * DAY * NS)
+    clock.advance(5 * DAY)
+    filled.keeping.remove("t", "job", [IDS[0]], "t")
+    clock.advance(5 * DAY)
+    filled.purge_replaced_slots(filled.slot_folders())
+    assert filled.replaced_slots(IDS[0]) == {b"a" * 16: until}
+    clock.advance(2 * DAY)
+    filled.keeping.purge()
+    assert left_of(filled, IDS[0]) == []
+
+
+def test_old_slots_stay_with_a_recycled_point_when_another_of_its_id_is_committed(filled, record, clock):
+    """Then its tombstone goes; anybody who knows the id can do that."""
+    filled.keeping.rules = Rules(recycle=6 * DAY)
+    change = [SlotChange(IDS[0], b"n" * 16, b"rubbish", (b"a" * 16,))]
+    filled.replace_slots("t", "job", change, keep_seconds=DAY)
+    clock.advance(5 * DAY)
+    filled.keeping.remove("t", "job", [IDS[0]], "t")
+    commit(filled, record, IDS[0], tenant="other")
+    assert not (filled.path / "tombstones" / IDS[0].hex()).exists()
+    clock.advance(2 * DAY)
+    filled.purge_replaced_slots(filled.slot_folders())
+    assert filled.replaced_slots(IDS[0])
+
+
+def test_old_slots_of_a_copy_are_kept_from_when_it_came(filled, clock):
+    filled.keeping.rules = Rules(minimum=Minimum(age=6 * DAY))
+    origin = Origin(b"R" * 16, "there", clock.now_ns() - int(90 * DAY * NS), b"h" * 32, resealed=True)
+    slots = [(b"a" * 16, b"slot")]
+    copy = b"c" * 16
+    filled.commit_point("t", "copies", copy, b"head", b"", domain=DOMAIN, slots=slots, origin=origin)
+    filled.replace_slots("t", "copies", [SlotChange(copy, b"n" * 16, b"new", (b"a" * 16,))], keep_seconds=0)
+    assert filled.replaced_slots(copy) == {b"a" * 16: clock.now_ns() + int(6 * DAY * NS)}
+
+
+def test_a_damaged_points_old_slots_are_kept_as_if_it_had_come_just_now(filled, clock):
+    filled.keeping.rules = Rules(minimum=Minimum(age=6 * DAY))
+    (filled.path / "points" / "t" / "job" / IDS[0].hex()).write_bytes(b"rubbish")
+    filled.replace_slots("t", "job", [SlotChange(IDS[0], b"n" * 16, b"new", (b"a" * 16,))], keep_seconds=0)
+    assert filled.replaced_slots(IDS[0]) == {b"a" * 16: clock.now_ns() + int(6 * DAY * NS)}
 
 
 # --- the provider's minimum -------------------------------------------------------------------------------------

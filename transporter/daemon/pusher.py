@@ -37,6 +37,7 @@ def pusher(provider: Provider) -> Push:
             bus,
             parking,
             throttle=provider.throttle,
+            ceiling=asked.bytes_per_second,
         )
         pushed = Pushed(tenant.tenant, asked.job, asked.repository, target.name, mandate, signed)
         done = await push_points(context, pushed)

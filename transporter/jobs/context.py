@@ -49,6 +49,8 @@ class JobContext:
     spare: SpareWorker = field(default_factory=SpareWorker)
     # The repositories that this process has open for writing: those of the daemon. Empty in a command's own process.
     stores: Mapping[str, Repository] = field(default_factory=dict)
+    # Bytes a second that whoever asked for this run wants sent at most, beside the limits of this node; 0: no limit.
+    ceiling: int = 0
 
     @property
     def escrow(self) -> Escrow:
@@ -60,7 +62,8 @@ class JobContext:
 
     def flow(self, peer: str, job: str) -> Flow:
         """Return what a run of ``job`` with ``peer`` may send and receive."""
-        return Flow(self.throttle, (("daemon", ""), ("peer", peer), ("job", job)), job, self.bus.publish)
+        scopes = (("daemon", ""), ("peer", peer), ("job", job))
+        return Flow(self.throttle, scopes, job, self.bus.publish, self.ceiling)
 
     def peer(self, name: str) -> Peer:
         """Return a paired node that can be dialled, or that dials. Raises IdentityRefused, PeerAway, ConfigError."""

@@ -29,7 +29,7 @@ from transporter.events import (
 from transporter.events import LinkLost as LinkLostEvent
 from transporter.jobs.chain import note_copied_back, note_copying
 from transporter.jobs.context import JobContext, job_lock, own_tenant
-from transporter.jobs.copy_conduct import batches, open_conductor
+from transporter.jobs.copy_conduct import LimitMoved, batches, open_conductor
 from transporter.jobs.copy_ends import CopyRow, CopySource, CopyTarget
 from transporter.jobs.copy_here import SourceHere, open_target_here
 from transporter.jobs.copy_pins import bring_pins
@@ -81,6 +81,8 @@ class CopyRun:
     streams: int = 0
     last_point: bytes = b""
     _ends: list[SourceThere | TargetThere] = field(default_factory=list)
+    # What has gone straight from peer to peer in the request that is under way.
+    _pushed: int = 0
     _sent_before: int = 0
     _received_before: int = 0
 
@@ -231,6 +233,7 @@ class CopyRun:
             nonlocal taken
             if size != taken:
                 taken, self.counters.moved = size, self.counters.moved + 1
+                self._pushed = size
 
         if clash := [row for row in rows if row.row.point in group.there and not row.row.resealed]:
             point = clash[0].row.point
@@ -241,6 +244,10 @@ class CopyRun:
                 await self._note_copying(group, row)
             async with open_conductor(self.context, self.order, moved) as conductor:
                 done = await conductor.copy(group, rows)
+        except LimitMoved:
+            # The source may be busy with the copy for a moment yet: that is no first failure.
+            self.counters.moved += 1
+            return False
         except (DamagedData, PointMissing) as error:
             if len(rows) == 1:
                 return self._failed(rows[0].row.point, error)
@@ -252,6 +259,7 @@ class CopyRun:
         counters.chunks_new += done.chunks_new
         counters.bytes_new += done.bytes_new
         counters.bytes_stored += done.bytes_stored
+        self._pushed = 0
         counters.moved += 1
         for row in rows:
             await self._copied(group, row, row.row.point_hash)
@@ -448,7 +456,7 @@ class CopyRun:
             self.context.bus.publish(
                 Progress(
                     job=self.order.label,
-                    bytes_read=counters.bytes_stored,
+                    bytes_read=counters.bytes_stored + self._pushed,
                     bytes_new=counters.bytes_new,
                     bytes_sent=self._sent_before + self._sessions_moved(),
                 )

@@ -28,6 +28,10 @@ M = TypeVar("M", bound=Message)
 SILENT_SECONDS = 60.0
 
 
+class LimitMoved(Exception):
+    """The copy's limit is another one than the source was told: it is asked anew, for what is missing then."""
+
+
 @dataclass(frozen=True)
 class Conductor:
     """One connection to the source. ``moved``: told how many bytes have gone to the target, in this request."""
@@ -37,8 +41,18 @@ class Conductor:
     link: ControlLink
     moved: Callable[[int], None]
 
+    def limit(self) -> int:
+        """Return how fast the copy may go by this node's configuration, 0: as it likes.
+
+        Its own limit alone: those on the node and on its peers are on what passes here, and none of this does.
+        """
+        return self.context.throttle.rate(("job", self.order.label))
+
     async def copy(self, group: Group, rows: list[CopyRow]) -> CopiedTo:
-        """Have points of a group pushed; all are there when this returns. Raises what the source says, LinkBroken."""
+        """Have points of a group pushed; all are there when this returns.
+
+        Raises what the source says, LinkBroken, LimitMoved.
+        """
         context, order = self.context, self.order
         source, target = context.peer(order.source.peer), context.peer(order.target.peer)
         name = copy_name(source.pin, await self._repository_id(rows[0]), group.domain)
@@ -56,7 +70,7 @@ class Conductor:
             ends_ns=now + VALID_SECONDS * 10**9,
             points=[(row.row.point, row.row.point_hash) for row in rows],
         )
-        ask = CopyTo(repository=order.source.repository, job=rows[0].row.job, peer=target.pin)
+        ask = CopyTo(order.source.repository, rows[0].row.job, target.pin, self.limit())
         return await self._ask(ask, make_mandate(key, mandate), CopiedTo)
 
     async def _repository_id(self, row: CopyRow) -> bytes:
@@ -79,6 +93,8 @@ class Conductor:
                     "the peer does not push points to others", "update the transporter there: --through"
                 )
             self.moved(received.done)
+            if isinstance(message, CopyTo) and message.bytes_per_second != self.limit():
+                raise LimitMoved
 
 
 @asynccontextmanager

@@ -36,7 +36,7 @@ from transporter.jobs.points import Where
 from transporter.link.control_link import ControlLink
 from transporter.points.keeping_rows import RemovedRow, decode_removed
 from transporter.repository import PROVIDER, ClockDoubtful
-from transporter.retention import KeepPolicy, Verdict, decide, demanded, show_moment
+from transporter.retention import KeepPolicy, Verdict, decide, decide_for_provider, show_moment
 
 # Two clocks differ; a day in which a backup runs late, too. More is another time.
 TIMES_DIFFER_NS = 2 * 86_400 * 10**9
@@ -199,7 +199,7 @@ def retain_here(
         owner = tenant_of(store, job, tenant)
         candidates = store.keeping.candidates(owner, job)
         now = store.keeping.clock.believed_ns()
-        report.verdicts = decide(candidates, policy, now, demanded(candidates, store.keeping.rules.minimum, now))
+        report.verdicts = decide_for_provider(candidates, policy, now, store.keeping.rules.minimum)
         if not dry_run and report.going:
             context.keys.record("points.remove", tenant=owner, job=job, repository=repository, points=len(report.going))
             on_gone = partial(drop_keys, context, repository)

@@ -133,6 +133,37 @@ class Keeping:
 
         return until
 
+    def slots_needed(self, tenant: str, job: str) -> Callable[[bytes], int]:
+        """Return what tells until when (ns) a point's slots must be kept: while nobody, or no tenant, may remove it.
+
+        And no shorter than a removed point is kept in the recycle bin: without a slot that opens it, it is removed.
+        What only the provider's ``keep`` keeps has no date, and is not in it. 0: no longer than any other's.
+        """
+        locked, span = self.locks(), int(max(self._rules.immutable, self._rules.minimum.age) * 1e9)
+        if not span and not self._rules.recycle:
+            return locked
+        now = self.clock.now_ns()
+        recycled = now + int(self._rules.recycle * 1e9) if self._rules.recycle else 0
+
+        def until(point_id: bytes) -> int:
+            try:
+                ref = self._points.ref(tenant, job, point_id)
+            except DamagedData:
+                # Since when it is here cannot be told.
+                return max(locked(point_id), now + span, recycled)
+            since = max(ref.committed_ns, 0 if ref.origin is None else ref.origin.copied_ns)
+            least = min(since + span, FOREVER_NS)
+            return max(locked(point_id), least if least > now else 0, recycled)
+
+        return until
+
+    def going(self) -> set[str]:
+        """Return the ids, in hex, of points that are in the recycle bin, or whose removal has begun.
+
+        A point in the bin may have no tombstone: another one of its id was committed since.
+        """
+        return self._names(self._layout.tombstones) | self._removal.recycled_names()
+
     def recycled(self, tenant: str, job: str | None = None) -> list[Recycled]:
         """Return what is in the recycle bin of a tenant (of one job), in the order of the commits."""
         by = {stone.point_id: stone.by for stone in self._removal.tombstones()}

@@ -28,8 +28,9 @@ SLOT_LENGTH: Final = 64 * KIB
 # One slot for each password or keyset that opens a point.
 SLOTS_PER_POINT: Final = 64
 
-# Replaced slots of one point that are kept at once: as many changes of a password in the time that they are kept for.
-REPLACED_PER_POINT: Final = 8
+# Replaced slots of one point that are kept at once: as many changes of a password in the time that they are kept for,
+# which is that of a lock or of `keep_at_least`: a change each month for two years. Past it changes are refused.
+REPLACED_PER_POINT: Final = 24
 
 # Why a point is pinned: a line on a terminal.
 REASON_LENGTH: Final = 200

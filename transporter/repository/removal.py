@@ -117,6 +117,11 @@ class Removal:
                     found.append(stone)
         return found
 
+    def recycled_names(self) -> set[str]:
+        """Return the ids, in hex, of all points in the recycle bin."""
+        folders = self._recycled_folders()
+        return {point.hex() for tenant, job in folders for point, _ in self._points.recycled_ids(tenant, job)}
+
     def sweep_orphans(self) -> int:
         """Remove slots and pins that have had no point for long, as commits that were cut short leave; return how many.
 

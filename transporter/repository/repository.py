@@ -320,12 +320,13 @@ class Repository:
         for change in changes:
             self._points.check_exists(tenant, job, change.point_id)
         most = limits.SLOTS_PER_POINT if most is None else most
-        return self._slots.replace(changes, keep_seconds, self.keeping.clock.latest_ns(), most, self.keeping.locks())
+        needed = self.keeping.slots_needed(tenant, job)
+        return self._slots.replace(changes, keep_seconds, self.keeping.clock.latest_ns(), most, needed)
 
     def replace_slots_of_read(self, changes: Sequence[SlotChange], keep_seconds: float) -> Replaced:
         """As `replace_slots`, of points of any tenants and jobs that the caller has just read here."""
         now = self.keeping.clock.latest_ns()
-        return self._slots.replace(changes, keep_seconds, now, locked_until=self.keeping.locks())
+        return self._slots.replace(changes, keep_seconds, now, needed_until=self.keeping.locks())
 
     def replaced_slots(self, point_id: bytes) -> dict[bytes, int]:
         """Return the replaced slots of a point that are still kept: id → until when (ns)."""
@@ -338,9 +339,11 @@ class Repository:
     def purge_replaced_slots(self, folders: Sequence[str]) -> int:
         """Remove the replaced slots in these folders whose time is over; return how many.
 
-        By the repository's time: by a clock that was set ahead a locked point would lose what opens it.
+        By the repository's time: by a clock that was set ahead a locked point would lose what opens it. Not those of
+        points in the recycle bin: they go with their point, which may be brought back until then.
         """
-        return self._slots.purge(folders, self.keeping.clock.now_ns())
+        going = self.keeping.going()
+        return self._slots.purge([name for name in folders if name not in going], self.keeping.clock.now_ns())
 
     def commit_point(
         self,

@@ -122,14 +122,14 @@ class SlotStore:
         keep_seconds: float,
         now_ns: int,
         most: int = limits.SLOTS_PER_POINT,
-        locked_until: Callable[[bytes], int] = lambda _point: 0,
+        needed_until: Callable[[bytes], int] = lambda _point: 0,
     ) -> Replaced:
         """Store new slots and put away those that they replace, durably.
 
         New ones first, and durable before any old one goes: a crash leaves points with both. The same changes may be
         made again; what is done already costs nothing. ``now_ns``: from when on they are kept; ``most``: slots in use
         that a point may have then.
-        ``locked_until`` (ns): of a point; its old slots are kept at least until then: else whoever replaces them could
+        ``needed_until`` (ns): of a point; its old slots are kept at least until then: else whoever replaces them could
         make a point useless that nobody may remove.
 
         Raises UsageError for a change that would leave a point without a slot, or with too many (then nothing is
@@ -141,13 +141,14 @@ class SlotStore:
             if not due:
                 return Replaced(0, 0)
             self._publish([change for change in due if change.slot], keep_seconds)
-            until = now_ns + int(keep_seconds * 1e9) if keep_seconds > 0 else 0
+            until = latest = now_ns + int(keep_seconds * 1e9) if keep_seconds > 0 else 0
             for change in due:
-                kept = max(until, locked_until(change.point_id)) if change.replaces else 0
+                kept = max(until, needed_until(change.point_id)) if change.replaces else 0
+                latest = max(latest, kept)
                 for slot_id in change.replaces:
                     self._put_away(self._layout.slot_name(change.point_id, slot_id), kept)
             self._sync()
-        return Replaced(len(due), until)
+        return Replaced(len(due), latest)
 
     def _takes_effect(self, change: SlotChange, most: int) -> bool:
         """Tell whether there is anything to do. Raises UsageError for what must not be done."""

@@ -117,6 +117,7 @@ class Flow:
     """What one run or one served session moves, over all its connections.
 
     ``asking``: bytes a second that the peer is to keep to, 0 for no limit; ``changed`` is set when it may be another.
+    ``ceiling``: bytes a second that are sent at most, whatever the limits say; 0: no ceiling.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class Flow:
         scopes: tuple[Scope, ...] = (),
         job: str = "",
         publish: Callable[[LimitInForce], None] = lambda _event: None,
+        ceiling: int = 0,
     ) -> None:
         self._throttle = throttle
         self._job = job
@@ -133,7 +135,8 @@ class Flow:
         self._said: dict[str, tuple[int, str]] = {}
         self._said_at = float("-inf")
         self.scopes = scopes
-        self.sending = Pace(throttle.outgoing, (*map(throttle.sending, scopes), self._asked))
+        buckets = (*map(throttle.sending, scopes), self._asked, Bucket(ceiling))
+        self.sending = Pace(throttle.outgoing, buckets)
         self.receiving = Pace(throttle.incoming, map(throttle.receiving, scopes))
         self.received = 0
         self._measured = (0.0, 0)

@@ -262,6 +262,7 @@ MESSAGES: list[tuple[Message, bytes]] = [
     (Mandated(), b""),
     (CopyTo("main", "docs", ID1), b"mandate"),
     (CopiedTo(1, 20, 10, 1 << 20, 1 << 19, 600_000), b""),
+    (CopyTo("main", "docs", ID1, 1_000_000), b"mandate"),
     (Started(SESSION, KEY_A, b"\x44" * 16, parent=POINT, chain=ID1, slots=[b"slot"]), b"head"),
     (GetChain("main", "docs", 16_384), b""),
     (Chain(3, 1 << 60, 604_800, True), b"\x90"),

@@ -1,0 +1,15 @@
+"""What a person reads when a job has ended."""
+
+from __future__ import annotations
+
+import pytest
+
+from transporter.cli.summary import summary
+from transporter.events import JobFinished
+
+
+@pytest.mark.parametrize(("operation", "marked"), [("backup", True), ("restore", False)])
+def test_only_a_backup_reads_files_and_marks_a_point(operation, marked):
+    done = JobFinished(job="docs", operation=operation, point="00" * 16, kind="full", files=3, files_skipped=2)
+    assert ("2 files could not be read" in summary(done)) is marked
+    assert ("the point is marked" in summary(done)) is marked
