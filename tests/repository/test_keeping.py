@@ -5,6 +5,7 @@ import os
 from dataclasses import replace
 
 import pytest
+from blake3 import blake3
 
 from transporter.clock import ManualClock
 from transporter.errors import DamagedData, UsageError
@@ -21,6 +22,7 @@ from transporter.repository import (
     SlotChange,
     Waived,
 )
+from transporter.repository.point_head import PointHead, encode_head
 from transporter.retention import KeepPolicy, Minimum
 
 DOMAIN = b"D" * 16
@@ -416,6 +418,46 @@ def test_a_commit_under_a_forged_clock_does_not_make_it_believed(filled, record,
         filled.keeping.remove("t", "job", [IDS[4]], PROVIDER, waived=EVERYTHING)
     clock.wall_ns = honest
     assert "locked" in filled.keeping.remove("t", "job", [IDS[4]], PROVIDER, waived=EVERYTHING)[0].refused
+
+
+def said(made_ns):
+    """A head that says when its point was made."""
+    names = {"point_id": b"p" * 16, "tenant": "t", "job": "job", "kind": "full", "zone": "none", "workload": "tree"}
+    head = PointHead(
+        **names, created_ns=made_ns, encrypted=False, domain=DOMAIN, manifest=[], needs_hash=blake3().digest()
+    )
+    return encode_head(head)
+
+
+@pytest.mark.parametrize("years", [0.01, 10])
+def test_a_point_of_a_clock_that_was_ahead_is_dated_by_who_made_it_and_so_is_the_next_one(filled, clock, years):
+    """Else no rule would count it, nor any later one of its job, until that time comes."""
+    filled.keeping.purge()
+    true = clock.wall_ns + int(DAY * NS)
+    for number, wall in ((1, true + int(years * 365 * DAY * NS)), (2, true + 60 * NS)):
+        clock.wall_ns = wall
+        filled.commit_point("t", "job", bytes([100 + number]) * 16, said(true + number), b"", domain=DOMAIN)
+    first, second = filled.points("t", "job")[-2:]
+    believed = years < 1  # within what the repository believes
+    assert first.committed_ns == (true + int(years * 365 * DAY * NS) if believed else true + 1)
+    assert second.committed_ns == (first.committed_ns + 1 if believed else true + 60 * NS)
+
+
+@pytest.mark.parametrize("off", [-400, -1, 0.5])
+def test_nobody_dates_a_point_before_what_the_repository_has_seen_nor_after_its_clock(filled, clock, off):
+    filled.keeping.purge()
+    seen = clock.wall_ns
+    clock.wall_ns += int(365 * DAY * NS)
+    made = seen + int(off * 365 * DAY * NS)
+    filled.commit_point("t", "job", b"n" * 16, said(max(0, made)), b"", domain=DOMAIN)
+    assert filled.points("t", "job")[-1].committed_ns == (made if off > 0 else seen + 1)
+
+
+def test_a_machine_that_was_off_for_long_dates_points_by_its_clock_as_those_who_make_them_do(filled, clock):
+    filled.keeping.purge()
+    clock.wall_ns += int(100 * DAY * NS)
+    filled.commit_point("t", "job", b"n" * 16, said(clock.wall_ns - 3600 * NS), b"", domain=DOMAIN)
+    assert filled.points("t", "job")[-1].committed_ns == clock.wall_ns
 
 
 def test_a_damaged_mark_counts_as_none(filled, clock):

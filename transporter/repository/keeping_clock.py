@@ -36,6 +36,18 @@ class KeepingClock:
         """Return the later of clock and mark, believed or not: a lock must not be too short."""
         return max(self._mark(), self._clock.now_ns())
 
+    def date_of(self, said_ns: int | None) -> int:
+        """Return what a point is dated that was made at ``said_ns``, by the clock of the end that read (None: unknown).
+
+        The clock's time; but one that is far ahead of what was seen last, and of what that end says, would leave this
+        point, and all later ones of its job, a date in years to come, and no rule would ever count them. Then it is the
+        later of the mark and that end's word. Whoever lies there only chooses a time between the mark and the clock.
+        """
+        mark, clock = self._mark(), self._clock.now_ns()
+        if said_ns is None or clock - mark <= self.jump_ns or clock - said_ns <= self.jump_ns:
+            return clock
+        return max(mark, said_ns)
+
     def believed_ns(self) -> int:
         """Return the time for something that deletes. Raises ClockDoubtful if the clock is too far from the mark."""
         mark, clock = self._mark(), self._clock.now_ns()

@@ -37,6 +37,7 @@ class PointStore:
         target: PointRef,
         head: bytes,
         needs: bytes | Iterable[bytes],
+        now_ns: int,
         check: Callable[[Sequence[bytes]], None],
         charge: Callable[[int], None],
         slots: Sequence[tuple[bytes, bytes]] = (),
@@ -45,6 +46,7 @@ class PointStore:
     ) -> bytes:
         """Make a point visible: whole, durable, in one step; return its hash. PointExists if its id is taken.
 
+        ``now_ns``: what it is dated, if none of its job is later.
         ``target`` with a time of commit takes another point's place in the order of commits; of a copy,
         ``origin.copied_ns`` is the time now. ``slots``: (id, bytes),
         stored once everything else was found in order and is paid for. ``before_link``: the last thing before.
@@ -61,19 +63,19 @@ class PointStore:
         checked = _checked(needs, check)
         if target.origin is not None and not target.origin.resealed:
             checked = _original(target, target.origin, head, checked)
-        return self._commit(path, target, head, checked, charge, slots, before_link)
+        stamped = target if target.committed_ns else self._stamp(target, now_ns)
+        return self._commit(path, stamped, head, checked, charge, slots, before_link)
 
     def _commit(
         self,
         path: Path,
-        target: PointRef,
+        stamped: PointRef,
         head: bytes,
         needs: Iterator[bytes],
         charge: Callable[[int], None],
         slots: Sequence[tuple[bytes, bytes]],
         before_link: Callable[[PointRef], None] | None,
     ) -> bytes:
-        stamped = target if target.committed_ns else self._stamp(target)
         temporary = self._layout.journal / f"{self._clock.random_bytes(16).hex()}.tmp"
         size = sum(points.size_of_slot(data) for _, data in slots)
         charged = 0
@@ -92,14 +94,14 @@ class PointStore:
                 finally:
                     os.close(fd)
                 for slot_id, data in slots:
-                    self._slots.put(target.point_id, slot_id, data)
+                    self._slots.put(stamped.point_id, slot_id, data)
                 files.make_folders(path.parent, self._layout.root)
                 if before_link is not None:
                     before_link(stamped)
                 try:
                     files.link(temporary, path)  # the commit: from here on the point exists
                 except FileExistsError:
-                    raise _exists(target) from None
+                    raise _exists(stamped) from None
                 files.sync_folder(path.parent)
         except BaseException:
             charge(-charged)
@@ -108,14 +110,14 @@ class PointStore:
             files.discard(temporary)
         return tail[-32:]
 
-    def _stamp(self, target: PointRef) -> PointRef:
-        """Date a point by our own clock, later than all of its job: a clock set back cannot reorder commits."""
+    def _stamp(self, target: PointRef, now_ns: int) -> PointRef:
+        """Date a point later than all of its job: a clock set back cannot reorder commits."""
         latest = max((ref.committed_ns for ref in self.listed(target.tenant, target.job, skip_damaged=True)), default=0)
         if target.origin is not None:
             # Its place in the order is the original's. Nobody can place a copy ahead of what is committed from now on.
             origin = target.origin
             return replace(target, committed_ns=min(origin.committed_ns, origin.copied_ns))
-        now = max(self._clock.now_ns(), latest + 1)
+        now = max(now_ns, latest + 1)
         return PointRef(target.tenant, target.job, target.point_id, target.domain, now, 0, b"")
 
     def listed(self, tenant: str, job: str | None = None, *, skip_damaged: bool = False) -> list[PointRef]:

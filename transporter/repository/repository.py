@@ -389,6 +389,7 @@ class Repository:
                     target,
                     head,
                     needs,
+                    self.keeping.clock.date_of(_made_ns(head)),
                     lambda ids: self._chunks.require(domain, ids, key_ids),
                     lambda size: self._quota.charge(tenant, size),
                     slots,
@@ -582,6 +583,14 @@ class Repository:
     def jobs(self) -> list[JobUsage]:
         """Return what the jobs of all tenants have here."""
         return list(by_job(self._points))
+
+
+def _made_ns(head: bytes) -> int | None:
+    """Return when a point was made, by the clock of the end that read; None where it does not say."""
+    try:
+        return decode_head(head).created_ns
+    except DamagedData:
+        return None
 
 
 def read_format(layout: Layout) -> Format:
