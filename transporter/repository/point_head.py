@@ -33,12 +33,12 @@ class PointHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """The head of a restore point.
 
     ``kind``: full, incremental …; ``created_ns``: ns since 1970, by the clock of the end that read the workload
-    (nothing is decided by it but the date of a point that came while the repository's clock was far ahead); ``parent`` and ``parent_hash``: the job's previous point and the hash of its
-    object, empty for the first; ``zone``: source, target or none; ``domain``: of the chunk ids;
-    ``cryptograms``: the key ring under the storage key; ``manifest``: (chunk id, plain length) in order; ``fsi``:
-    likewise, the blocks of the file-system index, there in version 2 and only there;
-    ``needs_hash``: BLAKE3 of the needs table; ``workload``: tree, image or stream; ``chunk_id_key``: in plain
-    points alone, which have nothing to hide; ``mac``: under the metakey, empty in plain points.
+    (nothing is decided by it but the date of a point that came while the repository's clock was far ahead); ``parent``
+    and ``parent_hash``: the job's previous point and the hash of its object, empty for the first; ``zone``: source,
+    target or none; ``domain``: of the chunk ids; ``cryptograms``: the key ring under the storage key; ``manifest``:
+    (chunk id, plain length) in order; ``fsi``: likewise, the blocks of the file-system index, there in version 2 and
+    only there; ``needs_hash``: BLAKE3 of the needs table; ``workload``: tree, image or stream; ``chunk_id_key``: in
+    plain points alone, which have nothing to hide; ``mac``: under the metakey, empty in plain points.
     """
 
     version: int = HEAD_VERSION
