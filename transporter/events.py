@@ -220,7 +220,8 @@ class JobFinished(Event, frozen=True, kw_only=True):
 
     ``bytes_read``: plain bytes read at the source; ``bytes_new``: plain bytes of chunks sent; ``bytes_sent`` and
     ``bytes_received``: on the wire, both ways; ``bytes_written``: by a restore; ``files_damaged``: files that a restore
-    left out or gave holes, for some of their content is lost; ``bytes_total``: plain size of the point.
+    left out or gave holes, for some of their content is lost; ``bytes_total``: plain size of the point; ``dry_run``: a
+    restore only said what it would do.
     ``chunks_raw`` … ``bytes_zstd``: chunks that a backup packed by each codec, and their bytes as stored; ``points``:
     that a copy copied.
     """
@@ -252,6 +253,7 @@ class JobFinished(Event, frozen=True, kw_only=True):
     seconds: float = 0.0
     streams: int = 0
     redials: int = 0
+    dry_run: bool = False
 
 
 class JobFailed(Event, frozen=True, kw_only=True):

@@ -13,3 +13,8 @@ def test_only_a_backup_reads_files_and_marks_a_point(operation, marked):
     done = JobFinished(job="docs", operation=operation, point="00" * 16, kind="full", files=3, files_skipped=2)
     assert ("2 files could not be read" in summary(done)) is marked
     assert ("the point is marked" in summary(done)) is marked
+
+
+def test_a_dry_run_says_that_it_wrote_nothing():
+    done = JobFinished(job="docs", operation="restore", point="00" * 16, files=3, dry_run=True)
+    assert summary(done) == "nothing was written; a restore would go through 3 files"

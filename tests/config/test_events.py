@@ -21,7 +21,7 @@ def test_every_event_is_in_the_union():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_event_crosses_json_unchanged(kind):
-    samples = {str: "x", int: 7, float: 1.5, bytes: b"\xff"}
+    samples = {str: "x", int: 7, float: 1.5, bytes: b"\xff", bool: True}
     samples |= {list[kind]: [] for kind in (events.FoundFile, events.ListedFile, events.FoundDifference)}
     fields = {field.name: samples.get(field.type, 7) for field in msgspec.structs.fields(kind)}
     event = kind(**fields)

@@ -11,6 +11,8 @@ def summary(job: JobFinished) -> str:
     match job.operation:
         case "backup":
             lines = _backup(job)
+        case "restore" if job.dry_run:
+            lines = [f"nothing was written; a restore would go through {job.files:,} files"]
         case "restore":
             lines = [
                 f"restored {job.files:,} files, {show_size(job.bytes_written)} in {show_duration(job.seconds)}"

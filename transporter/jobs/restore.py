@@ -103,6 +103,7 @@ async def run_restore(context: JobContext, order: RestoreOrder) -> JobFinished:
         seconds=round(context.clock.monotonic() - began, 3),
         streams=recovery.link.streams,
         redials=recovery.redials[0],
+        dry_run=order.wish.dry_run,
     )
 
 

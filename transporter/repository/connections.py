@@ -55,7 +55,10 @@ def translate(error: sqlite3.Error) -> TransporterError:
         return DiskFull("no room left in the repository: cannot write its index", "free some space and run it again")
     if code in _DAMAGE or (not code and isinstance(error, sqlite3.OperationalError)):
         return damaged_index()
-    return JobFailed(f"the repository's index cannot be used: {error}", "look at the folder `index` of the repository")
+    return JobFailed(
+        f"the repository's index cannot be used: {error}",
+        "look at the folder `index` of the repository; `transporter repository rebuild-index` makes a lost one anew",
+    )
 
 
 class Connections:
