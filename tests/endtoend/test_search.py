@@ -62,6 +62,11 @@ def test_bounds_on_the_command_line(copied):
     for wrong in (("--size", "big"), ("--type", "x"), ("--from", "yesterday"), ("--limit", "-1"), ("--at", "/x")):
         assert pair.source("search", "x", *wrong).status == 2, wrong
     assert pair.source("search", "/").status == 2
+    unknown = pair.source("search", "*", "--job", "doc")
+    assert unknown.status == 2 and "no restore point of job 'doc'" in unknown.err
+    for first, second in (("--from", "--to"), ("--modified-after", "--modified-before")):
+        turned = pair.source("search", "*", first, "2001-01-02", second, "2001-01-01")
+        assert turned.status == 2 and f"{first} is later than {second}" in turned.err
 
 
 def test_a_node_without_the_key_is_told_so(copied):

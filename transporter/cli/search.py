@@ -14,6 +14,7 @@ from transporter.cli.job_runner import run_request
 from transporter.cli.search_words import parse_kinds, parse_sizes, parse_time
 from transporter.cli.terminal import Terminal, as_json
 from transporter.clock import SystemClock
+from transporter.errors import UsageError
 from transporter.quantities import show_size
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def search(
         limit=limit,
         zone=zone,
     )
+    _check_order("--from", request.from_ns, "--to", request.to_ns)
+    _check_order("--modified-after", request.after_ns, "--modified-before", request.before_ns)
     outcome = run_request(terminal, home, request, Lines(terminal))
     if outcome.exit_status:
         return outcome.exit_status
@@ -92,9 +95,17 @@ def search(
     error = report.error()
     if error is not None:
         return terminal.fail(error)
+    if job and not report.points and request.from_ns is None and request.to_ns is None:
+        raise UsageError(f"no restore point of job {job!r} is anywhere", "`transporter points` lists what there is")
     if not report.hits:
         terminal.hint(f"nothing found in {report.points:,} restore points")
     return 0
+
+
+def _check_order(first: str, earlier: int | None, second: str, later: int | None) -> None:
+    """Refuse a time range that nothing can be in."""
+    if earlier is not None and later is not None and earlier > later:
+        raise UsageError(f"{first} is later than {second}", f"exchange them: {first} comes first in time")
 
 
 class Lines:
