@@ -339,6 +339,27 @@ class TestEachKind:
         assert done.status == 0 and '"private"' in done.out
         assert (office.trail()[-1]["event"], office.trail()[-1]["approved_by"]) == ("keyset.export", ["anna", "bert"])
 
+    def test_private_halves_that_are_given_out_in_a_bundle(self, node, tmp_path, keyset):
+        office = Office(node, tmp_path)
+        with office.keys() as keys:
+            keys.add_keyset(keyset.public, seal_private(keyset, b"p", parameters=CHEAP), event="keyset.create")
+        office.require("keyset")
+        (tmp_path / "bundle-password").write_bytes(b"of the bundle\n")
+        exporting = ("config", "export", str(tmp_path / "b"), "--password-file", str(tmp_path / "bundle-password"))
+        needs(office, *exporting, "--with-keysets")
+        assert not (tmp_path / "b").exists()
+        wrong = office.approve("keyset.export-private", "2026")
+        refused(node(*exporting, "--with-keysets", "--approval", wrong), REFUSED, "the approval is for")
+        approval = office.approve("config.export-keysets", "office")
+        done = node(*exporting, "--with-keysets", "--approval", approval)
+        assert done.status == 0 and (tmp_path / "b").exists(), done
+        assert (office.trail()[-1]["event"], office.trail()[-1]["approved_by"]) == ("config.export", ["anna", "bert"])
+        (tmp_path / "b").unlink()
+        refused(node(*exporting, "--with-keysets", "--approval", approval), REFUSED, "used already")
+        # What is no secret of an escrow needs nobody.
+        assert node(*exporting).status == 0
+        assert node("approval", "verify").status == 0
+
     def test_a_node_that_may_ask_an_escrow(self, node, tmp_path, keyset):
         office = Office(node, tmp_path)
         with office.keys() as keys:
