@@ -57,7 +57,7 @@ def recover(
     with KeyDatabase(home.keys_db) as keys:
         present(keys, approval)
         # One password may have been stretched with several salts; jobs use the one that most points have.
-        keys.recover_password(name, [key for _facts, key in found])
+        keys.recover_password(name, [key for _facts, key in found], [facts["points"] for facts, _key in found])
     points = sum(facts["points"] for facts, _key in found)
     terminal.result(
         name if terminal.quiet else f"the password {name!r} is kept again: {points:,} restore points open by it",
