@@ -245,6 +245,23 @@ def test_a_password_is_kept_again_after_a_home_was_lost(alone, monkeypatch):
     assert alone("password", "remove", "office").status == 0
 
 
+def test_who_types_the_password_to_recover_has_three_tries(alone, monkeypatch):
+    with keys_of(alone) as keys:
+        key = keys.user_key("office")
+        keys.remove_password("office")
+    price = key.params
+    facts = {"salt": key.salt.hex(), "verifier": key.hash.verifier.hex(), "points": 7}
+    facts |= {"memory_kib": price.memory_kib, "iterations": price.iterations, "lanes": price.lanes}
+    outcome = JobOutcome(exit_status=0, result={"salts": [facts]})
+    monkeypatch.setattr("transporter.cli.password_recover.run_request", lambda *_: outcome)
+    monkeypatch.setattr("transporter.cli.asking.sys.stdin.isatty", lambda: True)
+    tries = iter(["no", "nor this", "nor that", "correct horse"])
+    monkeypatch.setattr("getpass.getpass", lambda _prompt: next(tries))
+    assert alone("password", "recover", "office").status == 6 and next(tries) == "correct horse"
+    tries = iter(["no", "nor this", "correct horse"])
+    assert alone("password", "recover", "office").status == 0
+
+
 def test_where_nothing_is_unknown_there_is_nothing_to_recover(alone):
     done = alone("password", "recover", "spare", "--from-file", str(alone.path.parent / "secret"))
     assert done.status == 2 and "nothing to do" in done.err

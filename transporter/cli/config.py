@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from transporter.cli.approved import ApprovalFile, read_approval_file
-from transporter.cli.asking import read_password
+from transporter.cli.asking import TRIES, read_password
 from transporter.cli.terminal import Terminal
 from transporter.errors import WrongPassword
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="config", help="This node as one file under a password of its own: a bundle.", no_args_is_help=True
 )
-TRIES: Final = 3
-"""How often a person may mistype; a file or a variable would say the same again."""
-
 File = Annotated[str, typer.Argument(metavar="FILE", help="The bundle.")]
 PasswordFile = Annotated[
     str, typer.Option("--password-file", metavar="FILE", help="The bundle's password, one line; - for stdin.")

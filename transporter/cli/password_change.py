@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from transporter.cli.approved import ApprovalFile, present, read_approval_file
-from transporter.cli.asking import read_password
+from transporter.cli.asking import TRIES, read_password
 from transporter.cli.terminal import Terminal
 from transporter.errors import Interrupted, UsageError, WrongPassword
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from transporter.home import Home
     from transporter.keys.database import KeyDatabase
 
-TRIES = 3
 NAMED_AT_MOST = 8
 Name = Annotated[str, typer.Argument(help="What jobs call it.")]
 FromFile = Annotated[str, typer.Option(metavar="FILE", help="Read it from a file (one line), or - for stdin.")]
