@@ -392,3 +392,19 @@ class TestTyping:
         (tmp_path / "wrong").write_bytes(b"no")
         assert paired("verify", "docs", "--password-file", str(tmp_path / "wrong")).status == 6
         assert next(rest) == "right" and len(hand_over.requests) == 1
+
+    def test_what_opened_one_point_is_tried_for_the_next(self, typed, paired, hand_over, monkeypatch):
+        """Of `verify all`: a hundred points are not a hundred questions, unless they have as many passwords."""
+        rest = typed("no", "right", "later", "never asked")
+        opens = {"a": b"right", "b": b"right", "c": b"later", "d": b"later"}
+
+        def run(home, request, bus):
+            if isinstance(request, PointsRequest):
+                return JobOutcome(exit_status=0, result={"points": [{"point": p, "job": "docs"} for p in "dcba"]})
+            if request.password == opens[request.point]:
+                return JobOutcome(exit_status=0)
+            bus.publish(self.WRONG if request.password else msgspec.structs.replace(self.WRONG, code="no-key"))
+            return JobOutcome(exit_status=6)
+
+        monkeypatch.setattr("transporter.daemon.hand_over.run_job", run)
+        assert paired("verify", "docs", "all").status == 0 and next(rest) == "never asked"

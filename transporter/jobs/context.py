@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transporter.home import Home
     from transporter.keys.database import KeyDatabase
     from transporter.keys.escrow import Escrow
+    from transporter.keys.password import KdfParameters, PasswordHash
     from transporter.link.dial import Peer
     from transporter.link.identity import Identity
     from transporter.link.routes import Parking
@@ -49,6 +50,8 @@ class JobContext:
     spare: SpareWorker = field(default_factory=SpareWorker)
     # The repositories that this process has open for writing: those of the daemon. Empty in a command's own process.
     stores: Mapping[str, Repository] = field(default_factory=dict)
+    # What was made of a password that a person typed, by how: one Argon2id for a run, and not for each point of it.
+    stretched: dict[tuple[bytes, bytes, KdfParameters], PasswordHash] = field(default_factory=dict, repr=False)
 
     @property
     def escrow(self) -> Escrow:
