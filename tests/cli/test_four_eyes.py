@@ -113,6 +113,13 @@ class TestTheWholeWay:
         assert office.node("password", "remove", "office", "--approval", approval).status == 0
         assert office.trail()[-1]["approved_by"] == ["anna", "bert"]
 
+    def test_where_no_operator_was_registered(self, office):
+        for name in ("anna", "bert"):
+            office.create(name)
+        approval = office.approve("four-eyes.require", "password")
+        done = office.node("four-eyes", "require", "password", "--approval", approval)
+        refused(done, REFUSED, "no operator was ever registered here")
+
     def test_without_it_nothing_needs_anybody(self, office):
         assert office.node("password", "remove", "office").status == 0
         assert "approved_by" not in office.trail()[-1]
