@@ -8,7 +8,6 @@ import typer
 
 from transporter.cli.job_runner import run_request
 from transporter.cli.terminal import Terminal
-from transporter.points.ways import DEAD
 
 if TYPE_CHECKING:
     from transporter.jobs.drill_report import DrillReport
@@ -51,6 +50,8 @@ def _row(closed: dict[str, Any]) -> list[str]:
 
 def _way(way: dict[str, str]) -> str:
     """Return a way in a few words; why it is none, where nobody can open it by typing or asking."""
+    from transporter.points.ways import DEAD
+
     words = " ".join(filter(None, (way["kind"], way["name"], way["state"])))
     return f"{words} ({way['why']})" if way["state"] == DEAD else words
 
