@@ -404,6 +404,16 @@ class TestEachKind:
         with Catalog(node.path / "catalog.db") as catalog:
             assert catalog.peer("old") is None
 
+    def test_a_clock_that_is_believed(self, office):
+        """Locks end by it."""
+        office.require("force")
+        assert office.node("repository", "add", "main").status == 0
+        needs(office, "repository", "accept-clock", "main")
+        approval = office.approve("repository.accept-clock", "main")
+        done = office.node("repository", "accept-clock", "main", "--approval", approval)
+        assert done.status == 0, done
+        assert office.trail()[-1]["approved_by"] == ["anna", "bert"]
+
     def test_force_that_is_refused_changes_nothing_at_the_peers(self, office, node):
         office.require("force")
         with Catalog(node.path / "catalog.db") as catalog:
@@ -456,6 +466,7 @@ class TestPolicy:
         needs(office, "four-eyes", "stop", "password")
         needs(office, "four-eyes", "require", "force")
         needs(office, "operator", "add", "eve", eve["public"], "--fingerprint", eve["fingerprint"])
+        needs(office, "operator", "remove", "bert")
         approval = office.approve("four-eyes.stop", "password")
         assert office.node("four-eyes", "stop", "password", "--approval", approval).status == 0
         assert office.node.json("four-eyes", "show").objects()[0]["required"] == ["keyset"]
