@@ -178,6 +178,15 @@ def test_files_open_to_others(good):
     assert "master.key" in finding.subject and "chmod 600" in finding.remedy
 
 
+def test_a_file_of_another_user(good, monkeypatch):
+    (good.home.path / "identity.key").touch(mode=0o600)
+    own = (good.home.path / "identity.key").stat().st_uid
+    monkeypatch.setattr("transporter.review.files.os.geteuid", lambda: own + 1)
+    found = {each.subject: each for each in review_private_files(good.home)}
+    finding = found["file identity.key"]
+    assert (finding.code, finding.severity) == ("of-another-user", Severity.WARNING)
+
+
 def test_repositories(good, tmp_path):
     text = CONFIG + f'[repositories.main]\npath = "{tmp_path}/repo"\nkeep_replaced_slots = "0s"\n'
     (tmp_path / "repo").mkdir(mode=0o755)
