@@ -148,6 +148,11 @@ class CopyConfig(_Table, frozen=True, kw_only=True):
     seal: Literal["as-is", "plain", "all", "target"] = "as-is"
     password: str = ""
 
+    @property
+    def sealed_here(self) -> bool:
+        """Whether ``password`` is one of this home."""
+        return self.seal in ("plain", "all")
+
 
 class LimitsConfig(_Table, frozen=True, kw_only=True):
     """How long to try. Durations in seconds."""

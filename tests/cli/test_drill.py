@@ -41,6 +41,19 @@ def test_points_that_do_not_open_are_listed_and_the_status_is_6(node, answers):
     assert node.json("drill").objects()[0]["closed"] == [CLOSED]
 
 
+def test_why_a_way_is_none_is_said(node, answers):
+    dead = {"kind": "kms", "name": "main", "state": "opens nothing", "why": "it does not answer"}
+    answers["result"] = DrillReport(12, [CLOSED | {"ways": [WAY, dead]}]).public()
+    out = " ".join(node("drill").out.split())
+    assert "must be typed; kms main opens nothing (it does not answer)" in out
+
+
+def test_points_that_would_be_lost_with_this_node_are_listed_and_the_status_is_7(node, answers):
+    answers["result"] = DrillReport(12, unreached={"elsewhere/main": "no answer"}, here_alone=[CLOSED]).public()
+    done = node("drill")
+    assert done.status == 7 and POINT in done.out and "1 of 12" in done.err and "lost" in done.err
+
+
 def test_a_place_that_was_not_reached_is_4(node, answers):
     answers["result"] = DrillReport(12, unreached={"offsite/main": "no answer"}).public()
     done = node("drill")

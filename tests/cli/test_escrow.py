@@ -211,7 +211,7 @@ class TestApply:
     def refused(self, home, response, status, words):
         before = state(home)
         refused(home("recover", "apply", str(response)), status, words)
-        assert state(home) == before
+        assert state(home) == before and events(home)[-1] == "recovery.response-refused"
 
     def test_a_second_time(self, office, response):
         assert office("recover", "apply", str(response)).status == 0

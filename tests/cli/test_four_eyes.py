@@ -113,6 +113,13 @@ class TestTheWholeWay:
         assert office.node("password", "remove", "office", "--approval", approval).status == 0
         assert office.trail()[-1]["approved_by"] == ["anna", "bert"]
 
+    def test_where_no_operator_was_registered(self, office):
+        for name in ("anna", "bert"):
+            office.create(name)
+        approval = office.approve("four-eyes.require", "password")
+        done = office.node("four-eyes", "require", "password", "--approval", approval)
+        refused(done, REFUSED, "no operator was ever registered here")
+
     def test_without_it_nothing_needs_anybody(self, office):
         assert office.node("password", "remove", "office").status == 0
         assert "approved_by" not in office.trail()[-1]
@@ -339,6 +346,27 @@ class TestEachKind:
         assert done.status == 0 and '"private"' in done.out
         assert (office.trail()[-1]["event"], office.trail()[-1]["approved_by"]) == ("keyset.export", ["anna", "bert"])
 
+    def test_private_halves_that_are_given_out_in_a_bundle(self, node, tmp_path, keyset):
+        office = Office(node, tmp_path)
+        with office.keys() as keys:
+            keys.add_keyset(keyset.public, seal_private(keyset, b"p", parameters=CHEAP), event="keyset.create")
+        office.require("keyset")
+        (tmp_path / "bundle-password").write_bytes(b"of the bundle\n")
+        exporting = ("config", "export", str(tmp_path / "b"), "--password-file", str(tmp_path / "bundle-password"))
+        needs(office, *exporting, "--with-keysets")
+        assert not (tmp_path / "b").exists()
+        wrong = office.approve("keyset.export-private", "2026")
+        refused(node(*exporting, "--with-keysets", "--approval", wrong), REFUSED, "the approval is for")
+        approval = office.approve("config.export-keysets", "office")
+        done = node(*exporting, "--with-keysets", "--approval", approval)
+        assert done.status == 0 and (tmp_path / "b").exists(), done
+        assert (office.trail()[-1]["event"], office.trail()[-1]["approved_by"]) == ("config.export", ["anna", "bert"])
+        (tmp_path / "b").unlink()
+        refused(node(*exporting, "--with-keysets", "--approval", approval), REFUSED, "used already")
+        # What is no secret of an escrow needs nobody.
+        assert node(*exporting).status == 0
+        assert node("approval", "verify").status == 0
+
     def test_a_node_that_may_ask_an_escrow(self, node, tmp_path, keyset):
         office = Office(node, tmp_path)
         with office.keys() as keys:
@@ -375,6 +403,16 @@ class TestEachKind:
             assert office.trail()[-1]["approved_by"] == ["anna", "bert"]
         with Catalog(node.path / "catalog.db") as catalog:
             assert catalog.peer("old") is None
+
+    def test_a_clock_that_is_believed(self, office):
+        """Locks end by it."""
+        office.require("force")
+        assert office.node("repository", "add", "main").status == 0
+        needs(office, "repository", "accept-clock", "main")
+        approval = office.approve("repository.accept-clock", "main")
+        done = office.node("repository", "accept-clock", "main", "--approval", approval)
+        assert done.status == 0, done
+        assert office.trail()[-1]["approved_by"] == ["anna", "bert"]
 
     def test_force_that_is_refused_changes_nothing_at_the_peers(self, office, node):
         office.require("force")
@@ -428,6 +466,7 @@ class TestPolicy:
         needs(office, "four-eyes", "stop", "password")
         needs(office, "four-eyes", "require", "force")
         needs(office, "operator", "add", "eve", eve["public"], "--fingerprint", eve["fingerprint"])
+        needs(office, "operator", "remove", "bert")
         approval = office.approve("four-eyes.stop", "password")
         assert office.node("four-eyes", "stop", "password", "--approval", approval).status == 0
         assert office.node.json("four-eyes", "show").objects()[0]["required"] == ["keyset"]

@@ -335,3 +335,76 @@ def test_a_request_crosses_the_socket_and_never_shows_its_password():
     for data in (b"", b"\x80", b"\x81\xa7request\xa4evil", request_to_bytes(request)[:-1]):
         with pytest.raises(ValueError, match="not a request"):
             request_from_bytes(data)
+
+
+class TestTyping:
+    """Who types a password has three tries, a file one: what restore, verify, ls, find, diff and cat share."""
+
+    WRONG = events.JobFailed(job="docs", code="wrong-password", exit_status=6, what="not the one", remedy="try another")
+
+    @pytest.fixture
+    def typed(self, monkeypatch, paired, hand_over):
+        """``typed("a", "b")``: somebody at a terminal, and a point that `right` opens; return what was not typed."""
+        paired.add_to_config(
+            '[jobs.docs]\nto = "offsite/main"\nencrypt = "source"\npassword = "office"\npaths = ["/srv"]\n'
+        )
+        monkeypatch.setattr("transporter.cli.asking.sys.stdin.isatty", lambda: True)
+
+        def run(home, request, bus):
+            hand_over.requests.append(request)
+            if request.password == b"right":
+                return JobOutcome(exit_status=0)
+            bus.publish(self.WRONG if request.password else msgspec.structs.replace(self.WRONG, code="no-key"))
+            return JobOutcome(exit_status=6)
+
+        monkeypatch.setattr("transporter.daemon.hand_over.run_job", run)
+
+        def type_(*words):
+            rest = iter(words)
+            monkeypatch.setattr("getpass.getpass", lambda _prompt: next(rest))
+            return rest
+
+        return type_
+
+    @pytest.mark.parametrize("command", [("verify", "docs"), ("ls", "docs"), ("cat", "docs", "latest", "a")])
+    def test_the_third_try_opens_it(self, typed, paired, hand_over, command):
+        typed("no", "nor this", "right")
+        assert paired(*command).status == 0
+        assert [request.password for request in hand_over.requests] == [b"", b"no", b"nor this", b"right"]
+
+    def test_after_three_it_is_over(self, typed, paired, hand_over):
+        rest = typed("no", "nor this", "nor that", "right")
+        done = paired("verify", "docs")
+        assert done.status == 6 and next(rest) == "right" and done.err.count("not the one") == 4
+
+    def test_another_failure_is_not_asked_about_again(self, typed, paired, hand_over, monkeypatch):
+        rest = typed("right", "again")
+
+        def run(home, request, bus):
+            bus.publish(msgspec.structs.replace(self.WRONG, code="wrong-key"))
+            return JobOutcome(exit_status=6)
+
+        monkeypatch.setattr("transporter.daemon.hand_over.run_job", run)
+        assert paired("verify", "docs").status == 6 and next(rest) == "again"
+
+    def test_a_file_says_the_same_again(self, typed, paired, hand_over, tmp_path):
+        rest = typed("right")
+        (tmp_path / "wrong").write_bytes(b"no")
+        assert paired("verify", "docs", "--password-file", str(tmp_path / "wrong")).status == 6
+        assert next(rest) == "right" and len(hand_over.requests) == 1
+
+    def test_what_opened_one_point_is_tried_for_the_next(self, typed, paired, hand_over, monkeypatch):
+        """Of `verify all`: a hundred points are not a hundred questions, unless they have as many passwords."""
+        rest = typed("no", "right", "later", "never asked")
+        opens = {"a": b"right", "b": b"right", "c": b"later", "d": b"later"}
+
+        def run(home, request, bus):
+            if isinstance(request, PointsRequest):
+                return JobOutcome(exit_status=0, result={"points": [{"point": p, "job": "docs"} for p in "dcba"]})
+            if request.password == opens[request.point]:
+                return JobOutcome(exit_status=0)
+            bus.publish(self.WRONG if request.password else msgspec.structs.replace(self.WRONG, code="no-key"))
+            return JobOutcome(exit_status=6)
+
+        monkeypatch.setattr("transporter.daemon.hand_over.run_job", run)
+        assert paired("verify", "docs", "all").status == 0 and next(rest) == "never asked"

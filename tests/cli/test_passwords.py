@@ -165,7 +165,20 @@ def test_at_the_end_that_seals_for_others_removing_says_what_that_means(alone):
     with keys_of(alone) as keys:
         keys.ensure_domain_key("tenant/docs", keys.user_key("office"))
     refused = alone("password", "remove", "office")
-    assert refused.status == 2 and "opens for nobody" in refused.err
+    assert refused.status == 2 and "for tenant/docs opens for nobody" in refused.err
+    assert "tenant/docs" in alone("password", "list").out and "tenant/docs" in alone("password", "show", "office").out
+    (row,) = alone.json("password", "list").objects()
+    assert row["sealed_for"] == ["tenant/docs"]
+
+
+def test_one_that_copies_are_sealed_with_is_in_use(alone):
+    alone.add_to_config(
+        '[copies.vault]\nfrom = "offsite/main"\nto = "offsite/second"\nseal = "all"\npassword = "office"\n'
+    )
+    refused = alone("password", "remove", "office")
+    assert refused.status == 2 and "copy vault" in refused.err
+    assert "copy vault" in alone("password", "list").out and "vault" in alone("password", "show", "office").out
+    assert alone("password", "remove", "--force", "office").status == 0
 
 
 def test_an_empty_trail(node):
@@ -221,6 +234,32 @@ def test_a_password_is_kept_again_after_a_home_was_lost(alone, monkeypatch):
     assert row == {"password_name": "office", "points": 7}
     with keys_of(alone) as keys:
         assert keys.user_key("office") == key
+    # No storage key is here that hangs on it, and yet it opens them.
+    refused = alone("password", "remove", "office")
+    assert refused.status == 2 and "7 restore points" in refused.err
+    (row,) = alone.json("password", "show", "office").objects()
+    assert (row["points"], row["points_when_recovered"]) == (0, 7)
+    assert alone("password", "remove", "--force", "office").status == 0
+    with keys_of(alone) as keys:
+        keys.add_password("office", b"correct horse")
+    assert alone("password", "remove", "office").status == 0
+
+
+def test_who_types_the_password_to_recover_has_three_tries(alone, monkeypatch):
+    with keys_of(alone) as keys:
+        key = keys.user_key("office")
+        keys.remove_password("office")
+    price = key.params
+    facts = {"salt": key.salt.hex(), "verifier": key.hash.verifier.hex(), "points": 7}
+    facts |= {"memory_kib": price.memory_kib, "iterations": price.iterations, "lanes": price.lanes}
+    outcome = JobOutcome(exit_status=0, result={"salts": [facts]})
+    monkeypatch.setattr("transporter.cli.password_recover.run_request", lambda *_: outcome)
+    monkeypatch.setattr("transporter.cli.asking.sys.stdin.isatty", lambda: True)
+    tries = iter(["no", "nor this", "nor that", "correct horse"])
+    monkeypatch.setattr("getpass.getpass", lambda _prompt: next(tries))
+    assert alone("password", "recover", "office").status == 6 and next(tries) == "correct horse"
+    tries = iter(["no", "nor this", "correct horse"])
+    assert alone("password", "recover", "office").status == 0
 
 
 def test_where_nothing_is_unknown_there_is_nothing_to_recover(alone):

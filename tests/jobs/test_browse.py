@@ -17,6 +17,7 @@ from transporter.jobs.diff_points import DiffOrder, diff
 from transporter.jobs.find_in_point import FindOrder, find
 from transporter.jobs.list_point import ListOrder, list_entries
 from transporter.jobs.point_order import PointOrder
+from transporter.keys.password import hash_password
 from transporter.repository import PointRef
 from transporter.repository import points as point_files
 from transporter.repository.layout import Layout
@@ -60,8 +61,8 @@ async def content(node, path, job="docs", **fields):
     return data
 
 
-async def differences(node, old, new="latest", path=b"", job="docs"):
-    order = DiffOrder(where(node, job, point=old), new, path)
+async def differences(node, old, new="latest", path=b"", job="docs", **fields):
+    order = DiffOrder(where(node, job, point=old, **fields), new, path)
     counts, rows = await gathered(node, Differences, "found", diff(node.context, order))
     for change in ("added", "removed", "changed"):
         assert counts[change] == sum(row.change == change for row in rows)
@@ -109,6 +110,22 @@ async def test_what_a_tenant_sealed_opens_here_by_its_password_alone(world):
     with pytest.raises(WrongPassword):
         await listed(world.target, password=b"wrong")
     assert names(await listed(world.target, password=PASSWORD)) == ["large", "sub"]
+
+
+async def test_a_typed_password_is_stretched_once_for_all_points_of_a_run(world, monkeypatch):
+    await world.source.backup()
+    await world.source.backup()
+    key = world.source.keys.user_key("office")
+    world.source.keys.remove_password("office")
+    asked = []
+
+    def stretch(password, salt, params):
+        asked.append(salt)
+        return hash_password(password, salt, params)
+
+    monkeypatch.setattr("transporter.jobs.opening.hash_password", stretch)
+    await differences(world.source, points_of(world)[0], password=PASSWORD)
+    assert asked == [key.salt]
 
 
 async def test_jobs_of_one_name_are_told_apart_by_their_tenants(world):

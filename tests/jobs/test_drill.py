@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from world import PASSWORD, contents
 
-from transporter.errors import CannotConnect, NoKey
+from transporter.errors import CannotConnect, CorruptedPoint, NoKey
 from transporter.jobs.drill import drill, explain, unknown_salts
 from transporter.keys.password import KdfParameters, hash_password
 from transporter.keys.storage_key import StorageKey, make_password_slot
@@ -55,13 +55,29 @@ async def test_a_way_that_only_looks_live_is_tried(world):
     wrong = make_password_slot(StorageKey.generate(), key, key.salt, key.params, where)
     change = SlotChange(point, b"W" * 16, wrong, tuple(store.slots(point)))
     store.replace_slots(world.tenant(world.source), "docs", [change], 0)
-    # The key that this home kept still opens it.
-    assert (await drill(world.source.context)).closed == []
+    # The key that this home kept still opens it, and nothing would without this home.
+    report = await drill(world.source.context)
+    (alone,) = report.here_alone
+    assert report.closed == []
+    assert states(alone) == [("storage key", "", "live"), ("password", "office", "opens nothing")]
+    with pytest.raises(CorruptedPoint, match="1 of 1"):
+        report.check()
+    assert list(world.source.keys.audit.entries())[-1]["closed"] == 1
     world.source.keys.drop_storage_key(point)
     (found,) = await explain(world.source.context, point.hex()[:6])
     assert states(found) == [("password", "office", "live")]
     (closed,) = (await drill(world.source.context)).closed
     assert states(closed) == [("password", "office", "opens nothing")]
+
+
+async def test_a_key_that_is_kept_will_do_while_there_is_a_sound_slot(world):
+    await world.source.backup()
+    key = world.source.keys.storage_key(point_of(world))
+    world.source.keys.remove_password("office")
+    world.source.keys.put_storage_key(point_of(world), key, world.source.keys.add_password("other", b"other"))
+    report = await drill(world.source.context)
+    report.check()
+    assert (report.points, report.here_alone) == (1, [])
 
 
 async def test_explain_opens_nothing(world, monkeypatch):

@@ -379,7 +379,9 @@ async def test_a_point_of_another_zone_than_it_must_be_is_not_searched(world):
     config = world.source.config
     world.source.config = msgspec.structs.replace(config, jobs={k: v for k, v in config.jobs.items() if k != "none"})
     report, hits = await found(world.source, "large", at="offsite/main")
-    assert (hits, report.closed) == ([], 1)
+    error = report.error()
+    assert (hits, report.closed, report.other_zone) == ([], 0, 1)
+    assert isinstance(error, NoKey) and "another zone" in error.what and "--zone" in error.remedy
     report, hits = await found(world.source, "large", at="offsite/main", zone="none")
     assert names(hits) == ["large"]
 
@@ -430,4 +432,6 @@ async def test_where_no_more_sessions_are_opened_the_point_is_named(world, two_r
 
 def test_a_report_crosses_the_control_socket():
     report = SearchReport(3, 4, 1, 2, 1, ["ab"], {"offsite/main": ("cannot-connect", "what", "remedy")}, True)
+    assert SearchReport.of(msgspec.msgpack.decode(msgspec.msgpack.encode(report.public()))) == report
+    report.shut, report.other_zone = ("kms-unreachable", "what", "remedy"), 2
     assert SearchReport.of(msgspec.msgpack.decode(msgspec.msgpack.encode(report.public()))) == report

@@ -260,6 +260,14 @@ def test_a_request_lives_a_week(ask, answer, clock):
         answer(asked.text)
 
 
+def test_no_node_gives_its_request_longer_than_a_week(ask, clock):
+    request, _ = read_request(ask().text)
+    check_time(request, clock)
+    longer = msgspec.structs.replace(request, expires_ns=request.created_ns + LIFETIME_NS + 1)
+    with pytest.raises(RefusedByPeer, match="expired"):
+        check_time(longer, clock)
+
+
 def test_a_request_from_the_future(ask):
     request, _ = read_request(ask().text)
     with pytest.raises(RefusedByPeer, match="future"):

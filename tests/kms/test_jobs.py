@@ -115,6 +115,8 @@ async def test_a_search_opens_it_by_the_service_too(world, kms, relay, job):
     report = await search(node.context, SearchOrder(Query("large"), job=job))
     assert (report.hits, report.closed) == (0, 1)
     assert any("is not searched" in note.text for note in node.seen(Note))
+    error = report.error()
+    assert isinstance(error, KmsUnreachable) and error.exit_status == 4 and "1 restore points" in error.what
 
 
 async def test_without_the_service_the_password_still_opens_it(world, kms, relay):
@@ -208,6 +210,18 @@ async def test_a_drill_without_the_service_lists_the_points_and_waits_once(world
     assert relay.asked == tried
     with pytest.raises(NoKey):
         report.check()
+
+
+async def test_a_password_that_a_service_keeps_locked_can_still_be_typed(world, kms, relay):
+    """`explain` and the drill say what a restore does: see `test_without_the_service_the_password_still_opens_it`."""
+    await lock(world.source)
+    await world.source.backup()
+    relay.on = False
+    forget_all()
+    (found,) = await explain(world.source.context, points(world)[0].hex())
+    assert ("password", "must be typed") in states(found["ways"])
+    (closed,) = (await drill(world.source.context)).closed
+    assert ("password", "must be typed") in states(closed["ways"])
 
 
 async def test_a_password_that_is_changed_leaves_the_service_slot_alone(world, kms):

@@ -39,6 +39,14 @@ password = "office"
 paths = ["/srv"]
 """
 
+COPY = """
+[copies.more]
+from = "offsite/main"
+to = "vault/second"
+seal = "all"
+password = "vault"
+"""
+
 
 def keyset(age_days=1, retired=0):
     public = PublicKeyset(b"k" * 16, "2026", NOW - age_days * DAY_NS, None, b"")
@@ -134,6 +142,12 @@ def test_no_second_way(good):
         assert found["no-second-way"].severity is Severity.SERIOUS
     # A service opens its points when nobody remembers it.
     assert list(review_keys(replace(good, keysets=[], passwords=[password(kms="main")]))) == []
+    # A copy that is sealed on its way, and what this end seals for its tenants, whom no job here names.
+    copying = parse(CONFIG.partition("[jobs.docs]")[0] + COPY)
+    found = codes(review_keys(replace(good, keysets=[], config=copying)))
+    assert found["no-second-way"].subject == "password vault"
+    at_a_target = replace(good, keysets=[], config=parse(CONFIG.partition("[jobs.docs]")[0]), sealing=("theirs",))
+    assert codes(review_keys(at_a_target))["no-second-way"].subject == "password theirs"
     nothing_sealed = msgspec.structs.replace(good.config, jobs={})
     assert list(review_keys(replace(good, keysets=[], config=nothing_sealed))) == []
 
@@ -164,6 +178,15 @@ def test_files_open_to_others(good):
     assert "master.key" in finding.subject and "chmod 600" in finding.remedy
 
 
+def test_a_file_of_another_user(good, monkeypatch):
+    (good.home.path / "identity.key").touch(mode=0o600)
+    own = (good.home.path / "identity.key").stat().st_uid
+    monkeypatch.setattr("transporter.review.files.os.geteuid", lambda: own + 1)
+    found = {each.subject: each for each in review_private_files(good.home)}
+    finding = found["file identity.key"]
+    assert (finding.code, finding.severity) == ("of-another-user", Severity.WARNING)
+
+
 def test_repositories(good, tmp_path):
     text = CONFIG + f'[repositories.main]\npath = "{tmp_path}/repo"\nkeep_replaced_slots = "0s"\n'
     (tmp_path / "repo").mkdir(mode=0o755)
@@ -190,7 +213,7 @@ def test_it_is_read_from_the_home(tmp_path):
     home.config_path.write_text(CONFIG)
     home.config_path.chmod(0o600)
     with Catalog(home.catalog_db) as catalog, KeyDatabase(home.keys_db, clock=clock, parameters=CHEAP) as keys:
-        keys.add_password("office", b"password")
+        keys.ensure_domain_key("tenant/docs", keys.add_password("office", b"password"))
         for status in (0, 1):
             run = catalog.run_started("docs", "backup", clock.now_ns())
             catalog.run_finished(run, finished_ns=clock.now_ns(), exit_status=status)
@@ -201,7 +224,7 @@ def test_it_is_read_from_the_home(tmp_path):
     found = read_installation(home, parse(CONFIG), clock)
     assert found.last["docs", "backup"] == ManualClock().now_ns()
     assert ("", "drill") not in unproved.last and abs(found.last["", "drill"] - clock.now_ns()) < 10**9
-    assert found.trail_problem == ""
+    assert (found.trail_problem, found.sealing) == ("", ("office",))
     order = [each.severity for each in review(home, parse(CONFIG), clock)]
     assert order == sorted(order, reverse=True) and order[0] is Severity.SERIOUS
     home.keys_db.with_name("audit.log").write_bytes(b"")

@@ -25,6 +25,7 @@ from transporter.given_path import unusable
 from transporter.home import Home
 from transporter.keys.database import KeyDatabase
 from transporter.keys.database_schema import SCHEMA_VERSION as KEYS_VERSION
+from transporter.keys.deeds import Deed, deed
 from transporter.keys.password import DEFAULT_PARAMETERS, KdfParameters
 from transporter.keys.private_file import sync_folder
 from transporter.link.identity import Identity, load_identity
@@ -49,6 +50,7 @@ def export_bundle(
     with_keysets: bool,
     clock: Clock,
     parameters: KdfParameters = DEFAULT_PARAMETERS,
+    approval: str = "",
 ) -> Exported:
     """Write a bundle of ``home`` to ``path``, which must not be there yet. The daemon and jobs may run.
 
@@ -56,8 +58,10 @@ def export_bundle(
 
     It is refused for a home that no import would take, and what was written is read back before it gets its name.
 
+    ``approval``: what two operators signed, armoured, where they must agree to ``with_keysets``.
+
     Raises UsageError (the file is there, a password that is none), ConfigError, NoKey, DamagedData, DiskFull,
-    JobFailed.
+    JobFailed; NeedsApproval, RefusedByPeer.
     """
     if os.path.lexists(path):
         raise _exists(path)
@@ -65,8 +69,16 @@ def export_bundle(
     identity = load_identity(home.path, config.node.name, clock)
     with KeyDatabase(home.keys_db, clock=clock) as keys, _published(path, clock) as file:
         writer = SealedWriter(file, password, parameters, clock)
+        if approval:
+            keys.present(approval)
         _check(keys)
-        keys.record("config.export", bundle=writer.bundle_id.hex(), file=str(path), keysets=with_keysets)
+        entry: dict[str, str | bool] = {"bundle": writer.bundle_id.hex(), "file": str(path), "keysets": with_keysets}
+        if with_keysets:
+            # Used up before the copy is taken: the bundle, too, has it as used.
+            with keys.approved(giving_out_keysets(config), "config.export", **entry):
+                pass
+        else:
+            keys.record("config.export", **entry)
         with take_snapshot(home, text, keys, with_keysets=with_keysets) as snapshot:
             manifest = _manifest(home, config, identity, keys, snapshot, with_keysets=with_keysets, clock=clock)
             writer.write(encode_manifest(manifest))
@@ -77,6 +89,11 @@ def export_bundle(
         length = file.tell()
         _read_back(file, password)
     return Exported(manifest, writer.bundle_id, length)
+
+
+def giving_out_keysets(config: Config) -> Deed:
+    """Return what it is to write a bundle with private halves: as much as `keyset export --private` of each."""
+    return deed("config.export-keysets", config.node.name)
 
 
 def _check(keys: KeyDatabase) -> None:

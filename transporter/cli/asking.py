@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Final
 
 from transporter.errors import UsageError
+
+TRIES: Final = 3
+"""How often a person may mistype a password; a file or a variable would say the same again."""
 
 OPTIONS = ("--from-file", "--from-env")
 """What the options are called that name a file and an environment variable."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from transporter.cli.asking import read_password
+from transporter.cli.approved import ApprovalFile, read_approval_file
+from transporter.cli.asking import TRIES, read_password
 from transporter.cli.terminal import Terminal
 from transporter.errors import WrongPassword
 
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="config", help="This node as one file under a password of its own: a bundle.", no_args_is_help=True
 )
-TRIES: Final = 3
-"""How often a person may mistype; a file or a variable would say the same again."""
-
 File = Annotated[str, typer.Argument(metavar="FILE", help="The bundle.")]
 PasswordFile = Annotated[
     str, typer.Option("--password-file", metavar="FILE", help="The bundle's password, one line; - for stdin.")
@@ -42,6 +40,7 @@ def export(
     with_keysets: Annotated[
         bool, typer.Option("--with-keysets", help="Also the private halves of keysets, at an escrow.")
     ] = False,
+    approval: ApprovalFile = "",
 ) -> int:
     """Write configuration, identity, keys, peers and history of this node to a new file. The daemon may run."""
     from transporter.bundle.export import export_bundle
@@ -50,11 +49,14 @@ def export(
 
     terminal = Terminal.of(context)
     home = terminal.home()
+    signed = read_approval_file(approval) if approval else ""
+    if with_keysets:
+        _check_approved(terminal, signed)
     path = Path(file).expanduser().absolute()
     if not os.path.lexists(path):  # one that is there is refused by its name
         check_new_file(path)
     password = _password(password_file, password_env, "password of the bundle", twice=True)
-    done = export_bundle(home, path, password, with_keysets=with_keysets, clock=SystemClock())
+    done = export_bundle(home, path, password, with_keysets=with_keysets, clock=SystemClock(), approval=signed)
     facts = _facts(done.manifest)
     terminal.result(
         str(path) if terminal.quiet else f"wrote {path}: the whole of {done.manifest.node!r}, {done.length:,} bytes",
@@ -69,6 +71,18 @@ def export(
         terminal.hint(f"not in it: private halves of keysets ({', '.join(done.manifest.left_out)}); --with-keysets")
     terminal.hint("keep its password apart from it; data of repositories is not in it")
     return 0
+
+
+def _check_approved(terminal: Terminal, signed: str) -> None:
+    """Ask before anybody types a password. Raises NeedsApproval, RefusedByPeer."""
+    from transporter.bundle.export import giving_out_keysets
+    from transporter.keys.database import KeyDatabase
+
+    home, config = terminal.home_and_config()
+    with KeyDatabase(home.keys_db) as keys:
+        if signed:
+            keys.present(signed)
+        keys.check_approved(giving_out_keysets(config))
 
 
 @app.command("show")

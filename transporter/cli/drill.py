@@ -21,7 +21,8 @@ def register(app: typer.Typer) -> None:
 def drill(context: typer.Context) -> int:
     """Prove for every restore point that this node opens it, without asking anybody; meant for cron.
 
-    Exit status 6 where one does not open, with a list; 4 where a repository was not reached. Nothing is restored.
+    Exit status 6 where one does not open, with a list; 7 where one would be lost with this node; 4 where a repository
+    was not reached. Nothing is restored.
     """
     from transporter.daemon.requests import DrillRequest
     from transporter.jobs.drill_report import DrillReport
@@ -34,16 +35,25 @@ def drill(context: typer.Context) -> int:
     report = DrillReport(**outcome.result)
     if terminal.json:
         terminal.object(report.public())
-    elif report.closed or report.unreadable:
-        terminal.table(["point", "job", "repository", "ways"], [*map(_row, report.closed), *_damaged(report)])
+    elif report.closed or report.here_alone or report.unreadable:
+        rows = [*map(_row, report.closed + report.here_alone), *_damaged(report)]
+        terminal.table(["point", "job", "repository", "ways"], rows)
     report.check()
     terminal.say(f"every one of {report.points:,} sealed restore points opens")
     return 0
 
 
 def _row(closed: dict[str, Any]) -> list[str]:
-    ways = "; ".join(" ".join(filter(None, (way["kind"], way["name"], way["state"]))) for way in closed["ways"])
+    ways = "; ".join(map(_way, closed["ways"]))
     return [closed["point"], closed["job"], closed["repository"], ways or "none"]
+
+
+def _way(way: dict[str, str]) -> str:
+    """Return a way in a few words; why it is none, where nobody can open it by typing or asking."""
+    from transporter.points.ways import DEAD
+
+    words = " ".join(filter(None, (way["kind"], way["name"], way["state"])))
+    return f"{words} ({way['why']})" if way["state"] == DEAD else words
 
 
 def _damaged(report: DrillReport) -> list[list[str]]:

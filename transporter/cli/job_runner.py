@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from transporter import quantities
-from transporter.cli.asking import read_password
+from transporter.cli.asking import TRIES, read_password
 from transporter.cli.terminal import Terminal
 from transporter.cli.watch import watching
-from transporter.errors import Interrupted, NoKey, UsageError
+from transporter.errors import Interrupted, NoKey, UsageError, WrongPassword
 
 if TYPE_CHECKING:
     from transporter.config import Config
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
         RestoreRequest,
         VerifyRequest,
     )
-    from transporter.events import Subscriber
+    from transporter.events import Event, Subscriber
     from transporter.home import Home
 
     Unlocking = TypeVar("Unlocking", RestoreRequest, VerifyRequest, ListRequest, FindRequest, DiffRequest, CatRequest)
@@ -44,14 +45,53 @@ def run_request(terminal: Terminal, home: Home, request: JobRequest, also: Subsc
             raise Interrupted("interrupted", "run it again: what was sent already is used") from None
 
 
-def run_unlocking(terminal: Terminal, home: Home, request: Unlocking, also: Subscriber | None = None) -> JobOutcome:
-    """Run a request that opens sealed data; where the home lacks the key, ask for the password once."""
-    outcome = run_request(terminal, home, request, also)
+@dataclass
+class Typed:
+    """What a person typed that opened a point: tried for the next one, before anybody is asked again."""
+
+    password: bytes = b""
+
+
+def run_unlocking(
+    terminal: Terminal,
+    home: Home,
+    request: Unlocking,
+    also: Subscriber | None = None,
+    typed: Typed | None = None,
+) -> JobOutcome:
+    """Run a request that opens sealed data; where the home lacks the key, ask for the password, three times at most.
+
+    ``typed``: of a command that runs several.
+    """
+    typed = typed or Typed()
+    heard = _Failure(also)
+    outcome = run_request(terminal, home, request, heard)
     if outcome.exit_status != NoKey.exit_status or request.password or terminal.json or not sys.stdin.isatty():
         return outcome
-    password = read_password(file=None, env="", ask=f"password of job {request.job}", twice=False)
-    terminal.failure_shown = False
-    return run_request(terminal, home, msgspec.structs.replace(request, password=password), also)
+    for _ in range(TRIES + bool(typed.password)):
+        password = typed.password or read_password(file=None, env="", ask=f"password of job {request.job}", twice=False)
+        terminal.failure_shown, heard.code, typed.password = False, "", b""
+        outcome = run_request(terminal, home, msgspec.structs.replace(request, password=password), heard)
+        if heard.code != WrongPassword.code:
+            typed.password = password
+            break
+    return outcome
+
+
+class _Failure:
+    """Remembers the code that a request failed with, and passes all events on."""
+
+    def __init__(self, also: Subscriber | None) -> None:
+        self.code = ""
+        self._also = also
+
+    def __call__(self, event: Event) -> None:
+        from transporter.events import JobFailed
+
+        if isinstance(event, JobFailed):
+            self.code = event.code
+        if self._also is not None:
+            self._also(event)
 
 
 def parse_share(text: str) -> float:

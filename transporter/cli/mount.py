@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from transporter.cli.asking import read_password
+from transporter.cli.asking import TRIES, read_password
 from transporter.cli.job_runner import check_place
 from transporter.cli.point_words import Job, PasswordFile, Source, Tenant, ZoneWord, password_of
 from transporter.cli.terminal import Terminal
 from transporter.cli.watch import watching
-from transporter.errors import NoKey, TransporterError, UsageError
+from transporter.errors import NoKey, TransporterError, UsageError, WrongPassword
 
 if TYPE_CHECKING:
     from transporter.home import Home
@@ -63,15 +63,26 @@ def mount(
 
 
 def _mounted(terminal: Terminal, home: Home, order: MountOrder) -> int:
-    """Mount; where the home lacks the key, ask for the password once."""
+    """Mount; where the home lacks the key, ask for the password, three times at most."""
     try:
         _run(terminal, home, order)
     except NoKey:
         if order.where.password or terminal.json or not sys.stdin.isatty():
             raise
-        password = read_password(file=None, env="", ask=f"password of job {order.where.job}", twice=False)
-        _run(terminal, home, replace(order, where=replace(order.where, password=password)))
+        _mounted_by_typing(terminal, home, order)
     return 0
+
+
+def _mounted_by_typing(terminal: Terminal, home: Home, order: MountOrder) -> None:
+    for left in reversed(range(TRIES)):
+        password = read_password(file=None, env="", ask=f"password of job {order.where.job}", twice=False)
+        try:
+            return _run(terminal, home, replace(order, where=replace(order.where, password=password)))
+        except WrongPassword as error:
+            if not left:
+                raise
+            terminal.warn(error.what)
+    raise AssertionError("unreachable")
 
 
 def _run(terminal: Terminal, home: Home, order: MountOrder) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from transporter.cli.approved import ApprovalFile, present
 from transporter.cli.asking import read_password
-from transporter.cli.password_change import change, jobs_and_repositories, remove, rotate
+from transporter.cli.password_change import change, remove, rotate, sealed_for_tenants, use_in_config
 from transporter.cli.password_recover import recover
 from transporter.cli.refusals import refuse_escrow
 from transporter.cli.terminal import Terminal
@@ -62,9 +62,10 @@ def list_passwords(context: typer.Context) -> int:
     home, config = terminal.home_and_config()
     with KeyDatabase(home.keys_db) as keys:
         infos = keys.list()
+        theirs = {info.name: sealed_for_tenants(keys, info.name) for info in infos}
     rows = []
     for info in infos:
-        jobs, stores = jobs_and_repositories(config, info.name)
+        used, sealed = use_in_config(config, info.name), theirs[info.name]
         if terminal.json:
             terminal.object(
                 {
@@ -72,17 +73,18 @@ def list_passwords(context: typer.Context) -> int:
                     "hint": info.hint,
                     "created": show_time(info.created_ns),
                     "changed": show_time(info.changed_ns) if info.changed_ns else None,
-                    "jobs": jobs,
-                    "repositories": stores,
+                    "jobs": used.jobs,
+                    "repositories": used.repositories,
+                    "copies": used.copies,
+                    "sealed_for": sealed,
                     "kms": info.kms,
                 }
             )
         elif terminal.quiet:
             terminal.result(info.name)
         else:
-            rows.append(
-                [info.name, show_time(info.changed_ns or info.created_ns), ", ".join(jobs + stores) or "–", info.hint]
-            )
+            uses = ", ".join(words for words in (str(used), *sealed) if words)
+            rows.append([info.name, show_time(info.changed_ns or info.created_ns), uses or "–", info.hint])
     if rows:
         terminal.table(["password", "since", "used by", "hint"], rows)
     elif not infos:
@@ -102,17 +104,21 @@ def show_password(context: typer.Context, name: Annotated[str, typer.Argument(he
         use = keys.use_of(name)
         info = next(info for info in keys.list() if info.name == name)
         unfinished = keys.count_unfinished(name)
-    jobs, stores = jobs_and_repositories(config, name)
+        sealed = sealed_for_tenants(keys, name)
+    used = use_in_config(config, name)
     price = info.params
     facts = {
         "password_name": name,
         "hint": info.hint,
         "created": show_time(info.created_ns),
         "changed": show_time(info.changed_ns) if info.changed_ns else None,
-        "jobs": jobs,
-        "repositories": stores,
+        "jobs": used.jobs,
+        "repositories": used.repositories,
+        "copies": used.copies,
+        "sealed_for": sealed,
         "kms": info.kms,
         "points": use.points,
+        "points_when_recovered": use.recovered,
         "interrupted_runs": use.runs,
         "argon2id": {"memory_kib": price.memory_kib, "iterations": price.iterations, "lanes": price.lanes},
         "unfinished_changes": unfinished,
@@ -124,10 +130,13 @@ def show_password(context: typer.Context, name: Annotated[str, typer.Argument(he
         "since": info.created_ns and show_time(info.created_ns),
         "changed": show_time(info.changed_ns) if info.changed_ns else "never",
         "hint": info.hint or "–",
-        "jobs": ", ".join(jobs) or "–",
-        "repositories": ", ".join(stores) or "–",
+        "jobs": ", ".join(used.jobs) or "–",
+        "repositories": ", ".join(used.repositories) or "–",
+        "copies": ", ".join(used.copies) or "–",
+        "sealed for": ", ".join(sealed) or "–",
         "locked by": f"[kms.{info.kms}]" if info.kms else "the master key",
-        "points": f"{use.points:,} whose storage key is kept here",
+        "points": f"{use.points:,} whose storage key is kept here"
+        + (f"; {use.recovered:,} when it was recovered" if use.recovered else ""),
         "argon2id": f"{price.memory_kib // 1024} MiB, {price.iterations} passes, {price.lanes} lanes",
     }
     terminal.table([name, ""], [[key, str(value)] for key, value in lines.items()])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,16 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from transporter.cli.approved import ApprovalFile, present, read_approval_file
-from transporter.cli.asking import read_password
+from transporter.cli.asking import TRIES, read_password
 from transporter.cli.terminal import Terminal
 from transporter.errors import Interrupted, UsageError, WrongPassword
 
 if TYPE_CHECKING:
     from transporter.config import Config
     from transporter.home import Home
-    from transporter.keys.database import KeyDatabase, PasswordUse
+    from transporter.keys.database import KeyDatabase
 
-TRIES = 3
+NAMED_AT_MOST = 8
 Name = Annotated[str, typer.Argument(help="What jobs call it.")]
 FromFile = Annotated[str, typer.Option(metavar="FILE", help="Read it from a file (one line), or - for stdin.")]
 FromEnv = Annotated[str, typer.Option(metavar="NAME", help="Read it from an environment variable.")]
@@ -88,7 +89,7 @@ def remove(
     terminal = Terminal.of(context)
     home, config = terminal.home_and_config()
     with KeyDatabase(home.keys_db) as keys:
-        lost = _hanging_on(config, name, keys.use_of(name))
+        lost = _hanging_on(config, keys, name)
         if lost and not force:
             raise UsageError(
                 f"the password {name!r} is in use: {'; '.join(lost)}",
@@ -102,25 +103,56 @@ def remove(
     return 0
 
 
-def jobs_and_repositories(config: Config, name: str) -> tuple[list[str], list[str]]:
-    """Return what the configuration uses a password for: jobs that seal here, and repositories encrypted at rest."""
-    jobs = [job for job, settings in config.jobs.items() if settings.encrypt == "source" and settings.password == name]
-    stores = [store for store, settings in config.repositories.items() if settings.encrypt_at_rest == name]
-    return jobs, stores
+@dataclass(frozen=True, slots=True)
+class ConfigUse:
+    """What the configuration uses a password for: jobs and copies that seal here, repositories encrypted at rest."""
+
+    jobs: list[str]
+    repositories: list[str]
+    copies: list[str]
+
+    def __str__(self) -> str:
+        return ", ".join(self.jobs + self.repositories + [f"copy {name}" for name in self.copies])
 
 
-def _hanging_on(config: Config, name: str, use: PasswordUse) -> list[str]:
-    jobs, stores = jobs_and_repositories(config, name)
-    lines = [f"job {job} cannot run any more" for job in jobs]
-    lines += [f"repository {store} cannot take in or give out anything any more" for store in stores]
-    if use.domains and not jobs and not use.points:
-        # At the end that seals what others send nothing else is kept of their points, and nobody can type it there.
+def use_in_config(config: Config, name: str) -> ConfigUse:
+    """Return it. What a peer seals is sealed under a password of the peer's, whatever it is called."""
+    return ConfigUse(
+        [job for job, settings in config.jobs.items() if settings.encrypt == "source" and settings.password == name],
+        [store for store, settings in config.repositories.items() if settings.encrypt_at_rest == name],
+        [copy for copy, settings in config.copies.items() if settings.sealed_here and settings.password == name],
+    )
+
+
+def sealed_for_tenants(keys: KeyDatabase, name: str) -> list[str]:
+    """Return the jobs (TENANT/JOB) whose chunks this end seals under a password for those who send them."""
+    return [job for job in keys.jobs_sealed(name) if job.count("/") == 1]
+
+
+def _hanging_on(config: Config, keys: KeyDatabase, name: str) -> list[str]:
+    used, use = use_in_config(config, name), keys.use_of(name)
+    lines = [f"job {job} cannot run any more" for job in used.jobs]
+    lines += [f"copy {copy} cannot run any more" for copy in used.copies]
+    lines += [f"repository {store} cannot take in or give out anything any more" for store in used.repositories]
+    # At the end that seals what others send nothing else is kept of their points, and nobody can type it there.
+    theirs = sealed_for_tenants(keys, name)
+    if theirs:
+        lines.append(f"what was sealed here under it for {_some(theirs)} opens for nobody any more")
+    elif use.domains and not used.jobs and not use.points:
         lines.append(f"what was sealed here under it ({use.domains} jobs) opens for nobody any more")
     if use.points:
         lines.append(f"{use.points} restore points open only for who types the password")
+    if use.recovered:
+        lines.append(f"{use.recovered} restore points, which it opened when it was recovered, likewise")
     if use.runs:
         lines.append(f"{use.runs} interrupted runs send again what they had sent")
     return lines
+
+
+def _some(names: list[str]) -> str:
+    """Return names for one line; of many the first ones and how many more there are."""
+    more = len(names) - NAMED_AT_MOST
+    return ", ".join(names[:NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
 
 
 def _begin(home: Home, name: str, put: Callable[[KeyDatabase], None], approval: str) -> None:

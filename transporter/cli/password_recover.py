@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from transporter.cli.approved import ApprovalFile, present
-from transporter.cli.asking import read_password
+from transporter.cli.asking import TRIES, read_password
 from transporter.cli.job_runner import run_request
 from transporter.cli.terminal import Terminal
 from transporter.errors import UsageError, WrongPassword
@@ -48,16 +48,11 @@ def recover(
     salts: list[dict[str, Any]] = outcome.result["salts"]
     if not salts:
         raise UsageError("no restore point was made with a password that is not kept here already", "nothing to do")
-    password = read_password(
-        file=Path(from_file) if from_file else None, env=from_env, ask=f"password {name}", twice=False
-    )
-    found = [(facts, key) for facts in salts[:TRIED_AT_MOST] if (key := _fits(password, facts)) is not None]
-    if not found:
-        raise WrongPassword("no restore point was made with this password", "try another")
+    found = _found(terminal, name, from_file, from_env, salts[:TRIED_AT_MOST])
     with KeyDatabase(home.keys_db) as keys:
         present(keys, approval)
         # One password may have been stretched with several salts; jobs use the one that most points have.
-        keys.recover_password(name, [key for _facts, key in found])
+        keys.recover_password(name, [key for _facts, key in found], [facts["points"] for facts, _key in found])
     points = sum(facts["points"] for facts, _key in found)
     terminal.result(
         name if terminal.quiet else f"the password {name!r} is kept again: {points:,} restore points open by it",
@@ -65,6 +60,21 @@ def recover(
         points=points,
     )
     return 0
+
+
+def _found(
+    terminal: Terminal, name: str, from_file: str, from_env: str, salts: list[dict[str, Any]]
+) -> list[tuple[dict[str, Any], PasswordHash]]:
+    """Return what a password opens, with its hash; who types it has three tries. Raises WrongPassword, UsageError."""
+    file = Path(from_file) if from_file else None
+    for left in reversed(range(1 if from_file or from_env else TRIES)):
+        password = read_password(file=file, env=from_env, ask=f"password {name}", twice=False)
+        found = [(facts, key) for facts in salts if (key := _fits(password, facts)) is not None]
+        if found:
+            return found
+        if left:
+            terminal.warn("no restore point was made with this password")
+    raise WrongPassword("no restore point was made with this password", "try another")
 
 
 def _fits(password: bytes, facts: dict[str, Any]) -> PasswordHash | None:

@@ -9,7 +9,7 @@ import typer
 from transporter.cli.escrow import read_text
 from transporter.cli.job_runner import run_request
 from transporter.cli.terminal import Terminal
-from transporter.errors import DamagedData, NoKey
+from transporter.errors import DamagedData, NoKey, RefusedByPeer
 
 if TYPE_CHECKING:
     from transporter.keys.database import KeyDatabase
@@ -50,7 +50,7 @@ def apply(
     with KeyDatabase(home.keys_db) as keys:
         try:
             point = _applied(keys, text).hex()
-        except (DamagedData, NoKey) as error:
+        except (DamagedData, NoKey, RefusedByPeer) as error:
             keys.record_bad_response(error.code)
             raise
     terminal.result(point if terminal.quiet else f"restore point {point} opens here now", point=point)

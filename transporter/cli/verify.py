@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from transporter.cli.asking import read_password
-from transporter.cli.job_runner import check_place, parse_share, run_request, run_unlocking
+from transporter.cli.job_runner import Typed, check_place, parse_share, run_request, run_unlocking
 from transporter.cli.point_words import Source, Tenant
 from transporter.cli.terminal import Terminal
 
@@ -62,7 +62,8 @@ def verify(
     # The newest first. One that is damaged keeps no other from being looked at.
     rows = [row for row in reversed(listed.result.get("points", [])) if row["job"] == job]
     ids = [row["point"] for row in rows if not tenant or row["tenant"] == tenant]
-    worst = listed.exit_status
+    worst, typed = listed.exit_status, Typed()
     for one in ids:
-        worst = run_unlocking(terminal, home, msgspec.structs.replace(request, point=one)).exit_status or worst
+        outcome = run_unlocking(terminal, home, msgspec.structs.replace(request, point=one), typed=typed)
+        worst = outcome.exit_status or worst
     return worst

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transporter.home import Home
     from transporter.keys.database import KeyDatabase
     from transporter.keys.escrow import Escrow
+    from transporter.keys.password import KdfParameters, PasswordHash
     from transporter.link.dial import Peer
     from transporter.link.identity import Identity
     from transporter.link.routes import Parking
@@ -51,6 +52,8 @@ class JobContext:
     stores: Mapping[str, Repository] = field(default_factory=dict)
     # Bytes a second that whoever asked for this run wants sent at most, beside the limits of this node; 0: no limit.
     ceiling: int = 0
+    # What was made of a password that a person typed, by how: one Argon2id for a run, and not for each point of it.
+    stretched: dict[tuple[bytes, bytes, KdfParameters], PasswordHash] = field(default_factory=dict, repr=False)
 
     @property
     def escrow(self) -> Escrow:

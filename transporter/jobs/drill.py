@@ -11,7 +11,7 @@ from transporter.jobs.drill_report import DrillReport
 from transporter.jobs.point_walk import Batch, Walk
 from transporter.keys.slot import SlotInfo
 from transporter.points.slot_rows import SlotChangeRow
-from transporter.points.ways import KeysAtHand, Way, is_live, public_info
+from transporter.points.ways import KeysAtHand, Way, is_live, lives_here_alone, public_info
 
 
 async def drill(context: JobContext) -> DrillReport:
@@ -25,15 +25,16 @@ async def drill(context: JobContext) -> DrillReport:
                 continue  # nobody sealed it
             report.points += 1
             ways = at_hand.prove(batch.tenant, batch.repository_id, row)
-            if not is_live(ways):
-                report.closed.append(
-                    {
-                        "point": row.point.hex(),
-                        "job": batch.job,
-                        "repository": batch.place,
-                        "ways": [way.public() for way in ways],
-                    }
-                )
+            if is_live(ways) and not lives_here_alone(ways):
+                continue
+            (report.here_alone if is_live(ways) else report.closed).append(
+                {
+                    "point": row.point.hex(),
+                    "job": batch.job,
+                    "repository": batch.place,
+                    "ways": [way.public() for way in ways],
+                }
+            )
         return []
 
     walk = Walk(visit)
@@ -47,7 +48,12 @@ async def drill(context: JobContext) -> DrillReport:
 
 
 def _record(context: JobContext, report: DrillReport) -> None:
-    context.keys.record("drill", points=report.points, closed=len(report.closed), unreached=sorted(report.unreached))
+    context.keys.record(
+        "drill",
+        points=report.points,
+        closed=len(report.closed) + len(report.here_alone),
+        unreached=sorted(report.unreached),
+    )
 
 
 async def explain(context: JobContext, beginning: str) -> list[dict[str, Any]]:

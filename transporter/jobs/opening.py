@@ -17,11 +17,18 @@ from transporter.points.ways import KeysAtHand
 from transporter.repository.point_head import PointHead
 
 
-def typed_password(password: bytes) -> Callable[[SlotInfo], PasswordHash | None] | None:
-    """Return how to stretch a password that a person just typed; None without one."""
+def typed_password(context: JobContext, password: bytes) -> Callable[[SlotInfo], PasswordHash | None] | None:
+    """Return how to stretch a password that a person just typed, once for each salt; None without one."""
     if not password:
         return None
-    return lambda info: hash_password(password, info.salt, info.params)
+
+    def stretch(info: SlotInfo) -> PasswordHash:
+        how = (password, info.salt, info.params)
+        if how not in context.stretched:
+            context.stretched[how] = hash_password(*how)
+        return context.stretched[how]
+
+    return stretch
 
 
 def open_by(
@@ -33,7 +40,7 @@ def open_by(
     password: bytes = b"",
 ) -> OpenedPoint:
     """Open a point; a person hears of it where only a key that this home kept did it. Raises as `KeysAtHand.open`."""
-    opened = at_hand.open(head, slots, place_of, typed_password(password))
+    opened = at_hand.open(head, slots, place_of, typed_password(context, password))
     if opened.kept_because is not None:
         context.say(_said(opened.head.point_id.hex()[:8], opened.kept_because))
     return opened

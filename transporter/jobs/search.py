@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import trio
 
 from pipeline.run import open_tasks
-from transporter.errors import DamagedData, NoKey, TransporterError, UsageError
+from transporter.errors import KMS_ERRORS, DamagedData, NoKey, TransporterError, UsageError
 from transporter.events import DamageFound, FoundFile, Note, SearchHits, display_path
 from transporter.jobs import search_here
 from transporter.jobs.context import JobContext
@@ -128,6 +128,8 @@ class _Search:
             self.report.foreign += 1
         else:
             self.report.closed += 1
+            if isinstance(error, KMS_ERRORS):
+                self.report.shut = self.report.shut or (error.code, error.what, error.remedy)
             if not isinstance(error, NoKey):
                 self._context.say(f"restore point {point.hex()[:8]} is not searched: {error}")
 
@@ -175,7 +177,7 @@ class _Search:
         zone = expected_zone(self._context, job, self._order.zone)
         others = sorted({row.zone for row in rows if row.zone != zone})
         if others:
-            self.report.closed += sum(row.zone != zone for row in rows)
+            self.report.other_zone += sum(row.zone != zone for row in rows)
             text = (
                 f"restore points of job {job} are of zone {', '.join(others)}, not {zone}, and are not searched: --zone"
             )

@@ -244,7 +244,9 @@ class ApprovalTable(OperatorTable):
     def _check(self, signed: SignedApproval) -> None:
         """Refuse what does not hold here and now. Raises RefusedByPeer."""
         policy = self.policy()
-        if policy is None or signed.request.pin != policy.pin:
+        if policy is None:
+            raise RefusedByPeer("no operator was ever registered here", "register two: transporter operator add")
+        if signed.request.pin != policy.pin:
             raise RefusedByPeer(
                 f"the approval is for the node {signed.request.node!r} with another identity than this one",
                 "ask for one here",

@@ -39,6 +39,7 @@ OPERATIONS: Final[dict[str, tuple[str, ...]]] = {
     "keyset.remove": ("keyset",),  # NAME
     "keyset.remove-private": ("keyset", "force"),  # NAME
     "keyset.export-private": ("keyset",),  # NAME
+    "config.export-keysets": ("keyset",),  # NAME of the node: all private halves that it has, in a bundle
     "peer.replace-force": ("force",),  # OLD NEW
     "point.remove-force": ("force",),  # POINT
     "repository.accept-clock": ("force",),  # NAME

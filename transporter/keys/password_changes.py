@@ -20,7 +20,7 @@ from transporter.keys.deeds import Deed, deed
 from transporter.keys.derive import KEY_LENGTH
 from transporter.keys.hash_lock import HashLock, HashRow
 from transporter.keys.password import SALT_LENGTH, PasswordHash, UserKey, hash_password
-from transporter.keys.password_table import PasswordTable, check_hint, unknown_or
+from transporter.keys.password_table import PasswordTable, check_hint, recovered_row, unknown_or
 from transporter.keys.places import change_place, domain_place, password_place, run_place, storage_key_place
 from transporter.keys.wrap import unwrap, wrap
 
@@ -60,11 +60,15 @@ class UnfinishedChange:
 
 @dataclass(frozen=True, slots=True)
 class PasswordUse:
-    """How much of the key database hangs on a password: nobody else's copy of it is here."""
+    """How much of the key database hangs on a password: nobody else's copy of it is here.
+
+    ``recovered``: points that it opened when it was recovered. No key of theirs is kept here beside it.
+    """
 
     points: int
     runs: int
     domains: int
+    recovered: int = 0
 
 
 class PasswordChanges(PasswordTable):
@@ -151,7 +155,17 @@ class PasswordChanges(PasswordTable):
         """Count what hangs on a password in this database. Raises UnknownPassword."""
         self._refuse_unknown(name)
         with self._read() as db:
-            return PasswordUse(*(self._count(db, table, name) for table in _BELOW))
+            return self._use(db, name)
+
+    def _use(self, db: sqlite3.Connection, name: str) -> PasswordUse:
+        points, runs, domains = (self._count(db, table, name) for table in _BELOW)
+        return PasswordUse(points, runs, domains, self._recovered(db, name))
+
+    def jobs_sealed(self, name: str) -> list[str]:
+        """Return of which jobs a password seals the chunks: TENANT/JOB at a target, PEER/REPOSITORY/JOB at a source."""
+        with self._read() as db:
+            rows = db.execute("SELECT job FROM domains WHERE password = ? ORDER BY job", (name,)).fetchall()
+        return [row[0] for row in rows]
 
     def remove_password(self, name: str, *, in_use: bool = False) -> PasswordUse:
         """Forget a password and everything that is wrapped under it here; points stay, for whoever knows the password.
@@ -167,12 +181,13 @@ class PasswordChanges(PasswordTable):
         with self._write() as db:
             self._refuse_unknown(name)
             _refuse_unfinished(db, name)
-            use = PasswordUse(*(self._count(db, table, name) for table in _BELOW))
+            use = self._use(db, name)
             facts = self._approved(db, _removal(name, use, in_use=in_use))
             self._record(db, "password.remove", password=name, points=use.points, **facts)
             for table in _BELOW:
                 db.execute(f"DELETE FROM {table} WHERE password = ?", (name,))
             db.execute("DELETE FROM passwords WHERE name = ?", (name,))
+            db.execute("DELETE FROM meta WHERE name = ?", (recovered_row(name),))
         self._scrape()
         return use
 
@@ -278,7 +293,7 @@ class PasswordChanges(PasswordTable):
 
 
 def _removal(name: str, use: PasswordUse, *, in_use: bool) -> Deed:
-    lost = in_use or use.points or use.runs or use.domains
+    lost = in_use or use != PasswordUse(0, 0, 0)
     return deed("password.remove-in-use" if lost else "password.remove", name)
 
 

@@ -39,6 +39,10 @@ _INSERT: Final = """INSERT INTO passwords (name, salt, memory_kib, iterations, l
     kms_wrapped) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 
 
+_MOST_RECOVERED: Final = 2**63 - 1
+"""What a target says how many points a password opens is shown, and relied upon for nothing; eight bytes hold it."""
+
+
 @dataclass(frozen=True, slots=True)
 class PasswordInfo:
     """A line of ``password list``: nothing secret. ``changed_ns`` is 0 for one that never was; ``kms`` may be empty."""
@@ -92,8 +96,10 @@ class PasswordTable(HashLocks, ApprovalTable):
             self._insert_hash(db, name, key, hint, lock, **self._approved(db, what))
         return UserKey(name, key, kms)
 
-    def recover_password(self, name: str, found: Sequence[PasswordHash]) -> None:
+    def recover_password(self, name: str, found: Sequence[PasswordHash], points: Sequence[int] = ()) -> None:
         """Keep again a password that points were made with, with each salt it was ``found`` with: name, "name 2", ….
+
+        ``points``: how many each opens. That is kept: no storage key of theirs is here to say that it is in use.
 
         Raises as `remember_hash`; NeedsApproval, RefusedByPeer.
         """
@@ -103,7 +109,17 @@ class PasswordTable(HashLocks, ApprovalTable):
         with self._write() as db:
             facts = self._approved(db, what)
             for number, key in enumerate(found):
-                self._insert_hash(db, name if number == 0 else f"{name} {number + 1}", key, "", lock, **facts)
+                kept_as = name if number == 0 else f"{name} {number + 1}"
+                self._insert_hash(db, kept_as, key, "", lock, **facts)
+                opened = points[number] if number < len(points) else 0
+                row = (recovered_row(kept_as), min(opened, _MOST_RECOVERED).to_bytes(8, "big"))
+                db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
+
+    @staticmethod
+    def _recovered(db: sqlite3.Connection, name: str) -> int:
+        """Return how many points a password opened when it was recovered."""
+        row = db.execute("SELECT value FROM meta WHERE name = ?", (recovered_row(name),)).fetchone()
+        return 0 if row is None else int.from_bytes(row[0], "big")
 
     def _insert_hash(
         self, db: sqlite3.Connection, name: str, key: PasswordHash, hint: str, lock: HashLock, **facts: Fact
@@ -189,6 +205,11 @@ class PasswordTable(HashLocks, ApprovalTable):
 
     def _is_kept(self, name: str) -> bool:
         return self._row("name = ?", name) is not None
+
+
+def recovered_row(name: str) -> str:
+    """Return the name of the row in ``meta`` that says how many points a password opened when it was recovered."""
+    return f"recovered {name}"
 
 
 def deed_of_new(name: str) -> Deed:

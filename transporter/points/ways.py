@@ -33,6 +33,9 @@ TYPED = "must be typed"
 ASKED = "must be asked for"
 DEAD = "opens nothing"
 
+KEPT = "storage key"
+"""The kind of the way by a key that this node kept of a point it made, or that came by a recovery."""
+
 
 @dataclass(frozen=True)
 class Way:
@@ -81,7 +84,7 @@ class KeysAtHand:
         if isinstance(kept, Way):
             ways.append(kept)
         elif kept is not None:
-            ways.append(Way("storage key", "", LIVE, "this node kept the key of this point"))
+            ways.append(Way(KEPT, "", LIVE, "this node kept the key of this point"))
         return _in_order(ways)
 
     def prove(self, tenant: str, repository_id: bytes, row: PointSlots) -> list[Way]:
@@ -90,7 +93,7 @@ class KeysAtHand:
         ways = [self._tried(slot, row, where, tenant) for _id, slot in row.slots]
         kept = self._kept(row.point)
         if kept is not None:
-            ways.append(kept if isinstance(kept, Way) else _proved("storage key", "", kept, row, where))
+            ways.append(kept if isinstance(kept, Way) else _proved(KEPT, "", kept, row, where))
         return _in_order(ways)
 
     def storage_key(self, tenant: str, repository_id: bytes, row: PointSlots) -> StorageKey | None:
@@ -126,7 +129,7 @@ class KeysAtHand:
         try:
             return self.kept(point)
         except KMS_ERRORS as error:
-            return Way("storage key", "", DEAD, error.what)
+            return Way(KEPT, "", DEAD, error.what)
 
     def _by_its_label(self, slot: bytes) -> Way:
         info = _read(slot)
@@ -137,7 +140,8 @@ class KeysAtHand:
         try:
             known = self.by_salt(info.salt)
         except KMS_ERRORS as error:
-            return Way("password", info.hint_name, DEAD, error.what)
+            # The slot is as good as ever: who knows the password needs no service.
+            return Way("password", info.hint_name, TYPED, f"its hash is locked: {error.what}")
         if known is not None:
             return Way("password", known.name, LIVE, "its hash is kept here")
         return Way("password", info.hint_name, TYPED, "its hash is not kept here")
@@ -181,6 +185,15 @@ def _once(find: Callable[[bytes], UserKey | None]) -> Callable[[bytes], UserKey 
 def is_live(ways: list[Way]) -> bool:
     """Tell whether this node opens the point without asking anybody."""
     return any(way.state == LIVE for way in ways)
+
+
+def lives_here_alone(ways: list[Way]) -> bool:
+    """Tell whether a point opens by the key that this node kept, and no slot of it would open anything anywhere.
+
+    A service that does not open its slot may do so again: that is no fault of the slot.
+    """
+    others = [way for way in ways if way.kind != KEPT]
+    return is_live(ways) and all(way.state == DEAD and way.kind != "kms" for way in others)
 
 
 def _proved(kind: str, name: str, key: StorageKey, row: PointSlots, where: bytes) -> Way:

@@ -21,7 +21,8 @@ _RUNS = 1000
 class Installation:
     """``last``: by (job, operation), when it last ended well, ns; of a drill the job is empty.
 
-    ``trail_problem``: what is wrong with the audit trail; empty: nothing.
+    ``trail_problem``: what is wrong with the audit trail; empty: nothing. ``sealing``: the passwords that chunks were
+    sealed under here, whoever's they are: a target's configuration does not name those of its tenants' jobs.
     """
 
     home: Home
@@ -33,6 +34,7 @@ class Installation:
     unfinished: list[str]
     last: dict[tuple[str, str], int]
     trail_problem: str
+    sealing: tuple[str, ...] = ()
 
     def days_since(self, moment_ns: int) -> int:
         """Return whole days between then and now."""
@@ -64,6 +66,7 @@ def read_installation(home: Home, config: Config, clock: Clock) -> Installation:
             sorted({change.name for change in keys.unfinished_changes("")}),
             last,
             problem,
+            tuple(info.name for info in keys.list() if keys.jobs_sealed(info.name)),
         )
 
 

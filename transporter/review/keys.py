@@ -39,7 +39,9 @@ def review_keys(home: Installation) -> Iterator[Finding]:
 def _used(home: Installation) -> set[str]:
     """Return the passwords that something here is sealed with."""
     jobs = {job.password for job in home.config.jobs.values() if Zone(job.encrypt) is Zone.SOURCE}
-    return (jobs | {repository.encrypt_at_rest for repository in home.config.repositories.values()}) - {""}
+    copies = {copy.password for copy in home.config.copies.values() if copy.sealed_here}
+    at_rest = {repository.encrypt_at_rest for repository in home.config.repositories.values()}
+    return (jobs | copies | at_rest | set(home.sealing)) - {""}
 
 
 def _second_way(home: Installation) -> Iterator[Finding]:
