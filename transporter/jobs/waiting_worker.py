@@ -24,6 +24,7 @@ def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
     kind, descriptors, _flags, _address = socket.recv_fds(connection, 1, DESCRIPTORS_AT_MOST)
     if not kind:
+        connection.close()
         return  # Nobody needed it, or the daemon is gone.
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)
