@@ -50,7 +50,7 @@ class QuotaBook:
             if self.limit is not None and count > 0 and used + count > self.limit:
                 raise QuotaExceeded(
                     f"the quota of {self.limit} bytes is used up ({used} bytes are stored)",
-                    "remove old restore points, or ask the provider for more",
+                    "remove old restore points; the provider frees their room by `prune`, or gives more (`quota`)",
                 )
             if tenant in self._used:
                 self._used[tenant] = used + count
@@ -60,7 +60,7 @@ class QuotaBook:
         if 0 <= self.left(tenant) < LEAST_ROOM:
             raise QuotaExceeded(
                 f"the quota of {self.limit} bytes is used up: nothing more can be stored",
-                "remove old restore points, or ask the provider for more",
+                "remove old restore points; the provider frees their room by `prune`, or gives more (`quota`)",
             )
 
     def left(self, tenant: str) -> int:
