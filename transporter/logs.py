@@ -1,6 +1,6 @@
 """Logging: structlog to stderr, as lines for people or as JSON; secrets never pass, whoever logs them.
 
-``configure`` is called once by the command line. Everything else does ``structlog.get_logger()``.
+``configure`` is called once by the command line. Everything else takes ``get_logger`` from here.
 """
 
 from __future__ import annotations
@@ -9,8 +9,19 @@ import sys
 from collections.abc import MutableMapping
 from typing import Any, Literal, TextIO
 
-import structlog
+# Where `rich` is installed (for the help of the command line) structlog loads it, for tracebacks that must never be
+# shown here: they print local variables, and those hold keys. It would cost a daemon 4 MiB.
+_rich = sys.modules.get("rich")
+sys.modules["rich"] = None  # type: ignore[assignment]
 
+import structlog  # noqa: E402
+
+if _rich is None:
+    del sys.modules["rich"]
+else:
+    sys.modules["rich"] = _rich
+
+get_logger = structlog.get_logger
 LogFormat = Literal["json", "console"]
 
 SECRET_WORDS = ("password", "passphrase", "secret", "private", "kek", "cryptogram", "token", "seed")

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 
 import pytest
 import structlog
@@ -73,3 +75,10 @@ def test_a_file_gets_json_and_a_terminal_lines():
         structlog.get_logger().debug("silent")
         assert stream.getvalue().startswith("{") is is_json
         assert "silent" not in stream.getvalue()
+
+
+def test_a_daemon_loads_nothing_that_draws_tracebacks():
+    """Those show local variables, and cost 4 MiB. `rich` is installed: typer needs it."""
+    code = "import rich, sys; del sys.modules['rich']; import transporter.daemon.serve; print('rich' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

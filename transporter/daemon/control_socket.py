@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
-import structlog
 import trio
 
 from pipeline.run import open_tasks
@@ -26,8 +25,9 @@ from transporter.errors import Interrupted
 from transporter.events import EventBus, event_to_dict
 from transporter.home import Home
 from transporter.link.routes import Parking
+from transporter.logs import get_logger
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 OnJob = Callable[[JobRequest, EventBus, trio.CancelScope], Any]

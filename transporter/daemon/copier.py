@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import structlog
 import trio
 
 from pipeline.run import open_tasks
@@ -24,6 +23,7 @@ from transporter.daemon.steering import Steering
 from transporter.errors import TransporterError
 from transporter.events import EventBus, JobFailed
 from transporter.link.routes import Parking
+from transporter.logs import get_logger
 from transporter.service.provider import Provider
 
 # How often the source is looked at: a point is on its way to its second repository within so many seconds.
@@ -33,7 +33,7 @@ ASK_SECONDS = 60.0
 # After a copy that failed: the peer may be away for a night, and a damaged point does not mend itself.
 FIRST_PAUSE = 10.0
 LONGEST_PAUSE = 900.0
-log = structlog.get_logger()
+log = get_logger()
 
 OnJob = Callable[[JobRequest, EventBus], AbstractContextManager[Steering]]
 Status = Callable[[], dict[str, Any]]

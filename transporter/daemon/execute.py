@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import structlog
 import trio
 
 from transporter.catalog import Catalog
@@ -78,11 +77,12 @@ from transporter.keys.database import KeyDatabase
 from transporter.link.carrier import use_congestion_control
 from transporter.link.identity import load_identity
 from transporter.link.routes import Parking
+from transporter.logs import get_logger
 from transporter.throttle.watch import watch_limits
 from transporter.workloads.write_messages import Wish
 
 StatusSource = Callable[[], dict[str, Any]]
-log = structlog.get_logger()
+log = get_logger()
 
 
 async def execute(

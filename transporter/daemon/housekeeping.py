@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-import structlog
 import trio
 
 from transporter.errors import TransporterError
+from transporter.logs import get_logger
 from transporter.repository import Repository
 from transporter.service.provider import Provider
 
@@ -16,7 +16,7 @@ from transporter.service.provider import Provider
 EVERY_SECONDS = 6 * 3600.0
 # A call cannot be cancelled: folders for each.
 AT_ONCE = 500
-log = structlog.get_logger()
+log = get_logger()
 
 
 async def keep_house(provider: Provider) -> None:

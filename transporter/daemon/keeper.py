@@ -9,7 +9,6 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-import structlog
 import trio
 
 from pipeline.run import open_tasks
@@ -29,6 +28,7 @@ from transporter.link.dial import Peer as DialPeer
 from transporter.link.dial import dial_control
 from transporter.link.relay_route import show_tickets, split_tickets
 from transporter.link.routes import Routes
+from transporter.logs import get_logger
 from transporter.service.provider import Provider
 
 # How often the catalog is looked at: pairing is done by commands, in processes of their own.
@@ -44,7 +44,7 @@ INSTANCE_LENGTH = 16
 # Calls of one peer that are answered at a time, of up to 32 connections each: it cannot make us dial without end.
 # What comes on those connections is bounded as if it had been accepted here.
 CALLS_AT_MOST = 64
-log = structlog.get_logger()
+log = get_logger()
 
 TakeIn = Callable[[trio.abc.Stream], Awaitable[None]]
 

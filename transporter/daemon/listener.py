@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import structlog
 import trio
 
 from protocol.data import Preface
@@ -19,11 +18,12 @@ from transporter.link.listen import HalfOpen, dispatch, take_preface
 from transporter.link.tls import TlsStream
 from transporter.link.websocket_carrier import WebSocketCarrier
 from transporter.link.websocket_stream import DATA_PATH, accept_websocket
+from transporter.logs import get_logger
 from transporter.service.peer import serve_peer
 from transporter.service.provider import Provider
 
 ATTACH_SECONDS = 10.0
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Front:

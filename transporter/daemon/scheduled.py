@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import structlog
 import trio
 
 from transporter.config import JobConfig
@@ -27,6 +26,7 @@ from transporter.daemon.scheduler import Task
 from transporter.errors import Interrupted
 from transporter.events import DamageFound, Event, EventBus, JobFailed, Note, SecurityEvent
 from transporter.link.routes import Parking
+from transporter.logs import get_logger
 from transporter.quantities import parse_rate, parse_share
 from transporter.schedule import parse_schedule
 from transporter.service.provider import Provider
@@ -35,7 +35,7 @@ from transporter.service.provider import Provider
 BUSY = frozenset({"job-busy", "repository-busy"})
 BUSY_SECONDS = 60.0
 BUSY_TRIES = 6 * 60
-log = structlog.get_logger()
+log = get_logger()
 
 
 def scheduled_tasks(provider: Provider, running: RunningJobs, parking: Parking | None = None) -> Iterator[Task]:

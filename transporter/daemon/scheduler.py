@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import structlog
 import trio
 
 from pipeline.run import open_tasks
 from transporter.clock import Clock
+from transporter.logs import get_logger
 from transporter.schedule import Schedule
 
 # How long a sleep is at most: clocks are set, and summer time begins, while one sleeps.
@@ -27,7 +27,7 @@ LOOK_SECONDS = 60.0
 _LONGEST_FILE = 1 << 20
 # A line of `status`.
 LONGEST_ERROR = 500
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import structlog
 import trio
 
 from pipeline.run import open_tasks
@@ -36,12 +35,13 @@ from transporter.link.carrier import use_congestion_control
 from transporter.link.identity import load_identity
 from transporter.link.listen import bound_address, open_listeners
 from transporter.link.routes import Parking
+from transporter.logs import get_logger
 from transporter.repository import Repository
 from transporter.service.provider import OpenRepository, Provider
 from transporter.service.relay import Relay
 from transporter.throttle.watch import watch_limits
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 async def serve(home: Home, *, ready: Callable[[str], None], proxy: bool = False, clock: Clock | None = None) -> None:

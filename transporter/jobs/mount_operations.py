@@ -14,7 +14,6 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyfuse3
-import structlog
 
 from transporter.errors import TransporterError
 from transporter.jobs.kept_point import ANSWER_SECONDS
@@ -28,6 +27,7 @@ from transporter.jobs.mount_branches import (
     split_inode,
 )
 from transporter.jobs.mounted_file import MountedFile
+from transporter.logs import get_logger
 from transporter.workloads.tree_attributes import AttributeReader, Attributes
 from transporter.workloads.tree_index import TreeIndex
 
@@ -40,7 +40,7 @@ BLOCK = 128 << 10
 
 P = ParamSpec("P")
 T = TypeVar("T")
-log = structlog.get_logger()
+log = get_logger()
 
 
 def _answering(

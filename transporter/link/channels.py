@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-import structlog
 import trio
 
 from protocol.channel_keys import binding
@@ -18,6 +17,7 @@ from transporter.link.data_link import DataLink
 from transporter.link.dial import Peer, dial_carriers
 from transporter.link.identity import Identity
 from transporter.link.striping import FEW, Striper
+from transporter.logs import get_logger
 
 if TYPE_CHECKING:
     from transporter.link.session import Session
@@ -29,7 +29,7 @@ FRESH_SECONDS = 5.0
 # Looks at the backlog within one measurement.
 LOOKS = 5
 ROUND_TRIP_SECONDS = 5.0
-log = structlog.get_logger()
+log = get_logger()
 
 
 class EarlyCarriers:

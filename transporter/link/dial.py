@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import structlog
 import trio
 
 from pipeline.run import open_tasks
@@ -21,10 +20,11 @@ from transporter.link.tls import TlsStream
 from transporter.link.tunnel import open_stream
 from transporter.link.websocket_carrier import open_data_websocket
 from transporter.link_config import DataCarrier
+from transporter.logs import get_logger
 from transporter.outbound_proxy import OutboundProxy
 
 CONNECT_SECONDS = 10.0
-log = structlog.get_logger()
+log = get_logger()
 
 
 def _log(text: str) -> None:

@@ -6,8 +6,6 @@ destroy what it has stored. What is locked, or kept by the provider's minimum, i
 
 from __future__ import annotations
 
-import structlog
-
 from protocol.control import Received
 from protocol.keeping_messages import (
     Chain,
@@ -23,11 +21,12 @@ from protocol.limits import POINT_ID
 from transporter.catalog import Peer
 from transporter.errors import RefusedByPeer
 from transporter.link.control_link import ControlLink
+from transporter.logs import get_logger
 from transporter.points.keeping_rows import ROWS_AT_ONCE, RemovedRow, chain_of, encode_rows
 from transporter.repository import ClockDoubtful, Outcome, Waived
 from transporter.service.provider import OpenRepository, Provider
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 async def answer_keeping(provider: Provider, link: ControlLink, peer: Peer, received: Received) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import structlog
 import trio
 
 from pipeline.run import open_tasks
@@ -11,12 +10,13 @@ from protocol.messages import CommitCopy, CopyTo, Mandated, Message, Progress, S
 from transporter.catalog import Peer
 from transporter.errors import CannotConnect, IdentityRefused, LinkLost, RefusedByPeer
 from transporter.link.control_link import ControlLink
+from transporter.logs import get_logger
 from transporter.points.mandate import Mandate, read_mandate
 from transporter.service.provider import Provider
 
 # Tells the conductor that the copy lives, and this end that the conductor does: its connection is not read meanwhile.
 PROGRESS_SECONDS = 1.0
-log = structlog.get_logger()
+log = get_logger()
 
 
 async def answer_mandate(provider: Provider, link: ControlLink, received: Received) -> None:

@@ -6,13 +6,13 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, suppress
 
-import structlog
 import trio
 
 from protocol import limits
 from transporter.link import long_line
 from transporter.link.carrier import SocketCarrier
 from transporter.link.dial import close_all
+from transporter.logs import get_logger
 from transporter.throttle.limits import Flow
 
 # One for each direction of each pair: with 32 data channels 8 MiB in all.
@@ -20,7 +20,7 @@ BLOCK = 128 << 10
 # A pair that moves nothing for so long is given up. The control connection's heartbeat comes every 10 s; a data channel
 # may be silent while a disk works or a job is paused.
 IDLE_SECONDS = 3600.0
-log = structlog.get_logger()
+log = get_logger()
 
 
 class Meeting:

@@ -7,7 +7,6 @@ stored has the form of a slot, and no point loses its last one. Replaced slots a
 from __future__ import annotations
 
 import msgspec
-import structlog
 
 from pipeline.trust_zone import Zone
 from protocol.control import Received
@@ -17,12 +16,13 @@ from transporter.catalog import Peer
 from transporter.errors import DamagedData, RefusedByPeer, UsageError
 from transporter.keys.slot import check_slot
 from transporter.link.control_link import ControlLink
+from transporter.logs import get_logger
 from transporter.points.slot_rows import PointSlots, SlotChangeRow, decode_slot_changes, encode_rows, point_slots
 from transporter.repository import PointMissing, Repository, SlotChange
 from transporter.repository.point_head import decode_head
 from transporter.service.provider import OpenRepository, Provider
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 async def answer_get_slots(provider: Provider, link: ControlLink, peer: Peer, message: GetSlots) -> None:

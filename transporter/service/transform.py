@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import msgspec
-import structlog
 
 from pipeline.trust_zone import Zone
 from protocol.control import Received
@@ -23,6 +22,7 @@ from transporter.keys.password import UserKey
 from transporter.keys.slot import check_slot
 from transporter.keys.storage_key import StorageKey, make_password_slot
 from transporter.link.control_link import ControlLink
+from transporter.logs import get_logger
 from transporter.points.assemble import SLOT_ID_LENGTH, Place
 from transporter.points.fold import fold_plain, fold_sealed, folded_place, synthetic_head, synthetic_id
 from transporter.points.ways import KeysAtHand
@@ -31,7 +31,7 @@ from transporter.repository.point_head import PointHead, decode_head
 from transporter.service.keeping import check_may_remove
 from transporter.service.provider import OpenRepository, Provider
 
-log = structlog.get_logger()
+log = get_logger()
 
 
 @dataclass(frozen=True)
