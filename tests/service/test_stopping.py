@@ -98,3 +98,12 @@ async def test_a_run_that_nobody_stops_is_told_of_at_once(home):
         outcome = await trio.to_thread.run_sync(ask, home, BackupRequest(job="docs"))
         assert outcome.exit_status == 1
         home.let_go.set()
+
+
+async def test_who_asks_again_for_its_end_does_not_wait_for_it(home):
+    cancel = SteerRequest(job="docs", action="cancel")
+    with trio.fail_after(60), ask_and_be_killed(home, BackupRequest(job="docs")):
+        await home.begun.wait()
+        for _ in range(2):
+            assert (await trio.to_thread.run_sync(ask, home, cancel)).exit_status == 0
+        home.let_go.set()

@@ -12,11 +12,15 @@ import trio
 from transporter.daemon.keeper import Keeper
 from transporter.daemon.requests import (
     BackupRequest,
+    CopyRequest,
     JobOutcome,
     JobRequest,
+    PruneRequest,
     RestoreRequest,
+    ScrubRequest,
     StatusRequest,
     SteerRequest,
+    TransformRequest,
     operation_of,
 )
 from transporter.daemon.steering import Steering, steered
@@ -28,6 +32,7 @@ from transporter.service.provider import Provider
 
 # To stop a run takes a moment: a session that is closed, a worker that ends. More is for `job_lock` to tell of.
 STOPPING_SECONDS = 30.0
+_LOCKING = (BackupRequest, RestoreRequest, CopyRequest, TransformRequest, PruneRequest, ScrubRequest)
 
 
 @dataclass(eq=False)
@@ -66,7 +71,12 @@ class RunningJobs:
         """Rows of what runs at its times."""
 
     async def stopped(self, request: JobRequest) -> None:
-        """Wait until runs that are being stopped have ended: whoever stopped one may start the next at once."""
+        """Wait until runs that are being stopped have ended: whoever stopped one may start the next at once.
+
+        Only for what holds a lock that they hold, too.
+        """
+        if not isinstance(request, _LOCKING):
+            return
         with trio.move_on_after(STOPPING_SECONDS):
             for entry in [each for each in self._jobs if each.stopping and each.is_about(request)]:
                 await entry.ended.wait()
