@@ -391,7 +391,8 @@ def _summary(rows: list[Row]) -> str:
     judged = [row for row in rows if row.question.judged]
     well = sum(_verdict(row) == "reached" for row in judged)
     first = f"first lines after {min(row.first for row in judged):.2f} to {max(row.first for row in judged):.2f} s"
-    return f"{'reached' if well == len(judged) else 'missed'}, {well} of {len(judged)} searches; {first}"
+    verdict = "reached" if well == len(judged) else "missed"
+    return f"{verdict}: {well} of {len(judged)} searches reach it; {first}"
 
 
 def _verdict(row: Row) -> str:
