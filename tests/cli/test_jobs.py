@@ -401,10 +401,22 @@ class TestTyping:
         def run(home, request, bus):
             if isinstance(request, PointsRequest):
                 return JobOutcome(exit_status=0, result={"points": [{"point": p, "job": "docs"} for p in "dcba"]})
-            if request.password == opens[request.point]:
-                return JobOutcome(exit_status=0)
-            bus.publish(self.WRONG if request.password else msgspec.structs.replace(self.WRONG, code="no-key"))
-            return JobOutcome(exit_status=6)
+            closed = [point for point in request.points if request.password != opens[point]]
+            for _point in closed:
+                bus.publish(self.WRONG if request.password else msgspec.structs.replace(self.WRONG, code="no-key"))
+            return JobOutcome(exit_status=6 if closed else 0, result={"closed": closed, "worst": 0})
 
         monkeypatch.setattr("transporter.daemon.hand_over.run_job", run)
         assert paired("verify", "docs", "all").status == 0 and next(rest) == "never asked"
+
+    def test_three_in_vain_are_enough_for_all_points(self, typed, paired, hand_over, monkeypatch):
+        rest = typed("no", "nor this", "nor that", "right")
+
+        def run(home, request, bus):
+            if isinstance(request, PointsRequest):
+                return JobOutcome(exit_status=0, result={"points": [{"point": p, "job": "docs"} for p in "cba"]})
+            closed = [point for point in request.points if point != "c"]
+            return JobOutcome(exit_status=6, result={"closed": closed, "worst": 0})
+
+        monkeypatch.setattr("transporter.daemon.hand_over.run_job", run)
+        assert paired("verify", "docs", "all").status == 6 and next(rest) == "right"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -45,35 +44,22 @@ def run_request(terminal: Terminal, home: Home, request: JobRequest, also: Subsc
             raise Interrupted("interrupted", "run it again: what was sent already is used") from None
 
 
-@dataclass
-class Typed:
-    """What a person typed that opened a point: tried for the next one, before anybody is asked again."""
-
-    password: bytes = b""
-
-
 def run_unlocking(
     terminal: Terminal,
     home: Home,
     request: Unlocking,
     also: Subscriber | None = None,
-    typed: Typed | None = None,
 ) -> JobOutcome:
-    """Run a request that opens sealed data; where the home lacks the key, ask for the password, three times at most.
-
-    ``typed``: of a command that runs several.
-    """
-    typed = typed or Typed()
+    """Run a request that opens sealed data; where the home lacks the key, ask for the password, three times at most."""
     heard = _Failure(also)
     outcome = run_request(terminal, home, request, heard)
     if outcome.exit_status != NoKey.exit_status or request.password or terminal.json or not sys.stdin.isatty():
         return outcome
-    for _ in range(TRIES + bool(typed.password)):
-        password = typed.password or read_password(file=None, env="", ask=f"password of job {request.job}", twice=False)
-        terminal.failure_shown, heard.code, typed.password = False, "", b""
+    for _ in range(TRIES):
+        password = read_password(file=None, env="", ask=f"password of job {request.job}", twice=False)
+        terminal.failure_shown, heard.code = False, ""
         outcome = run_request(terminal, home, msgspec.structs.replace(request, password=password), heard)
         if heard.code != WrongPassword.code:
-            typed.password = password
             break
     return outcome
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import trio
 
 from transporter.catalog import Catalog
@@ -53,6 +54,7 @@ from transporter.errors import (
     FinishedWithGaps,
     Interrupted,
     JobFailed,
+    NoKey,
     TamperingDetected,
     TransporterError,
 )
@@ -215,6 +217,8 @@ async def _execute(
             return await execute_search(context, request)
         if isinstance(request, BrowsingRequest):
             return await execute_browse(context, request)
+        if isinstance(request, VerifyRequest) and request.points:
+            return await _verify_each(context, request)
         return await _recorded(context, request)
 
 
@@ -244,6 +248,23 @@ async def _recorded(context: JobContext, request: _Recorded) -> JobOutcome:
     finally:
         context.catalog.run_finished(run, finished_ns=context.clock.now_ns(), **ended)
     return JobOutcome(exit_status=status, result=event_to_dict(finished))
+
+
+async def _verify_each(context: JobContext, request: VerifyRequest) -> JobOutcome:
+    """Verify points, one after the other: what is wrong with one keeps no other from being looked at."""
+    worst, closed = 0, []
+    for point in request.points:
+        one = msgspec.structs.replace(request, point=point, points=[])
+        try:
+            status = (await _recorded(context, one)).exit_status
+        except (TransporterError, OSError) as error:
+            status = _end(one, context.bus, _known(error)).exit_status
+            if isinstance(error, NoKey):
+                closed.append(point)
+                continue
+        worst = status or worst
+    result = {"closed": closed, "worst": worst}
+    return JobOutcome(exit_status=worst or (NoKey.exit_status if closed else 0), result=result)
 
 
 _DONE = {"backup": "read", "restore": "restored", "verify": "verified"}

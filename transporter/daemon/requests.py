@@ -74,10 +74,15 @@ class RestoreRequest(_Unlocking, frozen=True, kw_only=True):
 
 
 class VerifyRequest(_Unlocking, frozen=True, kw_only=True):
-    """Open everything of a point, as a restore would; ``sample`` is the share of its chunks, 0 < sample <= 1."""
+    """Open everything of a point, as a restore would; ``sample`` is the share of its chunks, 0 < sample <= 1.
+
+    ``points``: these, by their ids, one after the other, instead of one. The result then has ``closed``: those that
+    nothing at hand opens, and ``worst``: the exit status of the others.
+    """
 
     job: str
     point: str = "latest"
+    points: list[str] = []
     sample: float = 1.0
     source: str = ""
     tenant: str = ""
