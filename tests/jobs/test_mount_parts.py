@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 
 import pytest
 import trio
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from transporter.errors import DamagedData
 from transporter.jobs.chunk_cache import ChunkCache
+from transporter.jobs.mount import _descriptors, _socket_below_device
 from transporter.jobs.mount_branches import Branch, point_name, split_inode
 from transporter.jobs.mount_read_ahead import raise_read_ahead
 from transporter.jobs.mounted_file import AHEAD_BYTES, STEP, MountedFile, Sweep
@@ -189,3 +192,23 @@ def test_the_read_ahead_of_what_is_not_mounted_cannot_be_raised(tmp_path):
     mounts.write_text(r"36 25 99999:7 / /with\040space rw - fuse.transporter transporter ro" + "\n")
     assert raise_read_ahead(b"/with space", mounts) is False  # there is no such device
     assert raise_read_ahead(b"/with", tmp_path / "nothing") is False
+
+
+def test_what_unmounts_for_a_killed_process_is_let_go_of_after_the_device():
+    """Linux closes the descriptors of a process that is killed from the highest number down."""
+    with contextlib.ExitStack() as stack:
+        with _socket_below_device():
+            device = os.open(os.devnull, os.O_RDONLY)
+            stack.callback(os.close, device)
+            opened = socket.socket(socket.AF_UNIX).detach()
+            inode = os.fstat(opened).st_ino
+        (moved,) = [fd for fd, what in _descriptors() if what == f"socket:[{inode}]"]
+        stack.callback(os.close, moved)
+        assert moved < device < opened and not os.get_inheritable(moved)
+
+
+def test_a_mount_that_fails_leaves_no_descriptor():
+    before = _descriptors()
+    with pytest.raises(RuntimeError), _socket_below_device():
+        raise RuntimeError
+    assert _descriptors() == before

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -123,10 +124,41 @@ def _mount(init: Callable[..., None], operations: PointOperations, order: MountO
     if order.allow_other:
         options |= {"allow_other", "default_permissions"}
     try:
-        init(operations, order.mountpoint, options)
+        with _socket_below_device():
+            init(operations, order.mountpoint, options)
     except RuntimeError as error:
         raise JobFailed(
             f"nothing could be mounted at {order.mountpoint}: {error}",
             "is fuse3 installed (fusermount3), and may this user use /dev/fuse? --allow-other needs user_allow_other "
             "in /etc/fuse.conf",
         ) from error
+
+
+@contextmanager
+def _socket_below_device() -> Iterator[None]:
+    """Give what ``auto_unmount`` watches a lower number than /dev/fuse has, which is opened in this context.
+
+    A program of libfuse's holds the other end of that socket, and unmounts once it is closed, if it finds that nobody
+    serves the mount any more. Of a process that is killed Linux lets go of descriptors from the highest number down:
+    the socket before the device, now and then so long before that the mount seems to be served, and stays for ever.
+    """
+    low = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    before = _descriptors()
+    try:
+        yield
+        sockets = [fd for fd, what in _descriptors() - before if what.startswith("socket:") and fd > low]
+        # More than one: a thread has opened another meanwhile, and nobody knows which is whose.
+        if len(sockets) == 1:
+            os.dup2(sockets[0], low, inheritable=False)
+            low = sockets[0]
+    finally:
+        os.close(low)
+
+
+def _descriptors() -> set[tuple[int, str]]:
+    """Return the descriptors of this process, and what each is of."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the one of this very folder
+            found.add((int(name), os.readlink(f"/proc/self/fd/{name}")))
+    return found
