@@ -127,7 +127,7 @@ campaign-kill-keys: $(STAMP)
 campaign-cuts: $(STAMP)
 	$(BIN)/python tests/crash/campaign_cuts.py $(CUTS_ARGS)
 
-# Forty minutes: a year of two providers, with kills on the way.
+# Ten minutes and more: a year of two providers, with kills on the way.
 campaign-year: $(STAMP)
 	$(BIN)/python tests/crash/campaign_year.py $(YEAR_ARGS)
 
