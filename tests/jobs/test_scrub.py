@@ -16,7 +16,8 @@ from transporter.errors import DamagedData
 from transporter.events import DamageFound, EventBus, Note, ScrubProgress
 from transporter.jobs.in_order import InOrder
 from transporter.jobs.scrub import Scrub, ScrubOrder, ScrubOutcome
-from transporter.repository import ChunkRecord, Repository
+from transporter.repository import ChunkRecord, Repository, RepositoryBusy
+from transporter.repository.lease import prune_lease
 
 DOMAIN, KEY, OTHER = b"D" * 16, b"K" * 32, b"k" * 32
 CHUNKS = 40
@@ -225,6 +226,29 @@ async def test_two_scrubs_at_once_heal_what_is_damaged_once(store, copy):
         store.read(DOMAIN, record(number).chunk_id, [KEY])
 
 
+async def test_a_scrub_waits_with_healing_until_a_prune_has_ended(store, copy, monkeypatch):
+    monkeypatch.setattr("transporter.jobs.scrub.TURN_AGAIN_SECONDS", 0.01)
+    really, refused = Repository.heal, []
+
+    def heal(repository, *arguments):
+        if len(refused) < 3:
+            with prune_lease(store.path / "leases" / "prune"), pytest.raises(RepositoryBusy) as busy:
+                really(repository, *arguments)
+            refused.append(busy.value)
+            raise busy.value
+        return really(repository, *arguments)
+
+    hurt(store, 3)
+    monkeypatch.setattr(Repository, "heal", heal)
+    outcome = await Watched(store, copy, heal=True).run()
+    assert len(refused) == 3 and outcome.left == 0 and store.scrub().clean
+    refused.clear()
+    hurt(store, 30)
+    monkeypatch.setattr("transporter.jobs.scrub.TURN_SECONDS", -1)
+    with pytest.raises(RepositoryBusy):
+        await Watched(store, copy, heal=True).run()
+
+
 async def test_a_backup_beside_a_healing_scrub_loses_nothing(store, copy):
     hurt(store, 3)
 
@@ -262,15 +286,20 @@ async def test_a_state_that_is_damaged_only_means_to_begin_anew(store):
     assert not (await Watched(store).run()).resumed
 
 
-async def test_results_are_taken_in_order_however_long_each_takes(autojump_clock):
+async def test_results_are_taken_in_order_however_long_each_takes():
     taken: list[int] = []
     running = most = 0
+    four = trio.Event()
 
     async def work(number: int) -> int:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await trio.sleep((number * 7) % 5)
+        if running == 4:
+            four.set()
+        await four.wait()
+        for _ in range((number * 7) % 5 * 10):
+            await trio.lowlevel.checkpoint()
         running -= 1
         return number * number
 
@@ -278,6 +307,7 @@ async def test_results_are_taken_in_order_however_long_each_takes(autojump_clock
         assert square == number * number
         taken.append(number)
 
-    await InOrder(iter(range(50)), work, take).run(4)
+    with trio.fail_after(60):
+        await InOrder(iter(range(50)), work, take).run(4)
     assert taken == list(range(50))
     assert most == 4

@@ -365,9 +365,9 @@ def test_readers_go_on_while_packs_are_compacted(repository, place):
     thread = threading.Thread(target=read)
     thread.start()
     try:
-        while not list((place / "leases").glob("session-*")):
+        while not (leases := [path for path in (place / "leases").glob("session-*") if not path.suffix]):
             pass
-        for lease in (place / "leases").glob("session-*"):
+        for lease in leases:
             lease.unlink()
         for turn in range(5):
             prune(repository, EVERYTHING)

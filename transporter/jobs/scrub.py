@@ -18,8 +18,8 @@ from transporter.clock import Clock
 from transporter.errors import DamagedData
 from transporter.events import EventBus
 from transporter.jobs.in_order import InOrder
-from transporter.repository import Repository
-from transporter.repository.healing import Healed
+from transporter.repository import Repository, RepositoryBusy
+from transporter.repository.healing import Healed, Supply
 from transporter.repository.scrub_course import Course
 from transporter.repository.scrub_packs import PackFindings
 from transporter.repository.scrub_report import Finding, ScrubReport
@@ -29,6 +29,9 @@ from transporter.throttle.pace import Arbiter, Bucket, Pace
 PROGRESS_SECONDS = 0.25
 # How often it is remembered where a scrub is: what is proved in so long is proved twice after a crash.
 REMEMBER_SECONDS = 30.0
+# How long healing waits for a prune, or another scrub that heals, and how often it looks.
+TURN_SECONDS = 3600.0
+TURN_AGAIN_SECONDS = 0.5
 UNREADABLE = "nobody can tell whose it is: move the file out of the repository, then scrub once more"
 
 
@@ -207,13 +210,24 @@ class Scrub:
     async def _heal(self, name: bytes) -> bool:
         supply = supply_from(self._copy) if self._copy is not None and not self._far else None
         try:
-            done = await trio.to_thread.run_sync(self._store.heal, [name], supply)
+            done = await self._heal_in_turn(name, supply)
         except DamagedData as error:
             self._tell(Finding(f"pack {name.hex()}", f"{error.what}: {UNREADABLE}"))
             return False
         self.outcome.healed_packs += 1
         self.outcome.healed += done
         return True
+
+    async def _heal_in_turn(self, name: bytes, supply: Supply | None) -> Healed:
+        """Heal a pack once nobody prunes, or heals: a scrub of hours must not be lost for minutes of that."""
+        until = trio.current_time() + TURN_SECONDS
+        while True:
+            try:
+                return await trio.to_thread.run_sync(self._store.heal, [name], supply)
+            except RepositoryBusy:
+                if trio.current_time() >= until:
+                    raise
+            await trio.sleep(TURN_AGAIN_SECONDS)
 
     async def _heal_gone(self) -> None:
         """Heal what was found after the packs had been gone through: those that are not there."""
