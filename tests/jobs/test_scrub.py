@@ -240,8 +240,11 @@ async def test_a_scrub_waits_with_healing_until_a_prune_has_ended(store, copy, m
 
     hurt(store, 3)
     monkeypatch.setattr(Repository, "heal", heal)
-    outcome = await Watched(store, copy, heal=True).run()
+    watched = Watched(store, copy, heal=True)
+    outcome = await watched.run()
     assert len(refused) == 3 and outcome.left == 0 and store.scrub().clean
+    told = [event.text for event in watched.events if isinstance(event, Note) and "healing waits" in event.text]
+    assert len(told) == 1
     refused.clear()
     hurt(store, 30)
     monkeypatch.setattr("transporter.jobs.scrub.TURN_SECONDS", -1)

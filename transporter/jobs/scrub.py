@@ -220,13 +220,16 @@ class Scrub:
 
     async def _heal_in_turn(self, name: bytes, supply: Supply | None) -> Healed:
         """Heal a pack once nobody prunes, or heals: a scrub of hours must not be lost for minutes of that."""
-        until = trio.current_time() + TURN_SECONDS
+        until, told = trio.current_time() + TURN_SECONDS, False
         while True:
             try:
                 return await trio.to_thread.run_sync(self._store.heal, [name], supply)
-            except RepositoryBusy:
+            except RepositoryBusy as busy:
                 if trio.current_time() >= until:
                     raise
+                if not told:
+                    self._bus.publish(events.Note(text=f"healing waits: {busy.what}"))
+                    told = True
             await trio.sleep(TURN_AGAIN_SECONDS)
 
     async def _heal_gone(self) -> None:
