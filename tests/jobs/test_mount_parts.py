@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -13,10 +14,12 @@ from hypothesis import strategies as st
 
 from transporter.errors import DamagedData
 from transporter.jobs.chunk_cache import ChunkCache
+from transporter.jobs.kept_point import AGAIN_SECONDS, ALIVE_BYTES, ANSWER_SECONDS, Away, KeptPoint
 from transporter.jobs.mount import _descriptors, _socket_below_device
 from transporter.jobs.mount_branches import Branch, point_name, split_inode
 from transporter.jobs.mount_read_ahead import raise_read_ahead
 from transporter.jobs.mounted_file import AHEAD_BYTES, STEP, MountedFile, Sweep
+from transporter.jobs.point_order import PointOrder
 from transporter.jobs.points import PointRow
 from transporter.workloads.entry import Entry, pack_extents, pack_holes
 from transporter.workloads.tree_index import TreeIndexBuilder
@@ -171,6 +174,50 @@ async def test_loading_goes_on_when_whoever_asked_has_given_up():
         await slot.ready.wait()
     cache.fill(slot, memoryview(b"abc"))
     assert cache.here(b"x") == b"abc"
+
+
+class Silent:
+    """A point whose target is silent, and how long readers wait for it."""
+
+    def __init__(self):
+        self.link = SimpleNamespace(bytes_received=0)
+        self.point = KeptPoint(None, PointOrder("docs"), ChunkCache())
+        self.point._link = self.link
+
+    async def waited(self, ask):
+        began = trio.current_time()
+        with pytest.raises(Away):
+            await ask()
+        return trio.current_time() - began
+
+    async def chunk(self):
+        return await self.waited(lambda: self.point.chunk(b"x", 1))
+
+    async def tree(self):
+        return await self.waited(self.point.tree)
+
+
+async def test_once_a_target_was_silent_for_long_the_next_readers_wait_briefly(autojump_clock):
+    silent = Silent()
+    assert await silent.chunk() == ANSWER_SECONDS
+    assert await silent.chunk() == await silent.tree() == AGAIN_SECONDS
+    silent.link.bytes_received = ALIVE_BYTES - 1
+    assert await silent.chunk() == AGAIN_SECONDS, "a heartbeat is no answer"
+    silent.link.bytes_received = ALIVE_BYTES
+    assert await silent.chunk() == ANSWER_SECONDS, "it answered meanwhile"
+
+
+@pytest.mark.parametrize("what", ["chunk", "tree"])
+async def test_whatever_arrives_begins_the_time_of_a_reader_anew(autojump_clock, what):
+    silent = Silent()
+
+    async def arrive():
+        await trio.sleep(ANSWER_SECONDS - 1)
+        silent.link.bytes_received += ALIVE_BYTES
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(arrive)
+        assert await getattr(silent, what)() == 2 * ANSWER_SECONDS
 
 
 # --- the rest ---------------------------------------------------------------------------------------------------------

@@ -21,13 +21,16 @@ from transporter.jobs.chunk_cache import ChunkCache, Slot
 from transporter.jobs.context import JobContext
 from transporter.jobs.point_order import PointOrder, open_ordered
 from transporter.jobs.point_tree import read_tree
-from transporter.jobs.recovery import Recovery, wait_for
+from transporter.jobs.recovery import PointLink, Recovery, wait_for
 from transporter.repository.point_head import PointHead
 from transporter.workloads.tree_index import TreeIndex
 
 ANSWER_SECONDS = 30.0
 """How long a reader waits while nothing arrives: a program that reads a file must learn that it cannot. A slow line is
 no reason: whatever arrives begins the time anew."""
+AGAIN_SECONDS = 1.0
+"""How long the next reader waits while still nothing has come. The kernel answers a read that failed with a smaller one
+of its own before it tells the program, and a program goes on to the next file: none of them should wait anew."""
 ALIVE_BYTES = 64 << 10
 """So much in that time is a sign of life; heartbeats alone are a tenth of it."""
 IDLE_SECONDS = 300.0
@@ -57,6 +60,8 @@ class KeptPoint:
         self._tree_asked = False
         self._head: PointHead | None = None
         self._recovery: Recovery | None = None
+        self._link: PointLink | None = None
+        self._silent_since: int | None = None  # bytes of the link when somebody gave up; None: it answers
         self._wanted = trio.Event()
         self._waiting: deque[Slot] = deque()
         self._changed = trio.lowlevel.ParkingLot()
@@ -78,13 +83,13 @@ class KeptPoint:
         """The tree, if it has been read and was not forgotten."""
         return self._tree
 
-    async def tree(self, seconds: float = ANSWER_SECONDS) -> TreeIndex:
-        """Return the tree; read it first, where that was not done. Raises Away, and what opening raises."""
+    async def tree(self, *, patient: bool = False) -> TreeIndex:
+        """Return the tree; read it first, if that was not done. Raises what opening raises; Away unless ``patient``."""
         if self._tree is None:
             self._tree_asked = True
             self._want()
-            with trio.move_on_after(seconds):
-                await self._tree_came.wait()
+            came = self._tree_came
+            await (came.wait() if patient else self._wait(came))
         if self._tree is None:
             raise self.last_error or away()
         return self._tree
@@ -106,12 +111,7 @@ class KeptPoint:
     async def chunk(self, chunk_id: bytes, reach: int) -> memoryview:
         """Return a chunk, proven; ``reach``: bytes that it is known to have. Raises Away, DamagedData."""
         slot = self._ask(chunk_id, reach)
-        while not slot.ready.is_set():
-            before = self._received()
-            with trio.move_on_after(ANSWER_SECONDS):
-                await slot.ready.wait()
-            if not slot.ready.is_set() and self._received() - before < ALIVE_BYTES:
-                raise away()
+        await self._wait(slot.ready)
         if slot.error is not None:
             raise slot.error
         assert slot.plain is not None
@@ -136,8 +136,25 @@ class KeptPoint:
         self._wanted.set()
         self._changed.unpark_all()
 
+    async def _wait(self, came: trio.Event) -> None:
+        """Wait for something, for as long as the target answers. Raises Away."""
+        while not came.is_set():
+            before = self._received()
+            with trio.move_on_after(self._patience()):
+                await came.wait()
+            if not came.is_set() and self._received() - before < ALIVE_BYTES:
+                if self._silent_since is None:
+                    self._silent_since = before
+                raise away()
+
+    def _patience(self) -> float:
+        """Return how many seconds a reader waits from here on."""
+        if self._silent_since is not None and self._received() - self._silent_since >= ALIVE_BYTES:
+            self._silent_since = None
+        return ANSWER_SECONDS if self._silent_since is None else AGAIN_SECONDS
+
     def _received(self) -> int:
-        return self._recovery.link.bytes_received if self._recovery is not None else 0
+        return self._link.bytes_received if self._link is not None else 0
 
     # --- sessions, one after the other ------------------------------------------------------------------------------
 
@@ -177,14 +194,15 @@ class KeptPoint:
 
     async def _one_session(self) -> None:
         self._was_open = False
-        async with open_ordered(self._context, self._order) as recovery:
-            self._check_same(recovery)
-            await self._read_tree(recovery)
-            self._recovery, self.last_error, self._said, self._was_open = recovery, None, "", True
-            try:
+        try:
+            async with open_ordered(self._context, self._order) as recovery:
+                self._link, self._silent_since = recovery.link, None
+                self._check_same(recovery)
+                await self._read_tree(recovery)
+                self._recovery, self.last_error, self._said, self._was_open = recovery, None, "", True
                 await self._serve(recovery)
-            finally:
-                self._recovery = None
+        finally:
+            self._recovery = self._link = None
 
     async def _read_tree(self, recovery: Recovery) -> None:
         if self._tree is None:

@@ -89,7 +89,7 @@ class Branches:
         tree = branch.point.tree_here
         if tree is None:
             self._make_room()
-            tree = await (branch.point.tree(math.inf) if patient else branch.point.tree())
+            tree = await branch.point.tree(patient=patient)
             branch.sweep = Sweep(branch.point, tree)
         return tree
 
