@@ -7,19 +7,23 @@ from dataclasses import replace
 import pytest
 from copy_world import local_repository, open_copy_world
 
+from transporter.catalog_chain import ChainPoint
 from transporter.clock import SystemClock
 from transporter.errors import PointsStay
 from transporter.events import Note, SecurityEvent
-from transporter.jobs.keeping_here import act_here, points_here
+from transporter.jobs.context import own_tenant
+from transporter.jobs.keeping_here import act_here, open_here, points_here
 from transporter.jobs.keeping_there import act_there
 from transporter.jobs.points import Where, list_points
 from transporter.jobs.retention import retain, retain_here
 from transporter.jobs.transform import TransformOrder, transform
+from transporter.keys.storage_key import StorageKey
 from transporter.quantities import Duration
-from transporter.repository import Origin, Rules
+from transporter.repository import PROVIDER, Origin, Rules
 from transporter.repository.point_head import decode_head
 from transporter.repository.points import OriginalHash
 from transporter.retention import Candidate, KeepPolicy, Minimum, decide, demanded
+from transporter.service.provider import Provider
 
 WAY = ("offsite/main", "second/main")
 THERE = Where("second", "main", "docs")
@@ -238,6 +242,45 @@ async def test_a_storage_key_stays_while_its_point_lies_elsewhere_too(world):
         world.target.catalog.put_peer(replace(peer, removes=("main",)))
     await retain(world.source.context, first, KeepPolicy(last=1), dry_run=False)
     assert world.source.keys.storage_key(made[0]) is None
+
+
+async def test_a_storage_key_stays_while_its_point_lies_at_this_node_too_in_its_recycle_bin_as_well(world, clock):
+    made = await old_points(world, clock, count=2)
+    keys, first = world.source.keys, Where("offsite", "main", "docs")
+    world.one.provider.repositories["main"].store.keeping.rules = Rules(clock_jump=10_000 * DAY)
+    for peer in world.target.catalog.peers():
+        world.target.catalog.put_peer(replace(peer, removes=("main",)))
+    with local_repository(world.source):
+        context = world.source.context
+        await world.copy(world.source, "offsite/main", "here", jobs=("docs",))
+        await retain(context, first, KeepPolicy(last=1), dry_run=False)
+        assert keys.storage_key(made[0]) is not None
+        with open_here(context, "here") as store:
+            here = Provider(
+                context.home, context.config, context.identity, context.catalog, context.keys, context.clock
+            )
+            store.keeping.rules = Rules(recycle=2 * DAY, clock_jump=10_000 * DAY)
+            own = own_tenant(context)
+            store.keeping.remove(own, "docs", made[:1], PROVIDER, on_gone=here.drop_keys)
+            assert keys.storage_key(made[0]) is not None, "it can be brought back"
+            clock.advance(3 * DAY)
+            assert store.keeping.purge(here.drop_keys) == 1
+        assert keys.storage_key(made[0]) is None and keys.storage_key(made[1]) is not None
+
+
+async def test_what_a_tenant_removes_takes_no_key_of_points_that_the_provider_has_elsewhere(world, clock):
+    """A node that holds the provider's backups knows their ids, and could copy them back to the provider."""
+    stolen, own = await old_points(world, clock, count=2)
+    keys = world.target.keys
+    for point in (stolen, own):
+        keys.put_storage_key(point, StorageKey.generate(), keys.add_password(f"of {point.hex()}", b"its password"))
+    world.target.catalog.put_chain("second/main", "of the provider", [ChainPoint(stolen, b"h" * 32, 1)])
+    world.one.provider.repositories["main"].store.keeping.rules = Rules(clock_jump=10_000 * DAY)
+    for peer in world.target.catalog.peers():
+        world.target.catalog.put_peer(replace(peer, removes=("main",)))
+    first = Where("offsite", "main", "docs")
+    await act_there(world.source.context, "remove", first, [stolen.hex(), own.hex()])
+    assert keys.storage_key(stolen) is not None and keys.storage_key(own) is None
 
 
 async def test_a_fold_leaves_the_storage_key_of_a_point_whose_copy_stays(world):

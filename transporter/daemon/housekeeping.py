@@ -44,7 +44,7 @@ async def _logged(name: str, what: str, work: Callable[[], Awaitable[int]]) -> N
 
 async def _empty(provider: Provider, store: Repository) -> int:
     """Also finish removals that a crash cut short. A clock in doubt removes nothing, and is told by the log."""
-    return await trio.to_thread.run_sync(store.keeping.purge, provider.keys.drop_storage_keys)
+    return await trio.to_thread.run_sync(store.keeping.purge, provider.drop_keys)
 
 
 async def _purge(store: Repository) -> int:

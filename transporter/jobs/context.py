@@ -103,7 +103,9 @@ class JobContext:
 
 def own_tenant(context: JobContext) -> str:
     """Return whose the points are that this node copies to a repository of its own: as peers call this node."""
-    return f"{context.config.node.name}-{context.identity.pin.hex()[:8]}"
+    from transporter.link.identity import tenant_name
+
+    return tenant_name(context.config.node.name, context.identity.pin)
 
 
 @contextmanager

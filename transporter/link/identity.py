@@ -53,6 +53,14 @@ def fingerprint_text(pin: bytes) -> str:
     return "SHA256:" + ":".join(text[at : at + 4] for at in range(0, len(text), 4))
 
 
+def tenant_name(node: str, pin: bytes) -> str:
+    """Return which tenant a node is where it stores something.
+
+    The tenant is the identity: its pin. A name can be chosen by anybody, and could be another tenant's.
+    """
+    return f"{node}-{pin.hex()[:8]}"
+
+
 def create_identity(folder: Path, name: str, clock: Clock) -> Identity:
     """Make a key pair in ``folder`` (mode 0600) and its first certificate. Refuses to replace one that exists."""
     path = folder / _KEY_FILE

@@ -22,7 +22,7 @@ from transporter.home import Home
 from transporter.link.broken import LinkBroken
 from transporter.link.control_link import ControlLink, refusal_to_error
 from transporter.link.dial import dial_control
-from transporter.link.identity import Identity, load_identity
+from transporter.link.identity import Identity, load_identity, tenant_name
 from transporter.link.invitation import (
     DEFAULT_LIFETIME_SECONDS,
     SECRET_LENGTH,
@@ -209,7 +209,7 @@ def _joined(
         invitation.name,
         invitation.pin,
         "" if relay is not None else invitation.address,
-        tenant=_tenant(invitation.name, invitation.pin) if repository else "",
+        tenant=tenant_name(invitation.name, invitation.pin) if repository else "",
         offers=offered,
         rights=(repository,) if repository else (),
         added_ns=clock.now_ns(),
@@ -248,11 +248,6 @@ def _check_name(catalog: Catalog, pin: bytes, name: str) -> None:
         )
 
 
-def _tenant(name: str, pin: bytes) -> str:
-    # The tenant is the identity: its pin. A name can be chosen by anybody, and could be another tenant's.
-    return f"{name}-{pin.hex()[:8]}"
-
-
 def _invited(pair: Pair, pin: bytes, opens: str, catalog: Catalog, clock: Clock) -> Peer:
     """Return the joining node as this one is to know it. Raises RefusedByPeer for wishes that cannot be met."""
     known = catalog.peer_by_pin(pin)
@@ -263,7 +258,7 @@ def _invited(pair: Pair, pin: bytes, opens: str, catalog: Catalog, clock: Clock)
                 "the invitation asks for a repository, and none was offered", "join … --repository NAME"
             )
         return Peer(name, pin, offers=(pair.offer,), added_ns=clock.now_ns(), link=PEER_DIALS)
-    tenant = known.tenant if known is not None and known.tenant else _tenant(pair.name, pin)
+    tenant = known.tenant if known is not None and known.tenant else tenant_name(pair.name, pin)
     entry = Peer(name, pin, tenant=tenant, rights=(opens,), added_ns=clock.now_ns())
     if not pair.reverse or opens == PROXY_RIGHT:
         return entry

@@ -97,7 +97,7 @@ def _remove(
         ids,
         peer.tenant,
         waived=Waived(pins=message.force),
-        on_gone=provider.keys.drop_storage_keys,
+        on_gone=provider.drop_keys,
     )
     removed = [each.point_id.hex() for each in outcomes if not each.refused]
     if removed:

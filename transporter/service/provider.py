@@ -6,7 +6,7 @@ A tenant is an authenticated identity, never a field of a message.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ from transporter.link.control_link import ControlLink
 from transporter.link.identity import Identity
 from transporter.link.parking import ParkedLinks
 from transporter.link.tickets import TicketOffice
+from transporter.points.gone_keys import ANYWHERE, gone_keys
 from transporter.points.keeping_rows import rules_of
 from transporter.points.mandate import Mandate
 from transporter.repository import Repository
@@ -89,6 +90,10 @@ class Provider:
     throttle: Throttle = field(default_factory=Throttle)
     _replacing: dict[str, trio.Lock] = field(default_factory=dict)
     _connections: Counter[bytes] = field(default_factory=Counter)
+
+    def drop_keys(self, points: Sequence[bytes]) -> None:
+        """Forget the storage keys of points that went from a repository of this node and lie nowhere else."""
+        gone_keys(self.home, self.config, self.identity, self.catalog, self.keys).drop(ANYWHERE, points)
 
     @contextmanager
     def connected(self, pin: bytes) -> Iterator[None]:
