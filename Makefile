@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help venv demo demo-reverse demo-recovery test test-tools lint format types imports unit bench bench-wan bench-keys
 .PHONY: bench-search bench-mount bench-copy bench-repository bench-chain bench-restore bench-scrub fuzz
-.PHONY: campaign-kill campaign-kill-copy campaign-kill-transform campaign-model campaign-kill-keys campaign-bitflip campaign-cuts campaign-year clean
+.PHONY: campaign-kill campaign-kill-copy campaign-kill-transform campaign-model campaign-properties campaign-kill-keys campaign-bitflip campaign-cuts campaign-year clean
 .DEFAULT_GOAL := help
 
 help:
@@ -117,6 +117,10 @@ campaign-kill-transform: $(STAMP)
 
 campaign-model: $(STAMP)
 	$(BIN)/python tests/crash/campaign_model.py $(MODEL_ARGS)
+
+# Every property of the unit tests, with other examples than `make test` has, and more of them.
+campaign-properties: $(STAMP)
+	PROPERTIES=others $(BIN)/python -m pytest -q $(PROCESSES) -m hypothesis $(PROPERTIES_ARGS)
 
 campaign-bitflip: $(STAMP)
 	$(BIN)/python tests/crash/campaign_bitflip.py $(BITFLIP_ARGS)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # The helper beside this file; the test runner imports tests by path and puts no folder on the path by itself.
 sys.path.insert(0, str(Path(__file__).parent))
@@ -20,6 +21,12 @@ from lent_keys import lent_keys
 from transporter import logs
 
 remember_parameters()
+
+# `make test` asks properties about the same examples each time, so that what fails is about what was changed;
+# `make campaign-properties` draws others, and more. No deadline: the machine is shared.
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.register_profile("others", deadline=None, max_examples=1000)
+settings.load_profile(os.environ.get("PROPERTIES", "same"))
 
 MEMORY = Path("/dev/shm")
 PREFIX = "transporter-tests-"

@@ -71,7 +71,10 @@ async def test_points_that_are_there_already_are_wrapped_afterwards(world, keyse
     report = await apply_keysets(world.source.context)
     assert (report.points, report.added, report.closed, report.full) == (1, 1, [], [])
     trail = [entry for entry in world.source.keys.audit.entries() if entry["event"].startswith("keyset.appl")]
-    assert [(entry["event"], entry.get("slots")) for entry in trail] == [("keyset.apply", None), ("keyset.applied", 1)]
+    assert [(entry["event"], entry.get("slots"), entry.get("whole")) for entry in trail] == [
+        ("keyset.apply", None, None),
+        ("keyset.applied", 1, True),
+    ]
     assert (await apply_keysets(world.target.context)).added == 1
     for job in ("docs", "target"):
         assert keysets_on(world, point_of(world, job)) == ["2026"]
@@ -86,6 +89,8 @@ async def test_of_a_point_that_nothing_opens_nothing_can_be_wrapped(world, keyse
     world.source.keys.add_keyset(keyset.public, None, event="keyset.import")
     with pytest.raises(NoKey, match="1 restore points"):
         await apply_keysets(world.source.context)
+    (*_, last) = world.source.keys.audit.entries()
+    assert (last["event"], last["whole"]) == ("keyset.applied", False)
 
 
 async def test_a_lost_password_is_no_lost_point(world, keyset):

@@ -8,16 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import settings
 
 from protocol.data import HEADROOM, DataChannel, parse_preface
 from protocol.errors import RemoteProtocolError
 from protocol.limits import REKEY
 from protocol.messages import Chunk
-
-# The machine is shared: how long one example takes says nothing.
-settings.register_profile("protocol", deadline=None)
-settings.load_profile("protocol")
 
 KEY_A, KEY_B, BINDING, SESSION = b"\xa0" * 32, b"\xb0" * 32, b"\xbb" * 32, b"\x5e" * 16
 SALT, ANSWER_SALT = b"\x01" * 24, b"\x02" * 24

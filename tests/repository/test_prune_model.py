@@ -112,6 +112,8 @@ class Pruning(RuleBasedStateMachine):
     @rule(days=st.sampled_from([0.5, 2]))
     def time_passes(self, days: float) -> None:
         self.clock.advance(days * DAY)
+        # As a daemon does every few hours: a week in which nobody looked would be a clock in doubt, and no prune.
+        self.repository.keeping.clock.note()
 
     @rule(at_once=st.booleans())
     def prunes(self, at_once: bool) -> None:

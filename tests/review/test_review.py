@@ -13,9 +13,10 @@ from transporter.clock import ManualClock
 from transporter.config import Config, parse_config
 from transporter.home import Home
 from transporter.keys.database import KeyDatabase, PasswordInfo
-from transporter.keys.keyset import PublicKeyset
+from transporter.keys.keyset import PublicKeyset, generate_keyset
 from transporter.keys.keyset_table import KeysetInfo
 from transporter.keys.password import DEFAULT_PARAMETERS, KdfParameters
+from transporter.keys.storage_key import StorageKey
 from transporter.review.files import review_copies_of_home, review_private_files, review_repositories
 from transporter.review.finding import Severity
 from transporter.review.installation import DAY_NS, Installation, read_installation
@@ -157,6 +158,9 @@ def test_no_second_way(good):
     [
         ({"keysets": [keyset(400)]}, "keyset-old"),
         ({"keysets": [keyset(399)]}, None),
+        ({"not_applied": {"2026": 7}}, "keyset-not-applied"),
+        ({"not_applied": {"2026": 7}, "keysets": [keyset(retired=NOW), keyset()]}, "keyset-not-applied"),
+        ({"not_applied": {"2026": 0}}, None),
         ({"passwords": [password(3 * 365)]}, "password-old"),
         ({"passwords": [password(1, KdfParameters(8, 1, 1))]}, "password-cheap"),
         ({"unfinished": ["office"]}, "password-change-unfinished"),
@@ -232,6 +236,29 @@ def test_it_is_read_from_the_home(tmp_path):
     # What is open to others comes first, and is not opened.
     home.keys_db.chmod(0o644)
     assert [each.code for each in review(home, parse(CONFIG), clock)] == ["readable-by-others"]
+
+
+def test_points_older_than_a_keyset_until_it_was_applied_to_all_of_them(tmp_path):
+    clock = ManualClock()
+    home = Home.create(tmp_path / "home")
+    public = generate_keyset("2026", clock).public
+    with KeyDatabase(home.keys_db, clock=clock, parameters=CHEAP) as keys:
+        office = keys.add_password("office", b"password")
+        keys.put_storage_key(b"1" * 16, StorageKey.generate(), office)
+        clock.advance(86400)
+        keys.add_keyset(public, None, event="keyset.import")
+        clock.advance(86400)
+        keys.put_storage_key(b"2" * 16, StorageKey.generate(), office)
+
+        def older():
+            return dict(read_installation(home, parse(CONFIG), clock).not_applied)
+
+        assert older() == {"2026": 1}
+        keys.record("keyset.applied", keysets=["2026"], points=1, slots=0, whole=False)
+        keys.record("keyset.applied", keysets=["2025"], points=1, slots=0, whole=True)
+        assert older() == {"2026": 1}
+        keys.record("keyset.applied", keysets=["2026"], points=1, slots=1, whole=True)
+        assert older() == {}
 
 
 CHEAP = KdfParameters(8, 1, 1)

@@ -65,23 +65,26 @@ async def apply_keysets(context: JobContext) -> ApplyReport:
         names = [keyset.name for keyset in keysets]
         await trio.to_thread.run_sync(lambda: context.keys.record("keyset.apply", keysets=names))
         walk = Walk(_visitor(context, keysets, report))
+        whole = False
         try:
             await walk.everywhere(context)
             with ExitStack() as jobs:
                 _hold_jobs(context, jobs, walk)
                 await walk.everywhere(context)
+            whole = not (walk.unreached or walk.unreadable or report.closed or report.full)
         finally:
             # What has happened is told, also of a run that breaks off.
             report.points, report.added = walk.points, walk.slots_added
             with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(_record_end, context, names, report)
+                await trio.to_thread.run_sync(_record_end, context, names, report, whole)
         report.closed = list(dict.fromkeys([*report.closed, *walk.unreadable]))
         check_applied(walk, report, _AGAIN)
     return report
 
 
-def _record_end(context: JobContext, names: list[str], report: ApplyReport) -> None:
-    context.keys.record("keyset.applied", keysets=names, points=report.points, slots=report.added)
+def _record_end(context: JobContext, names: list[str], report: ApplyReport, whole: bool) -> None:
+    # ``whole`` is what a review goes by: were all points gone through, and all of them wrapped?
+    context.keys.record("keyset.applied", keysets=names, points=report.points, slots=report.added, whole=whole)
 
 
 def _hold_jobs(context: JobContext, jobs: ExitStack, walk: Walk) -> None:

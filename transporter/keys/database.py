@@ -83,6 +83,12 @@ class KeyDatabase(PasswordChanges, EscrowTable, JobZones, MasterMove):
         plain = self._unwrap(row, storage_key_place(point_id), KEY_LENGTH)
         return self.recovered_key(point_id) if plain is None else StorageKey(plain)
 
+    def storage_keys_before(self, moment_ns: int) -> int:
+        """Return how many of the storage keys that are kept here were made before a moment, ns since the epoch."""
+        with self._read() as db:
+            row = db.execute("SELECT count(*) FROM storage_keys WHERE created_ns < ?", (moment_ns,)).fetchone()
+        return int(row[0])
+
     def drop_storage_key(self, point_id: bytes) -> None:
         """Forget the storage key of a point that was removed."""
         self.drop_storage_keys([point_id])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from transporter.catalog import Catalog, Peer, Run
 from transporter.clock import Clock
@@ -12,7 +13,8 @@ from transporter.home import Home
 from transporter.keys.database import KeyDatabase, PasswordInfo
 from transporter.keys.keyset_table import KeysetInfo
 
-DAY_NS = 86400 * 10**9
+SECOND_NS = 10**9
+DAY_NS = 86400 * SECOND_NS
 _RUNS = 1000
 """Runs of a job that are looked through for the last good one: three years of daily ones."""
 
@@ -23,6 +25,7 @@ class Installation:
 
     ``trail_problem``: what is wrong with the audit trail; empty: nothing. ``sealing``: the passwords that chunks were
     sealed under here, whoever's they are: a target's configuration does not name those of its tenants' jobs.
+    ``not_applied``: for active keysets how many points are older, if `keyset apply` has not gone through all since.
     """
 
     home: Home
@@ -35,6 +38,7 @@ class Installation:
     last: dict[tuple[str, str], int]
     trail_problem: str
     sealing: tuple[str, ...] = ()
+    not_applied: Mapping[str, int] = field(default_factory=dict)
 
     def days_since(self, moment_ns: int) -> int:
         """Return whole days between then and now."""
@@ -53,9 +57,12 @@ def read_installation(home: Home, config: Config, clock: Clock) -> Installation:
             keys.audit.verify(keys.audit_head())
         except DamagedData as error:
             problem = error.what
+        applied: dict[str, int] = {}
         for entry in keys.audit.entries() if not problem else ():
             if entry["event"] == "drill" and not entry.get("closed") and not entry.get("unreached"):
                 last["", "drill"] = _moment(entry["at"])
+            if entry["event"] == "keyset.applied" and entry.get("whole"):
+                applied |= dict.fromkeys(entry["keysets"], _moment(entry["at"]))
         return Installation(
             home,
             config,
@@ -67,6 +74,12 @@ def read_installation(home: Home, config: Config, clock: Clock) -> Installation:
             last,
             problem,
             tuple(info.name for info in keys.list() if keys.jobs_sealed(info.name)),
+            {
+                info.public.name: keys.storage_keys_before(info.added_ns)
+                for info in keys.keysets()
+                # Of one second: what the trail says is rounded.
+                if info.active and applied.get(info.public.name, 0) < info.added_ns // SECOND_NS * SECOND_NS
+            },
         )
 
 

@@ -100,6 +100,14 @@ def _keysets(home: Installation) -> Iterator[Finding]:
                 f"it is {age} days old, and every new restore point is wrapped for it",
                 "make a new one at the escrow, import it here, retire this one",
             )
+        if keyset.active and (older := home.not_applied.get(keyset.public.name)):
+            yield Finding(
+                "keyset-not-applied",
+                Severity.WARNING,
+                f"keyset {keyset.public.name}",
+                f"{older} restore points are older than it, and it may not open them",
+                "transporter keyset apply",
+            )
 
 
 def _peers(home: Installation) -> Iterator[Finding]:
