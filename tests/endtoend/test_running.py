@@ -110,7 +110,7 @@ def test_status_shows_what_goes_on_at_both_ends(either, tmp_path):
     assert there["daemon"] is True
     (session,) = there["sessions"]
     assert (session["peer"], session["job"], session["purpose"]) == ("office", "docs", "backup")
-    assert session["bytes"] >= MIB
+    wait_until(lambda: pair.target.ok("status").objects[0]["sessions"][0]["bytes"] >= MIB, "bytes to be counted there")
     (here,) = pair.source.ok("status").objects
     assert here["daemon"] is (pair.source.daemon is not None)
     if pair.source.daemon is not None:

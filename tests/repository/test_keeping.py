@@ -23,6 +23,7 @@ from transporter.repository import (
     Waived,
 )
 from transporter.repository.point_head import PointHead, encode_head
+from transporter.repository.point_store import PointStore
 from transporter.retention import KeepPolicy, Minimum
 
 DOMAIN = b"D" * 16
@@ -351,6 +352,20 @@ def test_old_slots_of_a_copy_are_kept_from_when_it_came(filled, clock):
     filled.commit_point("t", "copies", copy, b"head", b"", domain=DOMAIN, slots=slots, origin=origin)
     filled.replace_slots("t", "copies", [SlotChange(copy, b"n" * 16, b"new", (b"a" * 16,))], keep_seconds=0)
     assert filled.replaced_slots(copy) == {b"a" * 16: clock.now_ns() + int(6 * DAY * NS)}
+
+
+def test_a_copy_is_committed_without_a_look_at_the_points_that_are_there(filled, clock, monkeypatch):
+    """Else a copy of a whole repository would take a time that grows with the square of its points."""
+
+    def look(*_args, **_more):
+        raise AssertionError("looked at other points")
+
+    monkeypatch.setattr(PointStore, "listed", look)
+    monkeypatch.setattr(PointStore, "size_of", look)
+    origin = Origin(b"R" * 16, "there", clock.now_ns() - int(90 * DAY * NS), b"h" * 32, resealed=True)
+    filled.commit_point("t", "job", b"c" * 16, b"head", b"", domain=DOMAIN, origin=origin)
+    monkeypatch.undo()
+    assert filled.points("t", "job")[0].point_id == b"c" * 16
 
 
 def test_a_damaged_points_old_slots_are_kept_as_if_it_had_come_just_now(filled, clock):

@@ -112,11 +112,11 @@ class PointStore:
 
     def _stamp(self, target: PointRef, now_ns: int) -> PointRef:
         """Date a point later than all of its job: a clock set back cannot reorder commits."""
-        latest = max((ref.committed_ns for ref in self.listed(target.tenant, target.job, skip_damaged=True)), default=0)
         if target.origin is not None:
             # Its place in the order is the original's. Nobody can place a copy ahead of what is committed from now on.
             origin = target.origin
             return replace(target, committed_ns=min(origin.committed_ns, origin.copied_ns))
+        latest = max((ref.committed_ns for ref in self.listed(target.tenant, target.job, skip_damaged=True)), default=0)
         now = max(now_ns, latest + 1)
         return PointRef(target.tenant, target.job, target.point_id, target.domain, now, 0, b"")
 
@@ -127,8 +127,7 @@ class PointStore:
         for name in jobs:
             for point_id in self.ids(tenant, name):
                 try:
-                    with self._open(tenant, name, point_id) as (_, frame, _path):
-                        found.append(frame.ref)
+                    found.append(self.ref(tenant, name, point_id))
                 except PointMissing:
                     continue
                 except DamagedData:
@@ -234,12 +233,18 @@ class PointStore:
 
     def unproved(self, tenant: str, job: str, point_id: bytes) -> tuple[PointRef, bytes]:
         """Return what is known of a point, and its head as it is: for many points, and what only a wish depends on."""
+        return self._glance(tenant, job, point_id, points.read_head)
+
+    def _glance(
+        self, tenant: str, job: str, point_id: bytes, read: Callable[[int, points._Frame], bytes]
+    ) -> tuple[PointRef, bytes]:
+        # As `_open`, with neither paths nor a generator: whole chains are looked at point by point, at every contact.
         path = self._layout.point_name(tenant, job, point_id)
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 frame = self._frame(fd, path, tenant, job, point_id)
-                return frame.ref, points.read_head(fd, frame)
+                return frame.ref, read(fd, frame)
             finally:
                 os.close(fd)
         except (FileNotFoundError, NotADirectoryError):
@@ -257,8 +262,7 @@ class PointStore:
 
     def ref(self, tenant: str, job: str, point_id: bytes) -> PointRef:
         """Return what is known of a point; PointMissing if there is none."""
-        with self._open(tenant, job, point_id) as (_, frame, _path):
-            return frame.ref
+        return self._glance(tenant, job, point_id, lambda _fd, _frame: b"")[0]
 
     def _open(self, tenant: str, job: str, point_id: bytes) -> AbstractContextManager[tuple[int, points._Frame, Path]]:
         return self._open_at(self._layout.point(tenant, job, point_id), tenant, job, point_id)

@@ -43,10 +43,9 @@ class QuotaBook:
     def charge(self, tenant: str, count: int) -> None:
         """Charge ``count`` bytes (or give them back, if negative); QuotaExceeded leaves the account as it was."""
         with self._lock:
-            if tenant not in self._used:
-                used = self._measure(tenant)
-            else:
-                used = self._used[tenant]
+            if self.limit is None and tenant not in self._used:
+                return  # to measure is to look at every point of the tenant
+            used = self._used[tenant] if tenant in self._used else self._measure(tenant)
             if self.limit is not None and count > 0 and used + count > self.limit:
                 raise QuotaExceeded(
                     f"the quota of {self.limit} bytes is used up ({used} bytes are stored)",
