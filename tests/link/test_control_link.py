@@ -41,6 +41,20 @@ class Wire:
 
         end.send_stream.send_all = send_all
 
+    def gather(self):
+        """From now on have what the far end sends arrive at once, when it closes."""
+        gathered, out = bytearray(), self.far.send_stream
+        send, close = out.send_all, out.aclose
+
+        async def keep(data):
+            gathered.extend(data)
+
+        async def send_and_close():
+            await send(bytes(gathered))
+            await close()
+
+        out.send_all, out.aclose = keep, send_and_close
+
 
 @pytest.fixture
 def wire():
@@ -325,6 +339,47 @@ async def test_a_peer_that_answers_the_request_with_anything_else_cannot_be_conn
         async with dial_control(Peer("bob", address, bob.pin), alice):
             pytest.fail("it is no transporter")
     assert b"GET " + control_link.PATH.encode() in asked[0]
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 101 Switching Protocols\r\nConn"], ids=["nothing", "half"])
+async def test_a_peer_that_closes_before_it_has_answered_the_request_is_not_waited_for(wire, identities, answer):
+    tls = TlsStream(wire.far, identities[1], server=True, accept_pin=lambda _: True)
+
+    async def serve():
+        await tls.do_handshake()
+        await tls.receive_some()
+        if answer:
+            await tls.send_all(answer)
+        await tls.aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        with pytest.raises(CannotConnect, match="closed the connection in the handshake"):
+            async with client_of(wire, identities):
+                pytest.fail("it was closed")
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_answer_counts_that_comes_together_with_the_end_of_the_connection(identities):
+    for _ in range(50):  # tasks that can run are taken in any order
+        wire = Wire()
+        tls = TlsStream(wire.far, identities[1], server=True, accept_pin=lambda _: True)
+
+        async def serve(wire=wire, tls=tls):
+            await tls.do_handshake()
+            wire.gather()
+            async with trio.open_nursery() as nursery:
+                request = await wrap_server_stream(nursery, tls)
+                await request.accept(subprotocol=control_link.SUBPROTOCOL)
+                nursery.cancel_scope.cancel()
+            await tls.aclose()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            with pytest.raises(LinkBroken):  # and not that it ended within the handshake
+                async with client_of(wire, identities):
+                    pytest.fail("it was closed")
+            nursery.cancel_scope.cancel()
 
 
 async def test_an_error_of_the_caller_is_not_taken_for_one_of_the_peer(wire, identities):

@@ -235,6 +235,7 @@ async def control_client(tls: TlsStream, host: str, name: str) -> AsyncIterator[
             asked = trio.current_time()
             async with open_tasks() as watch:
                 watch.start_soon(_raise_break, tls)
+                watch.start_soon(_raise_end, tls)
                 websocket = await _open_websocket(nursery, tls, host)
                 watch.cancel_scope.cancel()
             link = ControlLink(websocket, ControlConnection.initiator(), tls)
@@ -347,6 +348,14 @@ async def _raise_break(tls: TlsStream) -> None:
     """A connection that breaks while the WebSocket waits for its answer ends the wait, too."""
     await tls.broken.wait()
     raise tls.refusal or CannotConnect("the connection broke in the handshake", "check the line and try again")
+
+
+async def _raise_end(tls: TlsStream) -> None:
+    """So does one that the peer closes in order: the WebSocket would wait on."""
+    await tls.ended.wait()
+    # What came before the end was read by then. Whoever waits for the answer may be about to hear that it was there.
+    await trio.lowlevel.checkpoint()
+    raise tls.refusal or CannotConnect("the peer closed the connection in the handshake", "see the log there")
 
 
 async def _raise_refusal(tls: TlsStream) -> None:

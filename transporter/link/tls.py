@@ -79,6 +79,8 @@ class TlsStream(trio.abc.Stream):
         self.refused = trio.Event()
         # Set once reading has failed for whatever reason.
         self.broken = trio.Event()
+        # Set once the peer has closed in order.
+        self.ended = trio.Event()
         # How many bytes more the peer may send before it is known; None: any number.
         self.allowance: int | None = None
         self._unread = b""
@@ -258,6 +260,7 @@ class TlsStream(trio.abc.Stream):
                     self.broken.set()
                     raise trio.BrokenResourceError("the connection ended without a TLS close") from None
             except SSL.ZeroReturnError:
+                self.ended.set()
                 return b""
             except SSL.Error as error:
                 refusal = self._refusal(error)
