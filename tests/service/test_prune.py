@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from reverse_world import until
 from world import contents
 
 from transporter.repository import PruneHooks, PruneOptions, prune_beside
@@ -36,7 +37,7 @@ async def test_a_backup_beside_prunes_commits_what_restores(world, monkeypatch, 
     sessions = prune_meanwhile(world, monkeypatch, "have")
     new = await world.source.backup(job)
     assert sessions and all(sessions)
-    assert not leases(world.store().path)
+    await until(lambda: not leases(world.store().path), "the session to be over at the target, too")
     monkeypatch.undo()
     assert contents(await world.source.restore(job, new.point)) == contents(world.source.tree)
     assert world.store().scrub().clean
@@ -47,4 +48,4 @@ async def test_a_restore_is_a_session_too(world, monkeypatch):
     sessions = prune_meanwhile(world, monkeypatch, "read")
     assert contents(await world.source.restore()) == contents(world.source.tree)
     assert sessions and all(sessions)
-    assert not leases(world.store().path)
+    await until(lambda: not leases(world.store().path), "the session to be over at the target, too")
