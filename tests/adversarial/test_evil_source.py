@@ -285,13 +285,22 @@ NAMES = [
     "%2e%2e/x",
     "~",
     "a\\b",
-    "ä" * 30,
+    "a//b",
+    "a/",
     "\u202e",
 ]
 
 
+@pytest.mark.parametrize("purpose", ["backup", "copy-in"])
 @pytest.mark.parametrize("job", NAMES)
-async def test_a_path_like_job_name_stays_inside_the_repository(world, job):
+async def test_a_path_like_job_name_is_refused(world, job, purpose):
+    error = await refused(world.source, job=job, purpose=purpose, name=b"n" * 16)
+    assert "not a usable name for a job" in str(error)
+    assert [folder.name for folder in (world.store().path / "points").glob("*/*")] == ["docs"]
+
+
+async def test_a_job_name_of_other_letters_stays_inside_the_repository(world):
+    job = "ä" * 30
     async with attack(world.source, job=job) as evil:
         head, slots = sealed_point(evil, job=job)
         await commit(evil, head, slots)

@@ -7,11 +7,13 @@ the forms in which it is stored, because whoever has no key cannot know which of
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from protocol.limits import FORM, ID, MAX_FORMS, MAX_IDS, MAX_PLAIN_LENGTH, MAX_SLOTS, POINT_ID
+from transporter.config import NAME
 from transporter.errors import DamagedData, MissingChunks, RefusedByPeer, UsageError
 from transporter.points.assemble import Place
 from transporter.repository import (
@@ -33,6 +35,8 @@ SEALED_FORM = 1
 _KEY_ID = slice(1, 33)
 _SEALED_HEADER = 41
 NO_DIGEST = bytes(ID)
+# A node's name, a dash and the beginning of its pin.
+_TENANT = re.compile(r"[^\W_][\w.+@-]{0,127}\Z")
 Form = tuple[bytes, bytes]
 """A stored form of a chunk: chunk id, key id."""
 
@@ -58,6 +62,12 @@ def job_of_head(job: str) -> str:
     A provider's copies of its tenants' points lie under TENANT/JOB; no job of a configuration has a slash.
     """
     return job.rpartition("/")[2]
+
+
+def is_job_of_copies(job: str) -> bool:
+    """Tell whether copies may lie under ``job``: a job's name, perhaps behind those of tenants, each of them sound."""
+    *tenants, name = job.split("/")
+    return bool(NAME.match(name)) and all(_TENANT.match(tenant) for tenant in tenants)
 
 
 def is_of_another_tenant(job: str) -> bool:
