@@ -28,7 +28,7 @@ _Id16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
 _Time = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 _Name = Annotated[str, Meta(max_length=limits.NAME_LENGTH)]
 # Shown on terminals: no control characters.
-Reason = Annotated[str, Meta(max_length=limits.REASON_LENGTH, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+Reason = Annotated[str, Meta(max_length=limits.REASON_LENGTH, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
 
 PROVIDER: Final = ""
 """Whoever runs the repository, as ``by``: no tenant has an empty name."""
