@@ -181,6 +181,7 @@ async def test_a_mandate_is_good_for_its_two_nodes_its_time_and_its_signer_alone
         (signed(world, source=pin), None),
         (signed(world, target=world.target.identity.pin), None),
         (signed(world, repository="other"), None),
+        (signed(world, job="docs\n\x1b[2J"), None),  # it is logged
         (signed(world, node=world.target), None),  # signed by who shows it, in the office's name
         (signed(world, made_ns=now - 3 * week, ends_ns=now - 2 * week), None),
         (signed(world, made_ns=now + 2 * week, ends_ns=now + 3 * week), None),
