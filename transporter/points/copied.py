@@ -98,7 +98,7 @@ def read_copy(store: Repository, tenant: str, job: str, point_id: bytes) -> Copi
     """Read a point, proven, but for its needs. Raises PointMissing, DamagedData."""
     ref = store.point(tenant, job, point_id)
     head = store.read_head(tenant, job, point_id)
-    slots = list(store.slots(point_id).items())
+    slots = list(store.slots_of(tenant, job, point_id).items())
     if len(slots) > MAX_SLOTS:
         # Never only some of them: the one that matters may be among the others.
         raise DamagedData("a restore point has more slots than anyone makes", "remove what was added to them")
@@ -245,7 +245,7 @@ def commit_copy(
     known = _there(store, copy)
     if known is not None:
         return known
-    taken = store.slots(copy.point_id).keys() | {slot_id for slot_id, _ in copy.slots}
+    taken = store.slots_left(copy.tenant, copy.job, copy.point_id).keys() | {slot_id for slot_id, _ in copy.slots}
     if len(taken) > MAX_SLOTS:
         raise RefusedByPeer(f"a restore point has at most {MAX_SLOTS} slots", "remove a password first")
     try:

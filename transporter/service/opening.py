@@ -51,7 +51,7 @@ def open_here(session: ServiceSession, job: str, point_id: bytes) -> OpenedPoint
     """
     store = session.repository.store
     head = store.read_head(session.tenant, job, point_id)
-    slots = list(store.slots(point_id).values())
+    slots = list(store.slots_of(session.tenant, job, point_id).values())
     origin = store.point(session.tenant, job, point_id).origin
     tenant, repository_id = session.tenant, store.repository_id
     if origin is not None and not origin.resealed:
