@@ -9,6 +9,7 @@ from blake3 import blake3
 
 from transporter.clock import ManualClock
 from transporter.errors import DamagedData, UsageError
+from transporter.points.point_rows import point_rows
 from transporter.repository import (
     PROVIDER,
     ClockDoubtful,
@@ -149,6 +150,8 @@ def test_a_point_of_that_id_elsewhere_has_its_own_slots_pin_and_lock(filled, rec
     """Whoever holds the backups of a tenant knows their ids, and may be a tenant here as well."""
     filled.keeping.rules = Rules(immutable=2 * DAY, recycle=5 * DAY)
     used = filled._points.size_of("t")
+    commit(filled, record, IDS[1], tenant="thief", job="another")
+    clock.advance(60)
     commit(filled, record, IDS[0], tenant="thief")
     mine, theirs = (filled.slots_of(tenant, "job", IDS[0]) for tenant in ("t", "thief"))
     rob = SlotChange(IDS[0], b"n" * 16, b"rubbish", tuple({*mine, *theirs}))
@@ -158,6 +161,10 @@ def test_a_point_of_that_id_elsewhere_has_its_own_slots_pin_and_lock(filled, rec
     filled.keeping.pin("thief", "job", IDS[0], "not yours", "thief")
     pins = {tenant: filled.keeping.candidates(tenant, "job")[0].pinned for tenant in ("t", "thief")}
     assert pins == {"t": None, "thief": "not yours"}
+    listed = point_rows(filled, filled.points("thief"))
+    assert [(row["job"], row["pinned"], row["pinned_by"]) for row in listed if row["pinned"]] == [
+        ("job", "not yours", "thief")
+    ]
     assert filled._points.size_of("t") == used
     # It was not locked anew: by the configuration it is locked from when it came, and that was long ago.
     assert filled.keeping.locked_until(filled.belongings("t", "job", IDS[0])) == 0
@@ -166,6 +173,7 @@ def test_a_point_of_that_id_elsewhere_has_its_own_slots_pin_and_lock(filled, rec
     assert not gone.refused
     filled.keeping.unpin("thief", "job", IDS[0], "thief")
     filled.keeping.remove("thief", "job", [IDS[0]], "thief")
+    filled.keeping.remove("thief", "another", [IDS[1]], "thief")
     assert [each.by for each in filled.keeping.recycled("t")] == ["t"]
     filled.keeping.undelete("t", "job", IDS[0])
     assert filled.slots_of("t", "job", IDS[0]) == mine

@@ -102,7 +102,8 @@ class Keeping:
         pins, locks = self._names(self._layout.pins), self._names(self._layout.locks)
         found = []
         for ref in self._points.listed(tenant, job, skip_damaged=True) if refs is None else refs:
-            name = self._layout.belongings(tenant, job, ref.point_id) if pins or locks else b""
+            # The rows of a list are of several jobs.
+            name = self._layout.belongings(ref.tenant, ref.job, ref.point_id) if pins or locks else b""
             pin = self._pin_reason(name) if name.hex() in pins else None
             until = self.locked_until(name) if name.hex() in locks else 0
             copied_ns = 0 if ref.origin is None else ref.origin.copied_ns
