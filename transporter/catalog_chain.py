@@ -96,13 +96,16 @@ class ChainTable:
         return {point for (point,) in rows}
 
     def elsewhere(self, destination: str, points: Iterable[bytes]) -> set[bytes]:
-        """Return those of some points that lie at another destination as well."""
+        """Return those of some points that lie at another destination as well, as far as is known.
+
+        Also those of which a target says that they are missing, or moved, or others: it may show them again. Else one
+        that is a tenant of this node could say so, and remove points of these ids here. Not what only a target knows.
+        """
         rows = self._rows(
-            "SELECT DISTINCT point FROM chain WHERE destination != ? AND state IN (?, ?, ?)",
+            "SELECT DISTINCT point FROM chain WHERE destination != ? AND state NOT IN (?, ?)",
             destination,
-            THERE,
-            REMOVED,
-            ANNOUNCED,
+            DROPPED,
+            UNKNOWN,
         )
         return {point for (point,) in rows} & set(points)
 

@@ -192,6 +192,23 @@ async def commit(attack, head, slots, *, needs=b"", point=RUN, slot_point=RUN):
     return (await attack.session.request(Commit(point=point), head, Committed))[0]
 
 
+async def test_a_head_that_no_list_could_show_is_not_stored(world):
+    """One tenant's point must not end the provider's own lists and copies of the points of all."""
+    user_key = UserKey("evil", hash_password(b"evil", b"e" * 16, KdfParameters(8, 1, 1)))
+    clock = SystemClock()
+    for facts in ({"kind": "\x1b[2J"}, {"created_ns": 2**63}, {"statistics": {"bytes": -1}}):
+        with pytest.raises(DamagedData):
+            async with attack(world.source) as evil:
+                started = evil.started
+                place = Place(started.tenant, "docs", started.repository_id, RUN, started.domain, "source")
+                keys = RunKeys(ChunkIdKey(b"c" * 32), SessionKey.generate(clock), MetaKey.generate(clock))
+                sound = {"kind": "full", "created_ns": 1, "workload": "tree", "manifest": [], "statistics": {}}
+                point = PointFacts(**{**sound, **facts}, needs_hash=blake3(b"").digest())
+                head, slots, _ = assemble_sealed(place, point, keys, user_key, clock)
+                await commit(evil, head, slots)
+    assert world.store().points(world.tenant(world.source)) == []
+
+
 # --- what belongs to others -----------------------------------------------------------------------------------
 
 
@@ -285,13 +302,22 @@ NAMES = [
     "%2e%2e/x",
     "~",
     "a\\b",
-    "ä" * 30,
+    "a//b",
+    "a/",
     "\u202e",
 ]
 
 
+@pytest.mark.parametrize("purpose", ["backup", "copy-in"])
 @pytest.mark.parametrize("job", NAMES)
-async def test_a_path_like_job_name_stays_inside_the_repository(world, job):
+async def test_a_path_like_job_name_is_refused(world, job, purpose):
+    error = await refused(world.source, job=job, purpose=purpose, name=b"n" * 16)
+    assert "not a usable name for a job" in str(error)
+    assert [folder.name for folder in (world.store().path / "points").glob("*/*")] == ["docs"]
+
+
+async def test_a_job_name_of_other_letters_stays_inside_the_repository(world):
+    job = "ä" * 30
     async with attack(world.source, job=job) as evil:
         head, slots = sealed_point(evil, job=job)
         await commit(evil, head, slots)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from copy_world import local_repository, open_copy_world
 
+from transporter import catalog_chain as states
 from transporter.catalog_chain import ChainPoint
 from transporter.clock import SystemClock
 from transporter.errors import PointsStay
@@ -268,13 +269,17 @@ async def test_a_storage_key_stays_while_its_point_lies_at_this_node_too_in_its_
         assert keys.storage_key(made[0]) is None and keys.storage_key(made[1]) is not None
 
 
-async def test_what_a_tenant_removes_takes_no_key_of_points_that_the_provider_has_elsewhere(world, clock):
-    """A node that holds the provider's backups knows their ids, and could copy them back to the provider."""
+@pytest.mark.parametrize("state", [states.THERE, states.MISSING, states.MOVED, states.REPLACED, states.COMMITTING])
+async def test_what_a_tenant_removes_takes_no_key_of_points_that_the_provider_has_elsewhere(world, clock, state):
+    """A node that holds the provider's backups knows their ids, and could copy them back to the provider.
+
+    Whatever it says of them there: it could leave them out of its list meanwhile, or list them in another order.
+    """
     stolen, own = await old_points(world, clock, count=2)
     keys = world.target.keys
     for point in (stolen, own):
         keys.put_storage_key(point, StorageKey.generate(), keys.add_password(f"of {point.hex()}", b"its password"))
-    world.target.catalog.put_chain("second/main", "of the provider", [ChainPoint(stolen, b"h" * 32, 1)])
+    world.target.catalog.put_chain("second/main", "of the provider", [ChainPoint(stolen, b"h" * 32, 1, state)])
     world.one.provider.repositories["main"].store.keeping.rules = Rules(clock_jump=10_000 * DAY)
     for peer in world.target.catalog.peers():
         world.target.catalog.put_peer(replace(peer, removes=("main",)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 import trio
 from copy_world import contents
 
-from protocol.messages import CopyTo, ListPoints, Mandated, Refused, Start
+from protocol.messages import CopyTo, ListPoints, Mandated, Refused, Start, Started
 from protocol.messages import Mandate as MandateMessage
 from transporter.config import parse_config
 from transporter.errors import RefusedByPeer, TransporterError
@@ -22,7 +23,7 @@ from transporter.keys.node_key import NodeKey
 from transporter.link.control_link import refusal_to_error
 from transporter.link.dial import dial_control
 from transporter.points.mandate import VALID_SECONDS, Mandate, make_mandate, read_mandate
-from transporter.service import mandated
+from transporter.service import mandated, provider
 
 WAY = ("offsite/main", "second/main")
 NAME = b"n" * 16
@@ -181,6 +182,7 @@ async def test_a_mandate_is_good_for_its_two_nodes_its_time_and_its_signer_alone
         (signed(world, source=pin), None),
         (signed(world, target=world.target.identity.pin), None),
         (signed(world, repository="other"), None),
+        (signed(world, job="docs\n\x1b[2J"), None),  # it is logged
         (signed(world, node=world.target), None),  # signed by who shows it, in the office's name
         (signed(world, made_ns=now - 3 * week, ends_ns=now - 2 * week), None),
         (signed(world, made_ns=now + 2 * week, ends_ns=now + 3 * week), None),
@@ -224,6 +226,46 @@ async def test_who_acts_for_another_may_do_nothing_else_in_its_name(world):
             await link.send(ask)
             answer = (await link.receive()).message
             assert isinstance(answer, Refused) and "mandate does not allow" in answer.what
+
+
+@asynccontextmanager
+async def copying_in(world, job="docs"):
+    """A copy session at the second provider, in the office's name, as whoever was given a mandate opens one."""
+    node = world.target
+    async with dial_control(node.context.peer("second"), node.identity) as link:
+        await link.send(MandateMessage(), signed(world, job=job))
+        assert isinstance((await link.receive()).message, Mandated)
+        start = Start(purpose="copy-in", job=job, repository="main", zone="source", resume=b"r" * 16, name=NAME)
+        await link.send(start)
+        assert isinstance((await link.receive()).message, Started)
+        yield link
+
+
+async def test_who_acts_for_another_is_in_nobodys_way(world, monkeypatch):
+    """It may hold its session for ever. The conductor's own copy of that job takes its place, and it that of none."""
+    await world.source.backup()
+    async with copying_in(world):
+        done = await world.copy(world.source, *WAY, jobs=("docs",))
+        assert done.points == 1
+    monkeypatch.setattr(provider, "HAND_OVER_SECONDS", 0)
+    start = Start(purpose="copy-in", job="docs", repository="main", zone="source", resume=b"o" * 16, name=NAME)
+    async with dial_control(world.source.context.peer("second"), world.source.identity) as link:
+        await link.send(start)
+        assert isinstance((await link.receive()).message, Started)
+        async with dial_control(world.target.context.peer("second"), world.target.identity) as other:
+            await other.send(MandateMessage(), signed(world))
+            await other.receive()
+            await other.send(replace(start, resume=b"r" * 16))
+            answer = (await other.receive()).message
+            assert isinstance(answer, Refused) and answer.code == "job-busy"
+
+
+async def test_sessions_in_another_name_take_none_of_its_places(world, monkeypatch):
+    await world.source.backup()
+    monkeypatch.setattr(provider, "SESSIONS_AT_MOST", 1)
+    async with copying_in(world, job="other"):
+        done = await world.copy(world.source, *WAY, jobs=("docs",))
+        assert done.points == 1
 
 
 async def test_a_point_that_the_mandate_does_not_name_is_not_stored(world, monkeypatch):

@@ -36,9 +36,10 @@ def build(place: Path) -> None:
                     writer.append(record)
                 writer.close()
                 point_id = dice.randbytes(16)
-                repository.put_slot(point_id, dice.randbytes(16), dice.randbytes(120))
+                slots = [(dice.randbytes(16), dice.randbytes(120))]
                 needs = b"".join(record.chunk_id for record in records)
-                repository.commit_point(tenant, "job", point_id, dice.randbytes(300), needs, domain=domain)
+                head = dice.randbytes(300)
+                repository.commit_point(tenant, "job", point_id, head, needs, domain=domain, slots=slots)
 
 
 def is_found(place: Path) -> bool:

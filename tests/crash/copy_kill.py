@@ -153,8 +153,10 @@ def seen(home: Home, *, pinned: bool = False) -> int:
                 assert ref.origin.hash == one.point_hash(tenant, JOB, ref.point_id)
                 head = two.read_head(tenant, JOB, ref.point_id)
                 assert decode_head(head) == decode_head(one.read_head(tenant, JOB, ref.point_id))
-                assert two.slots(ref.point_id) == one.slots(ref.point_id)
-                pin, original = two.keeping.pin_of(ref.point_id), one.keeping.pin_of(ref.point_id)
+                assert two.slots_of(tenant, JOB, ref.point_id) == one.slots_of(tenant, JOB, ref.point_id)
+                pin, original = (
+                    store.keeping.pin_of(store.belongings(tenant, JOB, ref.point_id)) for store in (two, one)
+                )
                 assert original is not None
                 if pinned or pin is not None:
                     assert pin is not None

@@ -46,8 +46,8 @@ def victim(place: Path, start: int) -> None:
                 promise("chunk", writer.sync())
         promise("chunk", writer.close())
         point_id = number.to_bytes(16, "big")
-        repository.put_slot(point_id, point_id, b"slot")
-        repository.commit_point("t", "j", point_id, b"head", b"".join(point), domain=DOMAIN)
+        slots = [(point_id, b"slot")]
+        repository.commit_point("t", "j", point_id, b"head", b"".join(point), domain=DOMAIN, slots=slots)
         promise("point", [point_id])
 
 
@@ -88,7 +88,7 @@ def check(place: Path, chunks: set[bytes], points: set[bytes]) -> list[str]:
         listed = {ref.point_id for ref in repository.points("t", "j")}
         broken += [f"point {point_id.hex()} is gone" for point_id in sorted(points - listed)]
         for point_id in listed:
-            if repository.read_head("t", "j", point_id) != b"head" or not repository.slots(point_id):
+            if repository.read_head("t", "j", point_id) != b"head" or not repository.slots_of("t", "j", point_id):
                 broken.append(f"point {point_id.hex()} is not whole")
             try:
                 found = sum(1 for _ in repository.read_many(DOMAIN, list(repository.read_needs("t", "j", point_id))))

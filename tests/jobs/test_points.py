@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from transporter.errors import DamagedData, RefusedByPeer, UsageError
 from transporter.jobs.points import DAMAGED, PointRow, Where, check_newest, choose_point, expected_zone, where_of
+from transporter.points.keeping_rows import ChainRow, decode_chain, encode_rows
 
 WHERE = Where("offsite", "main", "docs")
 
@@ -99,3 +101,15 @@ def test_where_a_job_is_comes_from_what_is_said_else_from_its_configuration():
     for text in ("other", "/rest", "other/"):
         with pytest.raises(UsageError, match="PEER/REPOSITORY"):
             where_of(context, "docs", text)
+
+
+@pytest.mark.parametrize("word", ["docs\n", "\x1b[2J", "\x9b1m"])
+def test_what_a_target_says_holds_no_control_characters(word):
+    """Nor a line's end at its end, which ``$`` of a pattern would let pass."""
+    good = {"point": b"p" * 16, "job": "docs", "kind": "full", "created_ns": 1}
+    assert msgspec.convert(good, PointRow).job == "docs"
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({**good, "job": word}, PointRow)
+    row = ChainRow(b"p" * 16, b"h" * 32, 1, kept=word)
+    with pytest.raises(msgspec.DecodeError):
+        decode_chain(encode_rows([row]))

@@ -321,6 +321,13 @@ class TestSlots:
         assert keys.prepare_kms_slot(office, TENANT, POINT) is first
         assert keys.prepare_kms_slot(keys.add_password("plain", PASSWORD), TENANT, POINT) is None
 
+    def test_what_a_tenant_had_prepared_for_a_point_of_that_id_is_not_used_for_this_nodes_own(self, keys):
+        office = keys.add_password("office", PASSWORD, kms="main")
+        keys.prepare_kms_slot(office, "a tenant", POINT)
+        slot = keys.prepare_kms_slot(office, TENANT, POINT).make_slot(StorageKey(b"s" * 32), WHERE)
+        forget()
+        assert self.opened(keys, slot) == (StorageKey(b"s" * 32), None)
+
     @pytest.mark.parametrize(
         "made",
         [

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from world import make_node
 
 from protocol.messages import Pair, Paired, Refused, StatusRequest
+from transporter.catalog import Peer as Known
 from transporter.clock import ManualClock
 from transporter.errors import CannotConnect, ConfigError, IdentityRefused, UsageError
 from transporter.link.dial import Peer, dial_control
@@ -203,6 +204,44 @@ async def test_a_name_that_is_taken_or_unfit_is_refused_and_the_invitation_stays
     assert isinstance(answer, Refused) and answer.code == "identity-refused"
     assert world.target.catalog.peer_by_pin(newcomer.identity.pin) is None
     assert await join(newcomer.home, encode_invitation(invitation)) == "offsite"
+
+
+@pytest.mark.parametrize("whose", ["another node's", "the provider's own"])
+async def test_no_node_becomes_a_tenant_that_another_one_is(world, newcomer, whose, monkeypatch):
+    """As of one that tried keys until its pin began like the other's, and took its name."""
+    tenant = world.tenant(newcomer)
+    if whose == "the provider's own":
+        monkeypatch.setattr("transporter.service.peer.tenant_name", lambda _name, _pin: tenant)
+    else:
+        world.target.catalog.put_peer(Known("before", b"b" * 32, tenant=tenant, rights=("main",)))
+    with pytest.raises(IdentityRefused, match="is the tenant"):
+        await join(newcomer.home, invited(world))
+    assert world.target.catalog.peer_by_pin(newcomer.identity.pin) is None
+    assert all(one.used_ns is None for one in world.target.catalog.invitations())
+
+
+async def test_nor_does_one_that_asks_for_a_repository(world, newcomer):
+    world.target.catalog.put_peer(Known("before", b"b" * 32, tenant=world.tenant(newcomer), rights=("main",)))
+    line = invite(newcomer.home, "", kind="source", address="127.0.0.1:1")
+    with pytest.raises(IdentityRefused, match="is the tenant"):
+        await join(world.target.home, line, repository="main")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": ""},
+        {"name": "a/b"},
+        {"name": "\x1b[2J"},
+        {"address": "h:1\n"},
+        {"repository": "\x9b1m"},
+        {"via_name": "\u202e"},
+    ],
+)
+def test_an_invitation_whose_words_are_no_names_is_refused(change):
+    """A peer is called what its invitation says, and what it says is shown."""
+    with pytest.raises(UsageError, match="names no node"):
+        decode_invitation(encode_invitation(msgspec.structs.replace(INVITATION, **change)))
 
 
 async def test_an_unknown_node_is_refused_where_no_invitation_is_open(world, newcomer):

@@ -18,6 +18,7 @@ from transporter.clock import ManualClock
 from transporter.errors import DamagedData
 from transporter.points.fold import synthetic_head, synthetic_id
 from transporter.repository import PROVIDER, ClockDoubtful, Repository, Rules, SessionLease, limits
+from transporter.repository.layout import own_name
 from transporter.repository.point_head import PointHead, encode_head
 from transporter.repository.writer import PackWriter
 
@@ -186,9 +187,10 @@ class Side:
         return found
 
     def _point(self, name: bytes, needs: tuple[int, ...], committed: int, kind: str, until: int) -> Point:
-        assert self.repository.slots(name) == {name: b"slot of " + name}, "a point without its slots"
-        pin = self.repository.keeping.pin_of(name)
-        lock = self.repository.keeping.locked_until(name)
+        assert self.repository.slots_of(TENANT, JOB, name) == {name: b"slot of " + name}, "a point without its slots"
+        lies = self.repository.belongings(TENANT, JOB, name)
+        pin = self.repository.keeping.pin_of(lies)
+        lock = self.repository.keeping.locked_until(lies)
         return Point(needs, committed, kind, until, None if pin is None else (pin.by, pin.reason), lock)
 
     def check(self) -> None:
@@ -219,7 +221,12 @@ class Side:
             for path in (self.path / folder).rglob("*")
             if path.is_file()
         }
-        return {bytes.fromhex(name) for name in names}
+        return self._points_of(bytes.fromhex(name) for name in names)
+
+    def _points_of(self, names: Iterable[bytes]) -> set[bytes]:
+        """Return the ids of the points to which files of these names belong."""
+        own = {own_name(TENANT, JOB, point): point for point in self.points}
+        return {own.get(name, name) for name in names}
 
     # -- deeds that need more than a call ---------------------------------------------------------------------------
 
@@ -312,7 +319,7 @@ class Side:
 
     def stones(self) -> set[bytes]:
         """Return the ids of all tombstones."""
-        return {bytes.fromhex(path.name) for path in (self.path / "tombstones").iterdir()}
+        return self._points_of(bytes.fromhex(path.name) for path in (self.path / "tombstones").iterdir())
 
     def close(self) -> None:
         """Close it in order."""

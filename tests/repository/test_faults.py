@@ -144,7 +144,7 @@ class Run:
                 assert repository.read_head("t", "j", point_id) == b"head"
                 for chunk_id in repository.read_needs("t", "j", point_id):
                     repository.read(DOMAIN, chunk_id, None)
-                assert repository.slots(point_id) == {point_id: b"slot"}
+                assert repository.slots_of("t", "j", point_id) == {point_id: b"slot"}
             report = repository.scrub()
             assert report.clean, report
             assert not report.notes, report.notes

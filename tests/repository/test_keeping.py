@@ -9,6 +9,7 @@ from blake3 import blake3
 
 from transporter.clock import ManualClock
 from transporter.errors import DamagedData, UsageError
+from transporter.points.point_rows import point_rows
 from transporter.repository import (
     PROVIDER,
     ClockDoubtful,
@@ -22,6 +23,7 @@ from transporter.repository import (
     SlotChange,
     Waived,
 )
+from transporter.repository.limits import SLOTS_PER_POINT
 from transporter.repository.point_head import PointHead, encode_head
 from transporter.repository.point_store import PointStore
 from transporter.retention import KeepPolicy, Minimum
@@ -138,13 +140,61 @@ def test_a_point_of_that_id_elsewhere_keeps_its_slots_pin_and_lock(filled, recor
     commit(filled, record, IDS[0], tenant="thief")
     gone = []
     filled.keeping.remove("thief", "job", [IDS[0]], "thief", waived=Waived(pins=True), on_gone=gone.extend)
-    assert ids(filled, tenant="thief") == [IDS[0]]  # the pin is not the thief's to go past
-    filled.keeping.unpin("t", "job", IDS[0], "t")
-    filled.keeping.remove("thief", "job", [IDS[0]], "thief", on_gone=gone.extend)
     assert ids(filled, tenant="thief") == []
-    assert filled.slots(IDS[0])
+    assert filled.slots_of("t", "job", IDS[0])
+    assert filled.keeping.pin_of(IDS[0]).by == "t"
     assert gone == []
     assert filled.read_head("t", "job", IDS[0]) == b"head"
+
+
+def test_a_point_of_that_id_elsewhere_has_its_own_slots_pin_and_lock(filled, record, clock):
+    """Whoever holds the backups of a tenant knows their ids, and may be a tenant here as well."""
+    filled.keeping.rules = Rules(immutable=2 * DAY, recycle=5 * DAY)
+    used = filled._points.size_of("t")
+    commit(filled, record, IDS[1], tenant="thief", job="another")
+    clock.advance(60)
+    commit(filled, record, IDS[0], tenant="thief")
+    mine, theirs = (filled.slots_of(tenant, "job", IDS[0]) for tenant in ("t", "thief"))
+    rob = SlotChange(IDS[0], b"n" * 16, b"rubbish", tuple({*mine, *theirs}))
+    filled.replace_slots("thief", "job", [rob], keep_seconds=0)
+    assert filled.slots_of("t", "job", IDS[0]) == mine
+    assert filled.slots_of("thief", "job", IDS[0]) == {b"n" * 16: b"rubbish"}
+    filled.keeping.pin("thief", "job", IDS[0], "not yours", "thief")
+    pins = {tenant: filled.keeping.candidates(tenant, "job")[0].pinned for tenant in ("t", "thief")}
+    assert pins == {"t": None, "thief": "not yours"}
+    listed = point_rows(filled, filled.points("thief"))
+    assert [(row["job"], row["pinned"], row["pinned_by"]) for row in listed if row["pinned"]] == [
+        ("job", "not yours", "thief")
+    ]
+    assert filled._points.size_of("t") == used
+    # It was not locked anew: by the configuration it is locked from when it came, and that was long ago.
+    assert filled.keeping.locked_until(filled.belongings("t", "job", IDS[0])) == 0
+    clock.advance(3 * DAY)
+    (gone,) = filled.keeping.remove("t", "job", [IDS[0]], "t")
+    assert not gone.refused
+    filled.keeping.unpin("thief", "job", IDS[0], "thief")
+    filled.keeping.remove("thief", "job", [IDS[0]], "thief")
+    filled.keeping.remove("thief", "another", [IDS[1]], "thief")
+    assert [each.by for each in filled.keeping.recycled("t")] == ["t"]
+    filled.keeping.undelete("t", "job", IDS[0])
+    assert filled.slots_of("t", "job", IDS[0]) == mine
+    clock.advance(6 * DAY)
+    filled.keeping.purge()
+    assert filled.slots_of("t", "job", IDS[0]) == mine and ids(filled, tenant="thief") == []
+    left = {path.name for folder in ("slots", "pins", "tombstones") for path in (filled.path / folder).iterdir()}
+    assert left == {point.hex() for point in IDS}
+    assert filled.scrub().clean
+
+
+def test_what_was_there_under_its_id_before_a_point_came_is_not_among_its_slots(filled):
+    """Slots lie there before their point. Somebody who knew the id may have stored some, and no point."""
+    new = b"n" * 16
+    for number in range(SLOTS_PER_POINT):
+        filled.put_slot(new, bytes([number]) * 16, b"rubbish")
+    filled.commit_point("t", "job", new, b"head", b"", domain=DOMAIN, slots=[(b"a" * 16, b"slot")])
+    assert filled.slots_of("t", "job", new) == {b"a" * 16: b"slot"}
+    filled.keeping.remove("t", "job", [new], "t")
+    assert not [path for path in (filled.path / "slots").iterdir() if path.name not in {i.hex() for i in IDS}]
 
 
 def test_a_point_that_was_removed_may_be_committed_again(filled, record, clock):
@@ -157,7 +207,7 @@ def test_a_point_that_was_removed_may_be_committed_again(filled, record, clock):
     clock.advance(2 * DAY)
     filled.keeping.purge()
     assert IDS[0] in ids(filled)
-    assert filled.slots(IDS[0])
+    assert filled.slots_of("t", "job", IDS[0])
     assert filled.keeping.recycled("t") == []
 
 
@@ -331,14 +381,14 @@ def test_old_slots_are_kept_as_long_as_a_removed_point_and_go_with_it(filled, cl
 
 
 def test_old_slots_stay_with_a_recycled_point_when_another_of_its_id_is_committed(filled, record, clock):
-    """Then its tombstone goes; anybody who knows the id can do that."""
+    """Anybody who knows the id can do that; it says who removed it all the same."""
     filled.keeping.rules = Rules(recycle=6 * DAY)
     change = [SlotChange(IDS[0], b"n" * 16, b"rubbish", (b"a" * 16,))]
     filled.replace_slots("t", "job", change, keep_seconds=DAY)
     clock.advance(5 * DAY)
     filled.keeping.remove("t", "job", [IDS[0]], "t")
     commit(filled, record, IDS[0], tenant="other")
-    assert not (filled.path / "tombstones" / IDS[0].hex()).exists()
+    assert [each.by for each in filled.keeping.recycled("t")] == ["t"]
     clock.advance(2 * DAY)
     filled.purge_replaced_slots(filled.slot_folders())
     assert filled.replaced_slots(IDS[0])

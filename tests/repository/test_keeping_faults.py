@@ -75,7 +75,7 @@ class World:
             binned = {each.ref.point_id for each in repository.keeping.recycled("t", "job")}
             assert not live & binned
             for point in live | binned:
-                assert repository.slots(point) == {b"a" * 16: b"slot of " + point}
+                assert repository.slots_of("t", "job", point) == {b"a" * 16: b"slot of " + point}
             for point in live:
                 assert repository.read_head("t", "job", point) == b"head"
             names = {
@@ -260,7 +260,7 @@ def test_a_commit_to_an_immutable_repository_is_locked_whenever_it_is_there(made
             there = {ref.point_id for ref in repository.points("t", "job")}
             assert NEW in there or IDS[1] in there
             if NEW in there:
-                assert repository.keeping.locked_until(NEW) > world.clock.now_ns()
+                assert repository.keeping.locked_until(repository.belongings("t", "job", NEW)) > world.clock.now_ns()
         try:
             commit(world, **how)
         except PointExists:
@@ -269,7 +269,7 @@ def test_a_commit_to_an_immutable_repository_is_locked_whenever_it_is_there(made
             repository.keeping.purge()
             there = {ref.point_id for ref in repository.points("t", "job")}
             assert NEW in there and (IDS[1] in there) == (not how)
-            assert repository.slots(NEW)
+            assert repository.slots_of("t", "job", NEW)
         shutil.rmtree(world.place)
 
 

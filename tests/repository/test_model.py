@@ -294,7 +294,7 @@ class Everything(RuleBasedStateMachine):
         side.age()
         act = lambda store: store.keeping.purge()  # noqa: E731
         if self.perform(side, act, becomes, cut, refused=ClockDoubtful if side.doubt else None, notes=True):
-            locks = {bytes.fromhex(path.name) for path in (side.path / "locks").glob("*")}
+            locks = side._points_of(bytes.fromhex(path.name) for path in (side.path / "locks").glob("*"))
             assert side.belongings() - locks <= side.points.keys()
 
     @rule(days=st.sampled_from([0.1, 0.5, 2, 4, 10, -0.5, -3, -12]))
@@ -535,7 +535,7 @@ def copy_point(source: Repository, target: Repository, point_id: bytes, bad: set
     writer.close()
     head = source.read_head(TENANT, JOB, point_id)
     origin = Origin(source.repository_id, TENANT, ref.committed_ns, ref.hash)
-    slots = list(source.slots(point_id).items())
+    slots = list(source.slots_of(TENANT, JOB, point_id).items())
     target.commit_point(TENANT, JOB, point_id, head, b"".join(needs), domain=DOMAIN, slots=slots, origin=origin)
 
 

@@ -35,7 +35,7 @@ class Sessions:
 
     def new(self, peer=OFFICE, **fields):
         self.made += 1
-        link = SimpleNamespace(peer_pin=peer.pin, exporter=b"e" * 32, peer_name=peer.name)
+        link = SimpleNamespace(peer_pin=peer.pin, exporter=b"e" * 32, peer_name=peer.name, mandate=None)
         start, number = start_of(**fields), self.made.to_bytes(16, "big")
         return ServiceSession(self.provider, link, peer, start, self.repository, number, b"a" * 32)
 

@@ -52,7 +52,7 @@ MAX_FILE: Final = HEADER_LENGTH + _PLAIN_AT_MOST + TAG * (_PLAIN_AT_MOST // SEGM
 _Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
 _Time = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 _Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-_Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+_Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
 _Path = Annotated[str, Meta(max_length=1 << 20)]
 
 

@@ -211,7 +211,7 @@ def _open_parent(
 
 def _read(context: JobContext, name: str, tenant: str, job: str, point: bytes) -> tuple[list[bytes], bytes]:
     with open_store(context, name) as store:
-        return list(store.slots(point).values()), store.read_head(tenant, job, point)
+        return list(store.slots_of(tenant, job, point).values()), store.read_head(tenant, job, point)
 
 
 async def _ask(context: JobContext, peer: str, question: GetPoint) -> tuple[list[bytes], bytes]:

@@ -25,7 +25,7 @@ DAMAGED = "damaged"
 # A row takes some 600 bytes of memory here: a point a minute for a year are 300 MB.
 ROWS_AT_MOST = 500_000
 # What a target says is shown on terminals: no control characters.
-_Word = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+_Word = Annotated[str, Meta(max_length=200, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
 _Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 

@@ -90,7 +90,13 @@ class PointsHere:
         batch = Batch(self.name, tenant, self.store.repository_id, job, [here.row for here in found])
         names = {here.row.point: here.names for here in found}
         return [
-            SlotChange(row.point, row.slot_id, row.slot, tuple(row.replaces), names[row.point])
+            SlotChange(
+                self.store.belongings(tenant, job, row.point),
+                row.slot_id,
+                row.slot,
+                tuple(row.replaces),
+                names[row.point],
+            )
             for part in by_origin(batch)
             for row in self.visit(part)
         ]

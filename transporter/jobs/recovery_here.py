@@ -136,7 +136,7 @@ def _open(
     """Return the domain of its chunks here, and the point."""
     ref = store.point(tenant, row.job, row.point)
     head = store.read_head(tenant, row.job, row.point)
-    slots = list(store.slots(row.point).values())
+    slots = list(store.slots_of(tenant, row.job, row.point).values())
 
     def place(head: PointHead) -> Place:
         return place_of(store, ref, head.domain, row.zone)

@@ -77,7 +77,7 @@ def open_points(
     for row in points:
         try:
             head_bytes = store.read_head(row.tenant, row.job, row.point)
-            slots = list(store.slots(row.point).values())
+            slots = list(store.slots_of(row.tenant, row.job, row.point).values())
 
             def place(head: PointHead, row: PointHere = row) -> Place:
                 return place_of(store, row.ref, head.domain, head.zone)

@@ -44,7 +44,7 @@ __all__ = [
 MOST_PREPARED: Final = 256
 """Runs whose slot is held ready: one that loses its link and comes again asks no service a second time."""
 
-_prepared: Final[dict[tuple[str, str, bytes], PreparedKmsSlot]] = {}
+_prepared: Final[dict[tuple[str, str, str, bytes], PreparedKmsSlot]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,9 @@ class KeyDatabase(PasswordChanges, EscrowTable, JobZones, MasterMove):
         """
         if not user_key.kms:
             return None
-        place = (str(self._path), user_key.kms, point)
+        # With the tenant, to which the service binds it: a node that is target and tenant of this one knows the id of a
+        # run before this end asks for its slot.
+        place = (str(self._path), user_key.kms, tenant, point)
         known = _prepared.get(place)
         if known is None:
             known = prepare_kms_slot(self.kms, user_key.kms, tenant, point, self._clock)

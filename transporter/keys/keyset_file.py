@@ -40,7 +40,7 @@ class _Private(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     transporter_keyset: Literal[1]
-    name: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    name: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
     created_ns: Annotated[int, Meta(ge=0, le=2**63 - 1)]
     public: Annotated[bytes, Meta(max_length=1024)]
     signing: Annotated[bytes, Meta(min_length=32, max_length=32)]

@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from transporter.config import NAME
 from transporter.errors import IdentityRefused, UsageError
 
 PREFIX = "transporter1:"
@@ -66,6 +67,11 @@ def decode_invitation(text: str) -> InvitationText:
     lengths_fit = len(invitation.pin) == PIN_LENGTH and len(invitation.via) in (0, PIN_LENGTH)
     if not lengths_fit or len(invitation.secret) != SECRET_LENGTH:
         raise UsageError("this invitation is incomplete or altered", remedy)
+    # Whoever made it chose its words: they are shown, the node is called by its name from now on, and that becomes part
+    # of labels in which "/" separates.
+    shown = (invitation.address, invitation.repository, invitation.via_name)
+    if not NAME.match(invitation.name) or not all(text.isprintable() for text in shown):
+        raise UsageError("this invitation names no node that could be paired", "ask for another one")
     return invitation
 
 

@@ -122,6 +122,9 @@ async def join(home: Home, text: str, *, reverse: bool = False, repository: str 
     identity = load_identity(home.path, config.node.name, clock)
     with Catalog(home.catalog_db) as catalog:
         relay = _relay_of(invitation, catalog)
+        if repository:
+            own = tenant_name(config.node.name, identity.pin)
+            _check_tenant(catalog, invitation.pin, tenant_name(invitation.name, invitation.pin), own)
         offered = await _pair(invitation, relay, config, identity, reverse=reverse, repository=repository)
         catalog.put_peer(_joined(invitation, relay, offered, reverse=reverse, repository=repository, clock=clock))
     return invitation.name
@@ -218,16 +221,18 @@ def _joined(
     )
 
 
-async def answer_pairing(link: ControlLink, pair: Pair, catalog: Catalog, clock: Clock) -> Peer:
+async def answer_pairing(link: ControlLink, pair: Pair, catalog: Catalog, clock: Clock, own: str) -> Peer:
     """The inviting side: check the proof, use the invitation up, remember the peer. Raises IdentityRefused.
 
-    The proof is made once for each invitation that is known, so that no secret ever crosses the link.
+    The proof is made once for each invitation that is known, so that no secret ever crosses the link. ``own``: the
+    tenant that this node is in its own repositories.
     """
     for invitation in catalog.invitations():
         expected = proof_of(invitation.secret_hash, link.exporter, link.peer_pin)
         if hmac.compare_digest(expected, pair.proof):
             _check_name(catalog, link.peer_pin, pair.name)
             entry = _invited(pair, link.peer_pin, invitation.repository, catalog, clock)
+            _check_tenant(catalog, link.peer_pin, entry.tenant, own)
             catalog.use_invitation(invitation.secret_hash, clock.now_ns())
             if invitation.may_remove and entry.rights:
                 entry = replace(entry, removes=entry.rights)
@@ -245,6 +250,19 @@ def _check_name(catalog: Catalog, pin: bytes, name: str) -> None:
         raise IdentityRefused(
             f"a node called {name!r} is paired here already",
             "give the new one another name, or `peer remove` the old one",
+        )
+
+
+def _check_tenant(catalog: Catalog, pin: bytes, tenant: str, own: str) -> None:
+    """Refuse a node that would become a tenant which another node is here, or which this one is itself.
+
+    A tenant's name has four bytes of the pin in it: whoever tries some billions of keys finds one that has the same.
+    """
+    others = {peer.tenant for peer in catalog.peers() if peer.pin != pin and peer.tenant}
+    if tenant and tenant in {*others, own}:
+        raise IdentityRefused(
+            f"another node is the tenant {tenant!r} here already",
+            "give the new one another name; nobody meets this by chance: find out who asks",
         )
 
 

@@ -7,11 +7,13 @@ the forms in which it is stored, because whoever has no key cannot know which of
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
 from protocol.limits import FORM, ID, MAX_FORMS, MAX_IDS, MAX_PLAIN_LENGTH, MAX_SLOTS, POINT_ID
+from transporter.config import NAME
 from transporter.errors import DamagedData, MissingChunks, RefusedByPeer, UsageError
 from transporter.points.assemble import Place
 from transporter.repository import (
@@ -33,6 +35,8 @@ SEALED_FORM = 1
 _KEY_ID = slice(1, 33)
 _SEALED_HEADER = 41
 NO_DIGEST = bytes(ID)
+# A node's name, a dash and the beginning of its pin.
+_TENANT = re.compile(r"[^\W_][\w.+@-]{0,127}\Z")
 Form = tuple[bytes, bytes]
 """A stored form of a chunk: chunk id, key id."""
 
@@ -58,6 +62,12 @@ def job_of_head(job: str) -> str:
     A provider's copies of its tenants' points lie under TENANT/JOB; no job of a configuration has a slash.
     """
     return job.rpartition("/")[2]
+
+
+def is_job_of_copies(job: str) -> bool:
+    """Tell whether copies may lie under ``job``: a job's name, perhaps behind those of tenants, each of them sound."""
+    *tenants, name = job.split("/")
+    return bool(NAME.match(name)) and all(_TENANT.match(tenant) for tenant in tenants)
 
 
 def is_of_another_tenant(job: str) -> bool:
@@ -88,7 +98,7 @@ def read_copy(store: Repository, tenant: str, job: str, point_id: bytes) -> Copi
     """Read a point, proven, but for its needs. Raises PointMissing, DamagedData."""
     ref = store.point(tenant, job, point_id)
     head = store.read_head(tenant, job, point_id)
-    slots = list(store.slots(point_id).items())
+    slots = list(store.slots_of(tenant, job, point_id).items())
     if len(slots) > MAX_SLOTS:
         # Never only some of them: the one that matters may be among the others.
         raise DamagedData("a restore point has more slots than anyone makes", "remove what was added to them")
@@ -235,7 +245,7 @@ def commit_copy(
     known = _there(store, copy)
     if known is not None:
         return known
-    taken = store.slots(copy.point_id).keys() | {slot_id for slot_id, _ in copy.slots}
+    taken = store.slots_left(copy.tenant, copy.job, copy.point_id).keys() | {slot_id for slot_id, _ in copy.slots}
     if len(taken) > MAX_SLOTS:
         raise RefusedByPeer(f"a restore point has at most {MAX_SLOTS} slots", "remove a password first")
     try:

@@ -20,7 +20,7 @@ _Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
 _Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
 _Time = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 # Shown on terminals.
-_Line = Annotated[str, Meta(max_length=300, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+_Line = Annotated[str, Meta(max_length=300, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
 
 
 class ChainRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

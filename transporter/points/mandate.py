@@ -25,7 +25,8 @@ VALID_SECONDS = 7 * 86_400
 SKEW_SECONDS = 600
 _Id16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
 _Id32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
-_Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
+# Logged by the target: no control characters.
+_Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
 _Time = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 

@@ -30,7 +30,7 @@ def _pin(store: Repository, ref: PointRef, reason: str | None) -> dict[str, obje
     row: dict[str, object] = {"pinned": reason}
     if reason is not None:
         with suppress(DamagedData):
-            pin = store.keeping.pin_of(ref.point_id)
+            pin = store.keeping.pin_of(store.belongings(ref.tenant, ref.job, ref.point_id))
             if pin is not None:
                 row |= {"pinned_by": pin.first_by, "pinned_ns": pin.at_ns}
     return row

@@ -64,7 +64,7 @@ def point_slots(store: Repository, tenant: str, job: str, point: bytes) -> Point
     """Return what a repository holds for opening a point. Raises PointMissing, DamagedData."""
     ref, raw = store.point_unproved(tenant, job, point)
     head = decode_head(raw)
-    found, names = store.slots_and_names(point)
+    found, names = store.slots_and_names(store.belongings(tenant, job, point))
     slots = list(found.items())
     if len(slots) > limits.MAX_SLOTS:
         # Never only some of them: the one that matters may be among the others.

@@ -102,33 +102,34 @@ class Keeping:
         pins, locks = self._names(self._layout.pins), self._names(self._layout.locks)
         found = []
         for ref in self._points.listed(tenant, job, skip_damaged=True) if refs is None else refs:
-            name = ref.point_id.hex()
-            pin = self._pin_reason(ref.point_id) if name in pins else None
-            until = self.locked_until(ref.point_id) if name in locks else 0
+            # The rows of a list are of several jobs.
+            name = self._layout.belongings(ref.tenant, ref.job, ref.point_id) if pins or locks else b""
+            pin = self._pin_reason(name) if name.hex() in pins else None
+            until = self.locked_until(name) if name.hex() in locks else 0
             copied_ns = 0 if ref.origin is None else ref.origin.copied_ns
             each = Candidate(ref.point_id, ref.committed_ns, pin, until, copied_ns)
             found.append(replace(each, locked_until_ns=self._lock_of(each)))
         return found
 
-    def pin_of(self, point_id: bytes) -> Pin | None:
-        """Return a point's pin. Raises DamagedData."""
-        return keeping_files.read(self._layout.pins / point_id.hex(), Pin)
+    def pin_of(self, name: bytes) -> Pin | None:
+        """Return the pin of the point that has its belongings under ``name`` (`Layout.belongings`). DamagedData."""
+        return keeping_files.read(self._layout.pins / name.hex(), Pin)
 
-    def locked_until(self, point_id: bytes) -> int:
-        """Return until when (ns) a point is locked, 0 if it never was. A lock that cannot be read has no end."""
+    def locked_until(self, name: bytes) -> int:
+        """Return until when (ns) such a point is locked, 0 if it never was. A lock that cannot be read has no end."""
         try:
-            lock = keeping_files.read(self._layout.locks / point_id.hex(), Lock)
+            lock = keeping_files.read(self._layout.locks / name.hex(), Lock)
         except DamagedData:
             return FOREVER_NS
         return 0 if lock is None else lock.until_ns
 
     def locks(self) -> Callable[[bytes], int]:
-        """Return what tells of a point until when (ns) its slots must be kept, for many points; 0: it is not locked."""
+        """Return what tells by the name of slots until when (ns) they must be kept; 0: their point is not locked."""
         locked = self._names(self._layout.locks)
         now = self.clock.now_ns() if locked else 0
 
-        def until(point_id: bytes) -> int:
-            found = self.locked_until(point_id) if point_id.hex() in locked else 0
+        def until(name: bytes) -> int:
+            found = self.locked_until(name) if name.hex() in locked else 0
             return found if found > now else 0
 
         return until
@@ -139,7 +140,11 @@ class Keeping:
         And no shorter than a removed point is kept in the recycle bin: without a slot that opens it, it is removed.
         What only the provider's ``keep`` keeps has no date, and is not in it. 0: no longer than any other's.
         """
-        locked, span = self.locks(), int(max(self._rules.immutable, self._rules.minimum.age) * 1e9)
+        by_name, span = self.locks(), int(max(self._rules.immutable, self._rules.minimum.age) * 1e9)
+
+        def locked(point_id: bytes) -> int:
+            return by_name(self._layout.belongings(tenant, job, point_id))
+
         if not span and not self._rules.recycle:
             return locked
         now = self.clock.now_ns()
@@ -158,7 +163,7 @@ class Keeping:
         return until
 
     def going(self) -> set[str]:
-        """Return the ids, in hex, of points that are in the recycle bin, or whose removal has begun.
+        """Return the names, in hex, of the slots of points that are in the recycle bin, or whose removal has begun.
 
         A point in the bin may have no tombstone: another one of its id was committed since.
         """
@@ -166,7 +171,7 @@ class Keeping:
 
     def recycled(self, tenant: str, job: str | None = None) -> list[Recycled]:
         """Return what is in the recycle bin of a tenant (of one job), in the order of the commits."""
-        by = {stone.point_id: stone.by for stone in self._removal.tombstones()}
+        by = {(stone.tenant, stone.job, stone.point_id): stone.by for stone in self._removal.tombstones()}
         found = []
         for name in self._points.recycled_jobs(tenant) if job is None else [job]:
             for point_id, until_ns in self._points.recycled_ids(tenant, name):
@@ -174,7 +179,7 @@ class Keeping:
                     ref = self._points.recycled_ref(tenant, name, point_id, until_ns)
                 except (DamagedData, PointMissing):
                     continue
-                found.append(Recycled(ref, until_ns, by.get(point_id, PROVIDER)))
+                found.append(Recycled(ref, until_ns, by.get((tenant, name, point_id), PROVIDER)))
         return sorted(found, key=lambda each: (each.ref.committed_ns, each.ref.point_id))
 
     def _lock_of(self, each: Candidate) -> int:
@@ -182,9 +187,9 @@ class Keeping:
         until_ns, immutable = each.locked_until_ns, int(self._rules.immutable * 1e9)
         return max(until_ns, each.since_ns + immutable) if immutable else until_ns
 
-    def _pin_reason(self, point_id: bytes) -> str | None:
+    def _pin_reason(self, name: bytes) -> str | None:
         try:
-            pin = self.pin_of(point_id)
+            pin = self.pin_of(name)
         except DamagedData:
             return "its pin is damaged"
         return None if pin is None else pin.reason
@@ -221,7 +226,8 @@ class Keeping:
             until = 0 if past.recycle_bin or not self._rules.recycle else now + int(self._rules.recycle * 1e9)
             outcomes, stones = [], []
             for point_id in dict.fromkeys(point_ids):
-                refused = self._why_not(known.get(point_id), point_id, by, now, past, least.get(point_id, ()))
+                name = self._layout.belongings(tenant, job, point_id)
+                refused = self._why_not(known.get(point_id), name, by, now, past, least.get(point_id, ()))
                 outcomes.append(Outcome(point_id, 0 if refused else until, refused))
                 if not refused and self._layout.point(tenant, job, point_id).exists():
                     stones.append(
@@ -232,14 +238,14 @@ class Keeping:
         return outcomes
 
     def _why_not(
-        self, each: Candidate | None, point_id: bytes, by: str, now_ns: int, past: Waived, least: Sequence[str]
+        self, each: Candidate | None, name: bytes, by: str, now_ns: int, past: Waived, least: Sequence[str]
     ) -> str:
         """Return why a point must stay, "" if it may go. One that cannot be read has its lock and pin all the same."""
-        until = self.locked_until(point_id) if each is None else each.locked_until_ns
+        until = self.locked_until(name) if each is None else each.locked_until_ns
         if until > now_ns:
             return f"it is locked until {show_moment(until)}"
         try:
-            pin = self.pin_of(point_id)
+            pin = self.pin_of(name)
         except DamagedData:
             return "its pin is damaged" if not past.pins else ""
         if pin is not None and not (past.pins and by in (PROVIDER, pin.by)):
@@ -252,7 +258,8 @@ class Keeping:
         now = self.clock.believed_ns()
         known = {each.point_id: each for each in self.candidates(tenant, job)}
         least = demanded(known.values(), self._rules.minimum, now)
-        refused = self._why_not(known.get(point_id), point_id, by, now, Waived(), least.get(point_id, ()))
+        name = self._layout.belongings(tenant, job, point_id)
+        refused = self._why_not(known.get(point_id), name, by, now, Waived(), least.get(point_id, ()))
         if refused:
             raise _kept(point_id, refused)
         return ref
@@ -311,10 +318,11 @@ class Keeping:
         _check_reason(reason)
         with self._one_keeper(), files.disk_errors("pin a restore point"):
             self._points.check_exists(tenant, job, point_id)
-            self._check_own_pin(point_id, by)
-            path = self._layout.pins / point_id.hex()
+            name = self._layout.belongings(tenant, job, point_id)
+            self._check_own_pin(point_id, name, by)
+            path = self._layout.pins / name.hex()
             was = path.exists()
-            self._put(path, Pin(point_id=point_id, reason=reason, by=by, at_ns=self.clock.now_ns()))
+            self._put(path, Pin(point_id=name, reason=reason, by=by, at_ns=self.clock.now_ns()))
             return was
 
     def bring_pin(
@@ -328,29 +336,31 @@ class Keeping:
         _check_reason(reason)
         with self._one_keeper(), files.disk_errors("pin a restore point"):
             self._points.check_exists(tenant, job, point_id)
-            path = self._layout.pins / point_id.hex()
+            name = self._layout.belongings(tenant, job, point_id)
+            path = self._layout.pins / name.hex()
             if path.exists():
                 return True
             at_ns = min(at_ns, self.clock.now_ns())
-            self._put(path, Pin(point_id=point_id, reason=reason, by=by, at_ns=at_ns, origin_by=origin_by))
+            self._put(path, Pin(point_id=name, reason=reason, by=by, at_ns=at_ns, origin_by=origin_by))
             return False
 
     def unpin(self, tenant: str, job: str, point_id: bytes, by: str) -> bool:
         """Take a pin away; return whether there was one. A tenant takes away its own alone. PointKept, PointMissing."""
         with self._one_keeper(), files.disk_errors("unpin a restore point"):
             self._points.check_exists(tenant, job, point_id)
-            self._check_own_pin(point_id, by)
-            path = self._layout.pins / point_id.hex()
+            name = self._layout.belongings(tenant, job, point_id)
+            self._check_own_pin(point_id, name, by)
+            path = self._layout.pins / name.hex()
             if not path.exists():
                 return False
             files.unlink(path)
             files.sync_folder(self._layout.pins)
             return True
 
-    def _check_own_pin(self, point_id: bytes, by: str) -> None:
+    def _check_own_pin(self, point_id: bytes, name: bytes, by: str) -> None:
         if by == PROVIDER:
             return  # also one that is damaged
-        pin = self.pin_of(point_id)
+        pin = self.pin_of(name)
         if pin is not None and pin.by != by:
             raise _kept(point_id, "the provider pinned it" if pin.by == PROVIDER else "another node pinned it")
 
@@ -358,28 +368,29 @@ class Keeping:
         """Lock a point until then, or for as long as it is locked already; return until when. Raises PointMissing."""
         with self._one_keeper(), files.disk_errors("lock a restore point"):
             self._points.check_exists(tenant, job, point_id)
-            return self._extend(point_id, until_ns)
+            return self._extend(self._layout.belongings(tenant, job, point_id), until_ns)
 
-    def lock_new(self, point_id: bytes) -> None:
+    def lock_new(self, target: PointRef) -> None:
         """Lock a point that is about to be committed, where the repository is immutable. Raises OSError."""
         if self._rules.immutable:
-            self._extend(point_id, self.clock.latest_ns() + int(self._rules.immutable * 1e9))
+            name = self._layout.belongings(target.tenant, target.job, target.point_id)
+            self._extend(name, self.clock.latest_ns() + int(self._rules.immutable * 1e9))
         self.clock.note()
 
-    def _extend(self, point_id: bytes, until_ns: int) -> int:
-        known = self.locked_until(point_id)
+    def _extend(self, name: bytes, until_ns: int) -> int:
+        known = self.locked_until(name)
         if until_ns > known:
-            self._put(self._layout.locks / point_id.hex(), Lock(point_id=point_id, until_ns=min(until_ns, FOREVER_NS)))
+            self._put(self._layout.locks / name.hex(), Lock(point_id=name, until_ns=min(until_ns, FOREVER_NS)))
         elif known:
             # It is said to hold: whoever wrote it may have been killed before the folder was synced.
             files.sync_folder(self._layout.locks)
         return max(known, until_ns)
 
-    def settle(self, point_id: bytes) -> None:
+    def settle(self, tenant: str, job: str, point_id: bytes) -> None:
         """See to it that no removal of an older point of that id takes the one that is about to be committed."""
-        if (self._layout.tombstones / point_id.hex()).exists():
+        if self._removal.is_marked(tenant, job, point_id):
             with self._one_keeper(), files.disk_errors("finish a removal"):
-                self._removal.settle(point_id)
+                self._removal.settle(tenant, job, point_id)
 
     # -- leases -----------------------------------------------------------------------------------------------------
 

@@ -22,13 +22,14 @@ from msgspec import Meta
 
 from transporter.errors import DamagedData
 from transporter.repository import files, limits
+from transporter.repository.layout import own_name
 
 _FIXED: Final = struct.Struct(">8sI")
 _Id16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
 _Time = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 _Name = Annotated[str, Meta(max_length=limits.NAME_LENGTH)]
 # Shown on terminals: no control characters.
-Reason = Annotated[str, Meta(max_length=limits.REASON_LENGTH, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+Reason = Annotated[str, Meta(max_length=limits.REASON_LENGTH, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
 
 PROVIDER: Final = ""
 """Whoever runs the repository, as ``by``: no tenant has an empty name."""
@@ -39,7 +40,10 @@ class _Small(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Pin(_Small, frozen=True, kw_only=True, omit_defaults=True):
-    """``pins/<point id>``: retention keeps the point. ``by``: the tenant that set it, or `PROVIDER`."""
+    """``pins/<point id>``: retention keeps the point. ``by``: the tenant that set it, or `PROVIDER`.
+
+    The id is what `Layout.belongings` says, in the name of the file as in ``point_id``.
+    """
 
     MAGIC: ClassVar[bytes] = b"TPPIN001"
     point_id: _Id16
@@ -56,7 +60,7 @@ class Pin(_Small, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Lock(_Small, frozen=True, kw_only=True):
-    """``locks/<point id>``: nobody removes the point before ``until_ns`` (ns since 1970)."""
+    """``locks/<point id>``, likewise: nobody removes the point before ``until_ns`` (ns since 1970)."""
 
     MAGIC: ClassVar[bytes] = b"TPLOCK01"
     point_id: _Id16
@@ -65,6 +69,8 @@ class Lock(_Small, frozen=True, kw_only=True):
 
 class Tombstone(_Small, frozen=True, kw_only=True):
     """``tombstones/<point id>``: the removal of a point, from its decision until nothing is left of it.
+
+    The file's name is what `Layout.belongings` says; ``point_id`` is the id.
 
     ``until_ns``: until when it lies in the recycle bin; 0: it does not.
     """
@@ -116,9 +122,17 @@ def read(path: Path, kind: type[SmallT]) -> SmallT | None:
         except (FileNotFoundError, NotADirectoryError):
             return None
     found = decode(raw, kind, f"{path.parent.name}/{path.name}")
-    if not isinstance(found, ClockMark) and found.point_id.hex() != path.name:
+    if not isinstance(found, ClockMark) and path.name not in _names_of(found):
         raise DamagedData(f"{path.parent.name}/{path.name} is of another restore point", "run `scrub`")
     return found
+
+
+def _names_of(content: Pin | Lock | Tombstone) -> tuple[str, ...]:
+    """Return the names that the file may have."""
+    if isinstance(content, Tombstone):
+        own = own_name(content.tenant, content.job, content.point_id)
+        return content.point_id.hex(), own.hex()
+    return (content.point_id.hex(),)
 
 
 def write(temporary: str, content: Pin | Lock | Tombstone | ClockMark) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -45,6 +47,13 @@ def name_of(folder: str) -> str | None:
         return name if folder_name(name) == folder else None
     except (UnicodeDecodeError, UsageError):
         return None
+
+
+def own_name(tenant: str, job: str, point_id: bytes) -> bytes:
+    """Return the name, 16 bytes, of what belongs to a point whose id was another point's before it came."""
+    parts = (tenant.encode(), job.encode(), point_id)
+    text = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    return hashlib.blake2b(text, digest_size=16, person=b"transporter/own1").digest()
 
 
 class Layout:
@@ -105,6 +114,15 @@ class Layout:
     def recycled_point(self, tenant: str, job: str, point_id: bytes, until_ns: int) -> Path:
         """Return where a removed point lies until ``until_ns``."""
         return self.recycled_job(tenant, job) / f"{point_id.hex()}.{until_ns}"
+
+    def belongings(self, tenant: str, job: str, point_id: bytes) -> bytes:
+        """Return the name, 16 bytes, under which slots, pin, lock and tombstone of a point lie.
+
+        Its id; or `own_name`, if something had a folder of slots of that id when it was committed: another tenant may
+        take an id that it knows, and must reach nothing by that.
+        """
+        own = own_name(tenant, job, point_id)
+        return own if os.path.isdir(self.slots_of(own)) else point_id
 
     def temporary(self, random: bytes) -> str:
         """Return a name for a file that is being written: the next open for writing removes what a crash left."""

@@ -24,8 +24,12 @@ _Id16 = Annotated[bytes, Meta(min_length=16, max_length=16)]
 _Id32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
 _MaybeId16 = Annotated[bytes, Meta(max_length=16)]
 _MaybeId32 = Annotated[bytes, Meta(max_length=32)]
-_Word = Annotated[str, Meta(max_length=32)]
-_Name = Annotated[str, Meta(min_length=1, max_length=limits.NAME_LENGTH)]
+# Whoever sealed a point wrote its head, and everybody who lists it shows this: no control characters, and
+# no number that a row of a list has no room for.
+_SHOWN: Final = r"^[^\x00-\x1f\x7f-\x9f]*\Z"
+_Word = Annotated[str, Meta(max_length=32, pattern=_SHOWN)]
+_Name = Annotated[str, Meta(min_length=1, max_length=limits.NAME_LENGTH, pattern=_SHOWN)]
+_Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 _ManifestChunk = tuple[_Id32, Annotated[int, Meta(ge=0, le=limits.PLAIN_LENGTH)]]
 
 
@@ -46,7 +50,7 @@ class PointHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     tenant: _Name
     job: _Name
     kind: _Word
-    created_ns: Annotated[int, Meta(ge=0)]
+    created_ns: _Number
     parent: _MaybeId16 = b""
     parent_hash: _MaybeId32 = b""
     zone: _Word
@@ -56,7 +60,7 @@ class PointHead(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     manifest: list[_ManifestChunk]
     fsi: list[_ManifestChunk] | msgspec.UnsetType = msgspec.UNSET
     needs_hash: _Id32
-    statistics: Annotated[dict[Annotated[str, Meta(max_length=64)], int], Meta(max_length=256)] = {}
+    statistics: Annotated[dict[Annotated[str, Meta(max_length=64)], _Number], Meta(max_length=256)] = {}
     workload: _Word
     chunk_id_key: _MaybeId32 = b""
     mac: _MaybeId32 = b""

@@ -93,8 +93,9 @@ class PointStore:
                     files.sync(fd)
                 finally:
                     os.close(fd)
+                name = self._slots.claim(stamped.tenant, stamped.job, stamped.point_id)
                 for slot_id, data in slots:
-                    self._slots.put(stamped.point_id, slot_id, data)
+                    self._slots.put(name, slot_id, data)
                 files.make_folders(path.parent, self._layout.root)
                 if before_link is not None:
                     before_link(stamped)
@@ -154,13 +155,16 @@ class PointStore:
         for job in self.jobs(tenant):
             total += _size_of_folder(self._layout.job(tenant, job))
             for point_id in self.ids(tenant, job):
-                total += _size_of_folder(self._layout.slot(point_id, bytes(16)).parent)
+                total += _size_of_folder(self._slots_of(tenant, job, point_id))
         for job in self.recycled_jobs(tenant):
             # What is in the recycle bin takes room until it goes.
             total += _size_of_folder(self._layout.recycled_job(tenant, job))
             for point_id, _ in self.recycled_ids(tenant, job):
-                total += _size_of_folder(self._layout.slot(point_id, bytes(16)).parent)
+                total += _size_of_folder(self._slots_of(tenant, job, point_id))
         return total
+
+    def _slots_of(self, tenant: str, job: str, point_id: bytes) -> Path:
+        return Path(self._layout.slots_of(self._layout.belongings(tenant, job, point_id)))
 
     # -- the recycle bin --------------------------------------------------------------------------------------------
 

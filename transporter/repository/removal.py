@@ -5,8 +5,8 @@
 3. once nothing brings it back: slots, pin and lock; fsync of their folders.
 4. whoever holds keys of it is told; 5. the tombstone goes.
 
-Slots, pins and locks lie by the point's id alone. Ids are random, but nobody must lose his slots because another tenant
-took the same id: they go only where no other point has it.
+Slots, pins and locks lie under the point's id, or a name of its own where something had that id before
+(`Layout.belongings`); those of older repositories by the id alone. They go only where no other point has them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transporter.errors import DamagedData
 from transporter.file_system_sync import sync_all
 from transporter.repository import files, keeping_files
 from transporter.repository.keeping_files import Tombstone
-from transporter.repository.layout import ID_NAME, Layout
+from transporter.repository.layout import ID_NAME, Layout, own_name
 from transporter.repository.point_store import PointStore
 
 OnGone = Callable[[Sequence[bytes]], None]
@@ -89,7 +89,7 @@ class Removal:
 
         The tombstone goes first: with one, a point that is there counts as one whose removal was cut short.
         """
-        self._drop_stones([point_id])
+        self._drop_stones([(tenant, job, point_id)])
         source = self._layout.recycled_point(tenant, job, point_id, until_ns)
         target = self._layout.point(tenant, job, point_id)
         files.make_folders(target.parent, self._layout.root)
@@ -98,11 +98,15 @@ class Removal:
         files.unlink(source)
         files.sync_folder(source.parent)
 
-    def settle(self, point_id: bytes) -> None:
+    def settle(self, tenant: str, job: str, point_id: bytes) -> None:
         """See to it that no older removal takes away a point of that id that is about to be committed."""
         self.finish(nobody)
-        if self._stone(point_id).exists():
-            self._drop_stones([point_id])
+        if self.is_marked(tenant, job, point_id):
+            self._drop_stones([(tenant, job, point_id)])
+
+    def is_marked(self, tenant: str, job: str, point_id: bytes) -> bool:
+        """Tell whether there is a tombstone of this very point."""
+        return bool(self._stones_of(tenant, job, point_id))
 
     def tombstones(self) -> list[Tombstone]:
         """Return all that can be read; a damaged one deletes nothing (`scrub` names it)."""
@@ -118,17 +122,21 @@ class Removal:
         return found
 
     def recycled_names(self) -> set[str]:
-        """Return the ids, in hex, of all points in the recycle bin."""
-        folders = self._recycled_folders()
-        return {point.hex() for tenant, job in folders for point, _ in self._points.recycled_ids(tenant, job)}
+        """Return the names, in hex, of the slots of all points in the recycle bin."""
+        return {
+            self._layout.belongings(tenant, job, point).hex()
+            for tenant, job in self._recycled_folders()
+            for point, _ in self._points.recycled_ids(tenant, job)
+        }
 
     def sweep_orphans(self) -> int:
         """Remove slots and pins that have had no point for long, as commits that were cut short leave; return how many.
 
         Their age is that of the folder, by the file system's clock: one that commits now is never so old.
         """
-        known = self._all_ids()
-        known.update(stone.point_id for stone in self.tombstones())
+        points = [(*owner, point) for point, owners in self._all_points().items() for owner in owners]
+        points += [(stone.tenant, stone.job, stone.point_id) for stone in self.tombstones()]
+        known = {name for point in points for name in (point[2], own_name(*point))}
         before = self._clock.now_ns() - int(ORPHAN_SECONDS * 1e9)
         orphans = []
         for folder in (self._layout.slots, self._layout.pins):
@@ -151,7 +159,8 @@ class Removal:
         try:
             for stone in stones:
                 temporary = self._layout.temporary(self._clock.random_bytes(16))
-                temporaries.append((temporary, self._stone(stone.point_id)))
+                name = self._layout.belongings(stone.tenant, stone.job, stone.point_id)
+                temporaries.append((temporary, self._stone(name)))
                 fd = files.create(temporary)
                 try:
                     files.write(fd, keeping_files.encode(stone))
@@ -196,16 +205,19 @@ class Removal:
     def _clear(self, stones: Sequence[Tombstone], on_gone: OnGone) -> None:
         if not stones:
             return
-        shared = self._all_ids()
+        left = self._all_points()
         for stone in stones:
-            if stone.point_id not in shared:
-                self._remove_belongings(stone.point_id)
+            owners = left.get(stone.point_id, set())
+            needed = {self._layout.belongings(*owner, stone.point_id) for owner in owners}
+            for name in (stone.point_id, own_name(stone.tenant, stone.job, stone.point_id)):
+                if name not in needed:
+                    self._remove_belongings(name)
         self._sync_belongings()
-        on_gone([stone.point_id for stone in stones if stone.point_id not in shared])
-        self._drop_stones([stone.point_id for stone in stones])
+        on_gone([stone.point_id for stone in stones if stone.point_id not in left])
+        self._drop_stones([(stone.tenant, stone.job, stone.point_id) for stone in stones])
 
-    def _remove_belongings(self, point_id: bytes) -> None:
-        folder = self._layout.slots_of(point_id)
+    def _remove_belongings(self, name_of_all: bytes) -> None:
+        folder = self._layout.slots_of(name_of_all)
         for name in files.names_in(folder):
             files.unlink(f"{folder}/{name}")
         try:
@@ -213,16 +225,17 @@ class Removal:
         except (FileNotFoundError, NotADirectoryError):
             pass
         for place in (self._layout.pins, self._layout.locks):
-            files.unlink(place / point_id.hex())
+            files.unlink(place / name_of_all.hex())
 
     def _sync_belongings(self) -> None:
         for folder in (self._layout.slots, self._layout.pins, self._layout.locks):
             if folder.is_dir():
                 files.sync_folder(folder)
 
-    def _drop_stones(self, point_ids: Iterable[bytes]) -> None:
-        for point_id in point_ids:
-            files.unlink(self._stone(point_id))
+    def _drop_stones(self, points: Iterable[tuple[str, str, bytes]]) -> None:
+        for point in points:
+            for path in self._stones_of(*point):
+                files.unlink(path)
         if self._layout.tombstones.is_dir():
             files.sync_folder(self._layout.tombstones)
 
@@ -246,8 +259,21 @@ class Removal:
 
     # -- places -----------------------------------------------------------------------------------------------------
 
-    def _stone(self, point_id: bytes) -> Path:
-        return self._layout.tombstones / point_id.hex()
+    def _stone(self, name: bytes) -> Path:
+        return self._layout.tombstones / name.hex()
+
+    def _stones_of(self, tenant: str, job: str, point_id: bytes) -> list[Path]:
+        """Return the tombstones of this very point: not that of another one which has its id."""
+        found = []
+        for path in (self._stone(own_name(tenant, job, point_id)), self._stone(point_id)):
+            try:
+                stone = keeping_files.read(path, Tombstone)
+            except DamagedData:
+                found.append(path)
+                continue
+            if stone is not None and (stone.tenant, stone.job) == (tenant, job):
+                found.append(path)
+        return found
 
     def _in_bin(self, stone: Tombstone) -> Path:
         return self._layout.recycled_point(stone.tenant, stone.job, stone.point_id, stone.until_ns)
@@ -257,14 +283,16 @@ class Removal:
             (tenant, job) for tenant in self._points.recycled_tenants() for job in self._points.recycled_jobs(tenant)
         ]
 
-    def _all_ids(self) -> set[bytes]:
-        """Return the ids of all points of all tenants, those in the recycle bin, too: by their names alone."""
-        found: set[bytes] = set()
+    def _all_points(self) -> dict[bytes, set[tuple[str, str]]]:
+        """Return the ids of all points, those in the recycle bin, too, by their names alone; and whose they are."""
+        found: dict[bytes, set[tuple[str, str]]] = {}
         for tenant in self._points.tenants():
             for job in self._points.jobs(tenant):
-                found.update(self._points.ids(tenant, job))
+                for point_id in self._points.ids(tenant, job):
+                    found.setdefault(point_id, set()).add((tenant, job))
         for folder in self._recycled_folders():
-            found.update(point_id for point_id, _ in self._points.recycled_ids(*folder))
+            for point_id, _ in self._points.recycled_ids(*folder):
+                found.setdefault(point_id, set()).add(folder)
         return found
 
     def _flush(self) -> None:

@@ -16,7 +16,7 @@ from transporter.repository.errors import RepositoryExists, RepositoryMissing
 from transporter.repository.format_file import Format
 from transporter.repository.index import Index
 from transporter.repository.keeping import Keeping
-from transporter.repository.layout import FOLDERS, Layout, folder_name
+from transporter.repository.layout import FOLDERS, Layout, folder_name, own_name
 from transporter.repository.lease import Lease
 from transporter.repository.opening import OpenReport, open_index, seal_index
 from transporter.repository.point_head import decode_head
@@ -287,18 +287,30 @@ class Repository(Care):
 
     # -- restore points ---------------------------------------------------------------------------------------------
 
-    def put_slot(self, point_id: bytes, slot_id: bytes, data: bytes) -> None:
-        """Store a slot durably; before the point itself. The same bytes again are fine, others: PointExists."""
+    def put_slot(self, name: bytes, slot_id: bytes, data: bytes) -> None:
+        """Store one more slot, durably, under the name that `belongings` gives. PointExists for another of its id."""
         self._need_writable()
-        self._slots.put(point_id, slot_id, data)
+        self._slots.put(name, slot_id, data)
 
-    def slots(self, point_id: bytes) -> dict[bytes, bytes]:
+    def belongings(self, tenant: str, job: str, point_id: bytes) -> bytes:
+        """Return the name under which slots, pin and lock of a point lie: its id, unless another point had that."""
+        return self._layout.belongings(tenant, job, point_id)
+
+    def slots_of(self, tenant: str, job: str, point_id: bytes) -> dict[bytes, bytes]:
         """Return the sound slots of a point by their ids; DamagedData only if there are some and none is sound."""
-        return self._slots.of(point_id)
+        return self._slots.of(self.belongings(tenant, job, point_id))
 
-    def slots_and_names(self, point_id: bytes) -> tuple[dict[bytes, bytes], tuple[str, ...]]:
-        """Return the same, and the names in the folder of the point's slots, for `SlotChange.seen`."""
-        return self._slots.with_names(point_id)
+    def slots_left(self, tenant: str, job: str, point_id: bytes) -> dict[bytes, bytes]:
+        """Return, before a commit, the slots that earlier tries of it left, beside which its own will lie."""
+        return self._slots.of(own_name(tenant, job, point_id))
+
+    def slots(self, name: bytes) -> dict[bytes, bytes]:
+        """Return the same as `slots_of`, by the name that `belongings` gives."""
+        return self._slots.of(name)
+
+    def slots_and_names(self, name: bytes) -> tuple[dict[bytes, bytes], tuple[str, ...]]:
+        """Return the same, and the names in the folder of these slots, for `SlotChange.seen`."""
+        return self._slots.with_names(name)
 
     def replace_slots(
         self, tenant: str, job: str, changes: Sequence[SlotChange], keep_seconds: float, most: int | None = None
@@ -312,10 +324,16 @@ class Repository(Care):
             self._points.check_exists(tenant, job, change.point_id)
         most = limits.SLOTS_PER_POINT if most is None else most
         needed = self.keeping.slots_needed(tenant, job)
-        return self._slots.replace(changes, keep_seconds, self.keeping.clock.latest_ns(), most, needed)
+        points = {self.belongings(tenant, job, change.point_id): change.point_id for change in changes}
+        named = [replace(change, point_id=self.belongings(tenant, job, change.point_id)) for change in changes]
+        now = self.keeping.clock.latest_ns()
+        return self._slots.replace(named, keep_seconds, now, most, lambda name: needed(points[name]))
 
     def replace_slots_of_read(self, changes: Sequence[SlotChange], keep_seconds: float) -> Replaced:
-        """As `replace_slots`, of points of any tenants and jobs that the caller has just read here."""
+        """As `replace_slots`, of points of any tenants and jobs that the caller has just read here.
+
+        ``SlotChange.point_id`` is the name that `belongings` gives.
+        """
         now = self.keeping.clock.latest_ns()
         return self._slots.replace(changes, keep_seconds, now, needed_until=self.keeping.locks())
 
@@ -365,7 +383,7 @@ class Repository(Care):
         self._need_writable()
         if domain is None:
             domain = decode_head(head).domain
-        self.keeping.settle(point_id)
+        self.keeping.settle(tenant, job, point_id)
         committed_ns = 0
         if replaces and not self._points.exists(tenant, job, point_id):
             committed_ns = self.keeping.check_removable(tenant, job, replaces, tenant).committed_ns
@@ -384,7 +402,7 @@ class Repository(Care):
                     lambda ids: self._chunks.require(domain, ids, key_ids),
                     lambda size: self._quota.charge(tenant, size),
                     slots,
-                    before_link=lambda stamped: self.keeping.lock_new(stamped.point_id),
+                    before_link=self.keeping.lock_new,
                 )
         finally:
             # Also where the new one was there already: a crash may have come between the two.

@@ -3,6 +3,8 @@
     slots/<point id>/<slot id>               in use
     slots/<point id>/<slot id>.<until>       replaced; kept until then (ns since 1970, our clock), for who was robbed
 
+Here a point id is what `Layout.belongings` says, which is another one where two points have one id.
+
 A tenant may replace slots, since passwords change; but whoever steals a tenant's identity must not be able to destroy
 points by it. So a replaced slot is kept for a while, and a point never loses the last slot that it has in use.
 """
@@ -23,7 +25,7 @@ from transporter.file_system_sync import sync_all
 from transporter.repository import files, limits, points
 from transporter.repository.errors import PointExists
 from transporter.repository.files import StrPath
-from transporter.repository.layout import ID_NAME, Layout
+from transporter.repository.layout import ID_NAME, Layout, own_name
 
 _REPLACED: Final = re.compile(r"([0-9a-f]{32})\.([0-9]{1,19})")
 # A slot that is replaced between the look into its folder and the look at it is found anew by another look.
@@ -67,6 +69,26 @@ class SlotStore:
         self._clock = clock
         self._lock = threading.Lock()  # counting slots and adding one: short, as commits wait for it
         self._one_replacement = threading.Lock()
+
+    def claim(self, tenant: str, job: str, point_id: bytes) -> bytes:
+        """Return the name under which a point that is about to be committed has its slots; their folder is there then.
+
+        Never one that was there before, but for what an earlier try of the same commit left under the point's own name.
+        Raises OSError.
+        """
+        own = own_name(tenant, job, point_id)
+        if not os.path.isdir(self._layout.slots_of(own)):
+            if not self._layout.slots.is_dir():
+                files.make_folders(self._layout.slots, self._layout.root)
+            try:
+                os.mkdir(self._layout.slots_of(point_id), 0o700)
+            except FileExistsError:
+                pass
+            else:
+                files.sync_folder(self._layout.slots)
+                return point_id
+        files.make_folders(Path(self._layout.slots_of(own)), self._layout.root)
+        return own
 
     def put(self, point_id: bytes, slot_id: bytes, data: bytes) -> None:
         """Store a slot durably. The same bytes again are fine; others under the same id: PointExists."""

@@ -34,4 +34,4 @@ async def answer_get_point(provider: Provider, link: ControlLink, peer: Peer, me
 
 def load_point(store: Repository, tenant: str, job: str, point: bytes) -> tuple[bytes, list[bytes]]:
     """Return the head and the slots of a point. Raises DamagedData."""
-    return store.read_head(tenant, job, point), list(store.slots(point).values())[:MAX_SLOTS]
+    return store.read_head(tenant, job, point), list(store.slots_of(tenant, job, point).values())[:MAX_SLOTS]

@@ -41,9 +41,9 @@ def commit_in_thread(request: CommitRequest, writer: PackWriter) -> bytes:
     writer.seal()
     parent = session.parent
     head, slots = _head_and_slots(request, parent.point_id if parent else b"", parent.hash if parent else b"")
-    # Slots lie by the point's id alone. Whoever guessed the id of another's point must not bury its slots under more
-    # than can be sent.
-    if len(store.slots(point_id).keys() | {slot_id for slot_id, _ in slots}) > MAX_SLOTS:
+    # Each try that was killed before its end left its slots: a point must not have more of them than can be sent.
+    left = store.slots_left(session.tenant, session.start.job, point_id)
+    if len(left.keys() | {slot_id for slot_id, _ in slots}) > MAX_SLOTS:
         raise RefusedByPeer(f"a restore point has at most {MAX_SLOTS} slots", "run the job again")
     try:
         # Under a key of this point: what was kept of unchanged files was never asked about, and may lie here in a form

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pipeline.trust_zone import Zone
-from transporter.errors import DamagedData, NoKey, TransporterError, UsageError
+from transporter.errors import DamagedData, NoKey, RefusedByPeer, TransporterError, UsageError
 from transporter.keys.key_ring import KeyRing
 from transporter.points.assemble import OpenedPoint, Place
 from transporter.points.copied import job_of_head
 from transporter.points.domain import domain_of, shared_domain_of
 from transporter.points.ways import KeysAtHand
 from transporter.repository import PointMissing, PointRef
+from transporter.repository.point_head import decode_head
 from transporter.service.session import ServiceSession
 
 # Jobs of one tenant whose points are opened for their keys when an accelerated run begins: some milliseconds each.
@@ -44,13 +45,23 @@ def place_of(session: ServiceSession) -> KeyPlace:
 
 
 def open_here(session: ServiceSession, job: str, point_id: bytes) -> OpenedPoint:
-    """Open a point with this node's own key database. Raises NoKey, RefusedByPeer for a point sealed at the source."""
+    """Open a point with this node's own key database.
+
+    Raises NoKey, RefusedByPeer for a point sealed at the source, and for a copy of what was sealed for another tenant.
+    """
     store = session.repository.store
     head = store.read_head(session.tenant, job, point_id)
-    slots = list(store.slots(point_id).values())
+    slots = list(store.slots_of(session.tenant, job, point_id).values())
     origin = store.point(session.tenant, job, point_id).origin
     tenant, repository_id = session.tenant, store.repository_id
     if origin is not None and not origin.resealed:
+        if decode_head(head).encrypted and origin.tenant != session.tenant:
+            # A copy is stored blind, and says itself where it comes from. Whoever holds copies of what this node sealed
+            # for a tenant could bring them here as its own, and have them opened.
+            raise RefusedByPeer(
+                "the restore point is a copy of one that was sealed for another tenant",
+                "whoever it was sealed for restores it, or whoever runs the repository",
+            )
         tenant, repository_id = origin.tenant, origin.repository_id
     place = Place(tenant, job_of_head(job), repository_id, point_id, session.domain, session.start.zone)
     return KeysAtHand.of(session.provider.keys).open(head, slots, lambda _head: place)

@@ -27,6 +27,7 @@ from transporter.errors import IdentityRefused, JobBusy, JobFailed, RefusedByPee
 from transporter.events import EventBus
 from transporter.link.broken import LinkBroken
 from transporter.link.control_link import ControlLink
+from transporter.link.identity import tenant_name
 from transporter.link.pairing import PROXY_RIGHT, answer_pairing
 from transporter.service.answers import answer_get_point, answer_list_points
 from transporter.service.keeping import answer_keeping
@@ -78,7 +79,12 @@ async def _pair(provider: Provider, link: ControlLink) -> None:
     received = await link.receive()
     if not isinstance(received.message, Pair):
         raise IdentityRefused("this node is not known here", "pair first: `invite` here, `join` there")
-    peer = await answer_pairing(link, received.message, provider.catalog, provider.clock)
+    await _answer_pair(provider, link, received.message)
+
+
+async def _answer_pair(provider: Provider, link: ControlLink, message: Pair) -> None:
+    own = tenant_name(provider.config.node.name, provider.identity.pin)
+    peer = await answer_pairing(link, message, provider.catalog, provider.clock, own)
     await _tell_paired(provider, link, peer)
 
 
@@ -96,7 +102,7 @@ async def _answer(provider: Provider, link: ControlLink, received: Received, bus
         check_mandated(link, message)
         if isinstance(message, Pair):
             # A known node that was invited to one more repository.
-            await _tell_paired(provider, link, await answer_pairing(link, message, provider.catalog, provider.clock))
+            await _answer_pair(provider, link, message)
         elif isinstance(message, ListPoints):
             await answer_list_points(provider, link, peer, message)
         elif isinstance(message, GetPoint):

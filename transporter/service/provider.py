@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 HAND_OVER_SECONDS = 20.0
 
 # Live sessions of one tenant: each has queues, buffers and files of its own, and few homes run so many jobs at once.
+# As many again by its mandates, which other nodes hold.
 SESSIONS_AT_MOST = 16
 # Control connections of one node: each may hold a message of 16 MiB that is not whole yet.
 CONNECTIONS_AT_MOST = 64
@@ -151,18 +152,20 @@ class Provider:
     async def claim(self, session: ServiceSession) -> None:
         """Make ``session`` the only one of its tenant and job; a predecessor that is ending is waited for.
 
-        A session of the same run is replaced: its link is gone, whether or not this end has noticed. Raises JobBusy
-        when another run of the job goes on, and when the tenant has as many sessions as it may.
+        A session of the same run is replaced: its link is gone, whether or not this end has noticed. So is one that
+        another node holds by the tenant's mandate, by one of the tenant's own. Raises JobBusy when another run of the
+        job goes on, and when the tenant has as many sessions as it may: those that others hold do not count.
         """
         with trio.move_on_after(HAND_OVER_SECONDS):
             # Looked up anew after each wait: another one that waited may have got in before.
             while (other := self._of_same_job(session)) is not None:
-                if other.start.resume == session.start.resume:
+                if other.start.resume == session.start.resume or (other.mandated and not session.mandated):
                     other.replace()
                 await other.ended.wait()
         if self._of_same_job(session) is not None:
             raise JobBusy("another run of this job is under way", "wait until it has ended")
-        if sum(other.tenant == session.tenant for other in self.sessions.values()) >= SESSIONS_AT_MOST:
+        who = (session.tenant, session.mandated)
+        if sum((other.tenant, other.mandated) == who for other in self.sessions.values()) >= SESSIONS_AT_MOST:
             raise JobBusy(
                 f"{SESSIONS_AT_MOST} jobs of this node are under way here, and no more are served at once",
                 "wait until one of them has ended",

@@ -64,6 +64,11 @@ class ServiceSession:
         return self.peer.tenant
 
     @property
+    def mandated(self) -> bool:
+        """Whether another node than the tenant's holds it, by the tenant's mandate."""
+        return self.link.mandate is not None
+
+    @property
     def key_label(self) -> str:
         """What the key database calls the domain's chunk-id key."""
         return key_label(self.tenant, self.start.job, acceleration=self.start.acceleration)

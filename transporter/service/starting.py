@@ -10,6 +10,7 @@ from pipeline.run import open_tasks
 from pipeline.trust_zone import Zone
 from protocol.messages import Start, Started
 from transporter.catalog import Peer
+from transporter.config import NAME, NAME_REMEDY
 from transporter.errors import DamagedData, RefusedByPeer, TransporterError
 from transporter.events import EventBus
 from transporter.keys.escrow import Escrow
@@ -17,7 +18,7 @@ from transporter.keys.node_key import NodeKey
 from transporter.link.control_link import ControlLink
 from transporter.link.data_link import DataLink
 from transporter.link.pacing import keep_pace
-from transporter.points.copied import copy_domain
+from transporter.points.copied import copy_domain, is_job_of_copies
 from transporter.points.keeping_rows import chain_digest
 from transporter.points.run_keys import begin_run
 from transporter.repository import PLAIN_KEY, PointRef
@@ -93,6 +94,10 @@ async def _backup(session: ServiceSession) -> None:
     provider, start = session.provider, session.start
     if not start.resume:
         raise RefusedByPeer("a backup must name its run", "update the transporter there")
+    if not NAME.match(start.job):
+        # The key database calls a domain TENANT/JOB, and one of this node's own jobs PEER/REPOSITORY/JOB: a job with a
+        # slash could be called what one of those is, and would be lent its keys.
+        raise _no_name(start.job)
     store = session.repository.store
     # Here, and not at the first chunk: a run that can store nothing need not read for hours.
     await provider.lookups.run(store.check_room, session.tenant)
@@ -125,6 +130,10 @@ async def _backup(session: ServiceSession) -> None:
         await _work(session, started, service.run, head)
     finally:
         await service.close()
+
+
+def _no_name(job: str) -> RefusedByPeer:
+    return RefusedByPeer(f"{job!r} is not a usable name for a job", NAME_REMEDY)
 
 
 def _chain(session: ServiceSession) -> bytes:
@@ -234,6 +243,8 @@ async def _copy_in(session: ServiceSession) -> None:
     provider, start = session.provider, session.start
     if not (start.resume and start.name and start.job):
         raise RefusedByPeer("a copy must name its run, its job and its chunks", "update the transporter there")
+    if not is_job_of_copies(start.job):
+        raise _no_name(start.job)
     session.domain = copy_domain(session.tenant, start.name)
     store = session.repository.store
     started = _copy_started(session)

@@ -105,7 +105,7 @@ def _fold_sealed_here(folding: Folding, old: PointHead) -> bytes:
     password = message.password or folding.repository.config.encrypt_at_rest
     user_key = keys.user_key(password)
     place = Place(folding.tenant, message.job, store.repository_id, message.replaces, old.domain, old.zone)
-    slots = list(store.slots(message.replaces).values())
+    slots = list(store.slots_of(folding.tenant, message.job, message.replaces).values())
     head = store.read_head(folding.tenant, message.job, message.replaces)
     opened = KeysAtHand.of(keys).open(head, slots, lambda _head: place)
     kms_slot = keys.prepare_kms_slot(user_key, folding.tenant, message.point)

@@ -54,8 +54,8 @@ def main(folder: Path) -> None:
         for number in range(10):
             writer.append(chunk(number))
         writer.close()
-        repository.put_slot(POINT, SLOT, b"a wrapped storage key")
-        digest = repository.commit_point("tenant/ä", "daily", POINT, head, needs, domain=DOMAIN)
+        slots = [(SLOT, b"a wrapped storage key")]
+        digest = repository.commit_point("tenant/ä", "daily", POINT, head, needs, domain=DOMAIN, slots=slots)
     shutil.rmtree(place / "index")
     expected = {
         "domain": DOMAIN.hex(),
