@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 from blake3 import blake3
+from msgspec import structs
 
 from transporter.clock import ManualClock
-from transporter.errors import DamagedData, UsageError
+from transporter.errors import DamagedData, UnsupportedFormat, UsageError
 from transporter.points.point_rows import point_rows
 from transporter.repository import (
     PROVIDER,
@@ -22,6 +23,7 @@ from transporter.repository import (
     Rules,
     SlotChange,
     Waived,
+    format_file,
 )
 from transporter.repository.limits import SLOTS_PER_POINT
 from transporter.repository.point_head import PointHead, encode_head
@@ -145,6 +147,21 @@ def test_a_point_of_that_id_elsewhere_keeps_its_slots_pin_and_lock(filled, recor
     assert filled.keeping.pin_of(IDS[0]).by == "t"
     assert gone == []
     assert filled.read_head("t", "job", IDS[0]) == b"head"
+
+
+def test_older_programs_refuse_a_repository_with_own_names(filled, record, clock, monkeypatch):
+    """They would take what lies under an own name for an orphan."""
+    before = format_file.decode((filled.path / "format").read_bytes())
+    commit(filled, record, b"n" * 16, tenant="other")
+    assert format_file.decode((filled.path / "format").read_bytes()) == before
+    for tenant in ("other", "third"):
+        commit(filled, record, IDS[0], tenant=tenant)
+    after = format_file.decode((filled.path / "format").read_bytes())
+    assert after == structs.replace(before, features=["own-names"])
+    Repository.open(filled.path, clock, writable=False).close()
+    monkeypatch.setattr(format_file, "KNOWN_FEATURES", frozenset())
+    with pytest.raises(UnsupportedFormat, match="own-names"):
+        Repository.open(filled.path, clock, writable=False)
 
 
 def test_a_point_of_that_id_elsewhere_has_its_own_slots_pin_and_lock(filled, record, clock):

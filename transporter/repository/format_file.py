@@ -20,7 +20,9 @@ from transporter.errors import DamagedData, UnsupportedFormat
 from transporter.repository import limits
 
 MAGIC: Final = b"TPREPO\r\n"
-KNOWN_FEATURES: Final[frozenset[str]] = frozenset()
+OWN_NAMES: Final = "own-names"
+"""What belongs to a point may lie under another name than its id (`Layout.belongings`)."""
+KNOWN_FEATURES: Final = frozenset({OWN_NAMES})
 _FIXED: Final = struct.Struct(">8sII")
 LONGEST: Final = 64 * 1024
 

@@ -207,7 +207,7 @@ class Removal:
             return
         left = self._all_points()
         for stone in stones:
-            owners = left.get(stone.point_id, set())
+            owners = left.get(stone.point_id, ())
             needed = {self._layout.belongings(*owner, stone.point_id) for owner in owners}
             for name in (stone.point_id, own_name(stone.tenant, stone.job, stone.point_id)):
                 if name not in needed:
@@ -283,16 +283,14 @@ class Removal:
             (tenant, job) for tenant in self._points.recycled_tenants() for job in self._points.recycled_jobs(tenant)
         ]
 
-    def _all_points(self) -> dict[bytes, set[tuple[str, str]]]:
+    def _all_points(self) -> dict[bytes, tuple[tuple[str, str], ...]]:
         """Return the ids of all points, those in the recycle bin, too, by their names alone; and whose they are."""
-        found: dict[bytes, set[tuple[str, str]]] = {}
+        found: dict[bytes, tuple[tuple[str, str], ...]] = {}
         for tenant in self._points.tenants():
             for job in self._points.jobs(tenant):
-                for point_id in self._points.ids(tenant, job):
-                    found.setdefault(point_id, set()).add((tenant, job))
+                _note(found, self._points.ids(tenant, job), ((tenant, job),))
         for folder in self._recycled_folders():
-            for point_id, _ in self._points.recycled_ids(*folder):
-                found.setdefault(point_id, set()).add(folder)
+            _note(found, (point_id for point_id, _ in self._points.recycled_ids(*folder)), (folder,))
         return found
 
     def _flush(self) -> None:
@@ -301,3 +299,12 @@ class Removal:
             sync_all(fd)
         finally:
             os.close(fd)
+
+
+def _note(
+    found: dict[bytes, tuple[tuple[str, str], ...]], points: Iterable[bytes], owner: tuple[tuple[str, str], ...]
+) -> None:
+    # One tuple for all points of a job: a repository may have a million.
+    for point_id in points:
+        others = found.get(point_id)
+        found[point_id] = owner if others is None else others + owner

@@ -24,7 +24,9 @@ from transporter.errors import DamagedData, UsageError
 from transporter.file_system_sync import sync_all
 from transporter.repository import files, limits, points
 from transporter.repository.errors import PointExists
+from transporter.repository.features import add_feature
 from transporter.repository.files import StrPath
+from transporter.repository.format_file import OWN_NAMES
 from transporter.repository.layout import ID_NAME, Layout, own_name
 
 _REPLACED: Final = re.compile(r"([0-9a-f]{32})\.([0-9]{1,19})")
@@ -74,7 +76,7 @@ class SlotStore:
         """Return the name under which a point that is about to be committed has its slots; their folder is there then.
 
         Never one that was there before, but for what an earlier try of the same commit left under the point's own name.
-        Raises OSError.
+        Raises OSError, DamagedData.
         """
         own = own_name(tenant, job, point_id)
         if not os.path.isdir(self._layout.slots_of(own)):
@@ -87,6 +89,9 @@ class SlotStore:
             else:
                 files.sync_folder(self._layout.slots)
                 return point_id
+        with self._lock:
+            # First: a program that does not know own names would take them for orphans, and remove them after a day.
+            add_feature(self._layout, OWN_NAMES)
         files.make_folders(Path(self._layout.slots_of(own)), self._layout.root)
         return own
 

@@ -32,14 +32,14 @@ def upgrade(path: Path, steps: Mapping[int, Step] = STEPS) -> tuple[int, int]:
     old), DamagedData.
     """
     layout = Layout(path)
-    before = _read(layout)[0]
+    before = read_format_file(layout)[0]
     with files.disk_errors("upgrade the repository"):
         for folder in FOLDERS:
             files.make_folders(layout.root / folder, layout.root)
     lease = Lease(layout.lease)
     try:
         while True:
-            version, content = _read(layout)
+            version, content = read_format_file(layout)
             if version == limits.FORMAT_VERSION:
                 return before, version
             step = steps.get(version)
@@ -49,12 +49,13 @@ def upgrade(path: Path, steps: Mapping[int, Step] = STEPS) -> tuple[int, int]:
                     "upgrade it with an older version of transporter first",
                 )
             with files.disk_errors("upgrade the repository"):
-                _write(layout, step(layout, content), version + 1)
+                write_format_file(layout, step(layout, content), version + 1)
     finally:
         lease.release()
 
 
-def _read(layout: Layout) -> tuple[int, format_file.Format]:
+def read_format_file(layout: Layout) -> tuple[int, format_file.Format]:
+    """Return the version, and what the format file says. RepositoryMissing, UnsupportedFormat, DamagedData."""
     try:
         raw = files.read_small(layout.format, format_file.LONGEST)
     except (FileNotFoundError, NotADirectoryError):
@@ -65,7 +66,8 @@ def _read(layout: Layout) -> tuple[int, format_file.Format]:
     return format_file.version_of(raw), content
 
 
-def _write(layout: Layout, content: format_file.Format, version: int) -> None:
+def write_format_file(layout: Layout, content: format_file.Format, version: int) -> None:
+    """Let a format file take the old one's place; a crash leaves the old or the new one. Raises OSError."""
     temporary = layout.journal / "format.tmp"
     files.unlink(temporary)
     fd = files.create(temporary)
