@@ -85,7 +85,10 @@ def test_a_repository_is_made_once_and_listed(node):
     assert node("repository", "add", "main").status == 3
     assert node("repository", "add", "a/b").status == 2
     assert node("repository", "add", "more", "--quota", "much").status == 2
+    assert node("repository", "add", "more", "--quota", "99999999999999TiB").status == 2
+    assert node("repository", "add", "more", "--immutable", "100000000d").status == 2
     assert node("repository", "add", "more", "--encrypt-at-rest", "nothing").status == 6
+    assert not (node.path / "repositories" / "more").exists()
     assert [row["repository"] for row in node.json("repository", "list").objects()] == ["main"]
 
 
