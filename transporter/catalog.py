@@ -400,6 +400,15 @@ class Catalog(ChainTable):
         )
         return [Run(*(*row[:-1], json.loads(row[-1]))) for row in rows]
 
+    def last_backup(self, job: str) -> Run | None:
+        """Return the newest backup that made a point, with gaps or without, whatever was done with the job since."""
+        rows = self._rows(
+            "SELECT id, job, operation, started_ns, finished_ns, exit_status, code, what, point, statistics FROM runs"
+            " WHERE job = ? AND operation = 'backup' AND exit_status IN (0, 8) ORDER BY id DESC LIMIT 1",
+            job,
+        )
+        return next((Run(*(*row[:-1], json.loads(row[-1]))) for row in rows), None)
+
     # The last point of a job
 
     def put_last_point(self, last: LastPoint) -> None:
