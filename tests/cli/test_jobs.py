@@ -193,7 +193,7 @@ def test_a_failure_is_told_once(docs, hand_over, options):
 def test_skipped_files_are_listed_even_when_quiet(docs, hand_over):
     hand_over.events = [events.FileSkipped(job="docs", path="/a", reason="permission denied"), FINISHED]
     hand_over.outcome = JobOutcome(exit_status=8)
-    assert docs.quiet("run", "docs").err == "transporter: not copied: /a: permission denied\n"
+    assert docs.quiet("run", "docs").err == "transporter: left out: /a: permission denied\n"
 
 
 def test_ctrl_c_says_that_nothing_is_lost(docs, hand_over):
@@ -280,6 +280,12 @@ def test_points(docs, hand_over):
     assert hand_over.requests == [PointsRequest(job="docs")]
     assert docs.quiet("points").out == f"{'ab' * 16}\n"
     assert "5.00 MB" in docs("points").out
+
+
+def test_a_point_whose_run_could_not_read_everything_is_marked(docs, hand_over):
+    hand_over.outcome = JobOutcome(exit_status=0, result={"points": [{**POINT, "skipped": 2}, POINT]})
+    marked, whole = docs("points").out.splitlines()[1:]
+    assert "full, without 2 files  " in marked and "without" not in whole
 
 
 def test_status_with_and_without_a_daemon(docs, hand_over):
