@@ -200,7 +200,8 @@ def test_ctrl_c_says_that_nothing_is_lost(docs, hand_over):
     hand_over.outcome = KeyboardInterrupt()
     done = docs("run", "docs")
     assert done.status == 130
-    assert "run it again" in done.err
+    assert "run it again: what was sent already is used" in done.err
+    assert docs("verify", "docs").err == "transporter: interrupted (run it again)\n"
 
 
 def test_restore_asks_for_what_was_typed(docs, hand_over, tmp_path):

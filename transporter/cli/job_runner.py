@@ -44,7 +44,9 @@ def run_request(terminal: Terminal, home: Home, request: JobRequest, also: Subsc
             # As in any other command whose reader has gone, not as in one that was stopped: nobody has to run it again.
             raise BrokenPipeError from None
         except KeyboardInterrupt:
-            raise Interrupted("interrupted", "run it again: what was sent already is used") from None
+            from transporter.daemon.requests import after_a_stop
+
+            raise Interrupted("interrupted", after_a_stop(request)) from None
 
 
 def run_unlocking(

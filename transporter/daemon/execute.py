@@ -45,6 +45,7 @@ from transporter.daemon.requests import (
     SteerRequest,
     TransformRequest,
     VerifyRequest,
+    after_a_stop,
     operation_of,
 )
 from transporter.daemon.steering import Steering, serve_steering
@@ -367,5 +368,5 @@ async def execute_here(home: Home, request: JobRequest, bus: EventBus) -> JobOut
             outcome = await execute(home, request, bus, not_running, steering=steering)
         nursery.cancel_scope.cancel()
     if interrupted and outcome.exit_status == Interrupted.exit_status:
-        bus.publish(_failed(request, Interrupted("interrupted", "run it again: what was sent already is used")))
+        bus.publish(_failed(request, Interrupted("interrupted", after_a_stop(request))))
     return outcome
