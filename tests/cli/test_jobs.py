@@ -263,6 +263,15 @@ def test_no_samples(docs, hand_over, text):
     assert hand_over.requests == []
 
 
+@pytest.mark.parametrize("there", [[], [{"point": "ab" * 16, "job": "other"}]], ids=["nothing", "another job's"])
+def test_to_verify_all_points_of_a_job_that_has_none_is_no_proof(docs, hand_over, there):
+    hand_over.outcome = JobOutcome(exit_status=0, result={"points": there})
+    done = docs("verify", "docs", "all")
+    assert done.status == 2 and "job 'docs' has no restore points there" in done.err
+    hand_over.outcome = JobOutcome(exit_status=4)
+    assert docs("verify", "docs", "all").status == 4, "it was not reached: what it has is not known"
+
+
 POINT = {
     "point": "ab" * 16,
     "job": "docs",
