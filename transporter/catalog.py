@@ -18,7 +18,14 @@ from typing import Any
 
 from transporter.catalog_chain import CHAIN_SCHEMA, ChainTable
 from transporter.database_errors import transaction, translate, translated, use_write_ahead_log
-from transporter.errors import ConfigError, DiskFull, IdentityRefused, UnsupportedFormat
+from transporter.errors import (
+    ConfigError,
+    DamagedData,
+    DiskFull,
+    IdentityRefused,
+    TransporterError,
+    UnsupportedFormat,
+)
 
 SCHEMA_VERSION = 3
 _CATALOG = "the catalog"
@@ -176,16 +183,15 @@ class Catalog(ChainTable):
         self._lock = threading.RLock()
         if not path.exists():
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        self._database = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+        try:
+            self._database = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise _unusable(path, error) from None
         try:
             self._prepare()
         except sqlite3.DatabaseError as error:
             self._database.close()
-            if isinstance(full := translate(error, f"{_CATALOG} {path}"), DiskFull):
-                raise full from None
-            raise ConfigError(
-                f"{path} cannot be used: {error}", "put back a copy, or move it away: peers must then be paired again"
-            ) from None
+            raise _unusable(path, error) from None
         except BaseException:
             self._database.close()
             raise
@@ -400,6 +406,15 @@ class Catalog(ChainTable):
         )
         return [Run(*(*row[:-1], json.loads(row[-1]))) for row in rows]
 
+    def last_backup(self, job: str) -> Run | None:
+        """Return the newest backup that made a point, with gaps or without, whatever was done with the job since."""
+        rows = self._rows(
+            "SELECT id, job, operation, started_ns, finished_ns, exit_status, code, what, point, statistics FROM runs"
+            " WHERE job = ? AND operation = 'backup' AND exit_status IN (0, 8) ORDER BY id DESC LIMIT 1",
+            job,
+        )
+        return next((Run(*(*row[:-1], json.loads(row[-1]))) for row in rows), None)
+
     # The last point of a job
 
     def put_last_point(self, last: LastPoint) -> None:
@@ -426,6 +441,16 @@ class Catalog(ChainTable):
             job,
         )
         return next((LastPoint(*(*row[:5], Path(row[5]), row[6])) for row in rows), None)
+
+
+def _unusable(path: Path, error: sqlite3.Error) -> TransporterError:
+    """Return what to tell of a catalog that does not open. One that is sound is nothing to move away."""
+    known = translate(error, f"{_CATALOG} {path}")
+    if isinstance(known, DiskFull):
+        return known
+    damaged = isinstance(known, DamagedData)
+    remedy = "put back a copy, or move it away: peers must then be paired again" if damaged else known.remedy
+    return ConfigError(f"{path} cannot be used: {error}", remedy)
 
 
 def _invitation(row: tuple[Any, ...]) -> Invitation:

@@ -21,7 +21,7 @@ _SWITCH_ATTEMPTS = 3
 _FULL = ("SQLITE_FULL", "SQLITE_IOERR_SHMSIZE")
 
 
-def translate(error: sqlite3.DatabaseError, file: str) -> TransporterError:
+def translate(error: sqlite3.Error, file: str) -> TransporterError:
     """Return the error a user meets; ``file`` says which one it is, in words."""
     name = getattr(error, "sqlite_errorname", "")
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
@@ -30,7 +30,11 @@ def translate(error: sqlite3.DatabaseError, file: str) -> TransporterError:
         return DiskFull(f"no room left for {file}", "free some room")
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return DamagedData(f"{file} is damaged", "put back a copy of it")
-    return JobFailed(f"{file} cannot be used: {error}", "check the disk and its rights")
+    # Read-only, or of another user: of the two files that a write-ahead log has beside it, too.
+    return JobFailed(
+        f"{file} cannot be used: {error}",
+        "is the disk read-only, or the file (or -wal and -shm beside it) another user's? check that, and their modes",
+    )
 
 
 @contextmanager

@@ -255,6 +255,10 @@ class Interrupted(TransporterError):
     exit_status = 130
 
 
+class ReaderGone(KeyboardInterrupt):
+    """Whoever read standard output has gone (`| head`): the command ends as by Ctrl-C, but there is nothing to tell."""
+
+
 def error_of(code: str, what: str, remedy: str) -> TransporterError:
     """Return the error that has this ``code``; ``TransporterError`` itself where there is none."""
     # Where a package has a kind of its own under the same code, the one of this tree is meant: it comes first.

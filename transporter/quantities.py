@@ -15,6 +15,11 @@ UNLIMITED = "unlimited"
 LEAST_RATE = 8_000
 # A petabit a second: more is a slip of the pen.
 MOST_RATE = 125 * 10**12
+# More does not fit where sizes are stored (64 bits, with a sign in SQL).
+MOST_SIZE = 2**63 - 1
+# A hundred years, in seconds. Added to the time of a point, a longer span lies past what 64 bits of nanoseconds hold
+# (with a sign, the year 2262): a lock of such a length could not be told to a peer, nor ever be taken back.
+MOST_DURATION = 36_525 * 86400
 _RATE = re.compile(r"\s*([0-9]+)(?:\.([0-9]+))?\s*([a-zA-Z]+(?:/s)?)\s*\Z")
 _NUMBER = re.compile(r"\s*([0-9]+)(?:\.([0-9]+))?\s*([a-zA-Z]*)\s*\Z")
 
@@ -32,21 +37,30 @@ class Rate(int):
 
 
 def parse_size(text: str) -> Size:
-    """Parse ``500GB``, ``2TiB`` or plain bytes. Raises ``ValueError`` with a sentence for people."""
+    """Parse ``500GB``, ``2TiB`` or plain bytes, at most MOST_SIZE. Raises ``ValueError`` with a sentence for people."""
     match = _NUMBER.match(text)
     if not match or match[3].lower() not in _SIZE_UNITS:
         raise ValueError(f"{text!r} is not a size; write for example 500GB or 2TiB")
     # In whole numbers: a float would lose bytes above 9 PB.
     part = match[2] or ""
-    return Size(int(match[1] + part) * _SIZE_UNITS[match[3].lower()] // 10 ** len(part))
+    size = int(match[1] + part) * _SIZE_UNITS[match[3].lower()] // 10 ** len(part)
+    if size > MOST_SIZE:
+        raise ValueError(f"{text!r} is more than {MOST_SIZE // 2**50}PiB, the largest size there is")
+    return Size(size)
 
 
 def parse_duration(text: str) -> Duration:
-    """Parse ``30s``, ``15m``, ``24h``, ``14d`` or ``2w``. Raises ``ValueError`` with a sentence for people."""
+    """Parse ``30s``, ``15m``, ``24h``, ``14d`` or ``2w``, at most MOST_DURATION.
+
+    Raises ``ValueError`` with a sentence for people.
+    """
     match = _NUMBER.match(text)
     if not match or match[3].lower() not in _TIME_UNITS:
         raise ValueError(f"{text!r} is not a duration; write for example 30s, 15m, 24h or 14d")
-    return Duration(float(f"{match[1]}.{match[2] or 0}") * _TIME_UNITS[match[3].lower()])
+    seconds = float(f"{match[1]}.{match[2] or 0}") * _TIME_UNITS[match[3].lower()]
+    if seconds > MOST_DURATION:
+        raise ValueError(f"{text!r} is longer than a hundred years ({MOST_DURATION // 86400}d), the longest there is")
+    return Duration(seconds)
 
 
 def parse_rate(text: str) -> Rate:

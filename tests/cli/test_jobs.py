@@ -193,14 +193,15 @@ def test_a_failure_is_told_once(docs, hand_over, options):
 def test_skipped_files_are_listed_even_when_quiet(docs, hand_over):
     hand_over.events = [events.FileSkipped(job="docs", path="/a", reason="permission denied"), FINISHED]
     hand_over.outcome = JobOutcome(exit_status=8)
-    assert docs.quiet("run", "docs").err == "transporter: not copied: /a: permission denied\n"
+    assert docs.quiet("run", "docs").err == "transporter: left out: /a: permission denied\n"
 
 
 def test_ctrl_c_says_that_nothing_is_lost(docs, hand_over):
     hand_over.outcome = KeyboardInterrupt()
     done = docs("run", "docs")
     assert done.status == 130
-    assert "run it again" in done.err
+    assert "run it again: what was sent already is used" in done.err
+    assert docs("verify", "docs").err == "transporter: interrupted (run it again)\n"
 
 
 def test_restore_asks_for_what_was_typed(docs, hand_over, tmp_path):
@@ -262,6 +263,15 @@ def test_no_samples(docs, hand_over, text):
     assert hand_over.requests == []
 
 
+@pytest.mark.parametrize("there", [[], [{"point": "ab" * 16, "job": "other"}]], ids=["nothing", "another job's"])
+def test_to_verify_all_points_of_a_job_that_has_none_is_no_proof(docs, hand_over, there):
+    hand_over.outcome = JobOutcome(exit_status=0, result={"points": there})
+    done = docs("verify", "docs", "all")
+    assert done.status == 2 and "job 'docs' has no restore points there" in done.err
+    hand_over.outcome = JobOutcome(exit_status=4)
+    assert docs("verify", "docs", "all").status == 4, "it was not reached: what it has is not known"
+
+
 POINT = {
     "point": "ab" * 16,
     "job": "docs",
@@ -280,6 +290,12 @@ def test_points(docs, hand_over):
     assert hand_over.requests == [PointsRequest(job="docs")]
     assert docs.quiet("points").out == f"{'ab' * 16}\n"
     assert "5.00 MB" in docs("points").out
+
+
+def test_a_point_whose_run_could_not_read_everything_is_marked(docs, hand_over):
+    hand_over.outcome = JobOutcome(exit_status=0, result={"points": [{**POINT, "skipped": 2}, POINT]})
+    marked, whole = docs("points").out.splitlines()[1:]
+    assert "full, without 2 files  " in marked and "without" not in whole
 
 
 def test_status_with_and_without_a_daemon(docs, hand_over):

@@ -26,6 +26,12 @@ def test_show_tells_what_is_there_also_while_it_is_in_use(node):
     assert node("repository", "show", "other").status == 3
 
 
+def test_a_quota_of_nothing_is_shown_as_one(node):
+    node("repository", "add", "main", "--quota", "0")
+    assert "0 B" in node("repository", "list").out
+    assert "quota 0 B a tenant" in node("repository", "show", "main").out
+
+
 def test_upgrade_of_the_newest_says_so_and_one_in_use_is_left_alone(node):
     node("repository", "add", "main")
     assert node.json("repository", "upgrade", "main").objects() == [{"repository": "main", "before": 1, "version": 1}]

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from transporter.catalog import Catalog, Peer
+from transporter.cli.job import show_time
 from transporter.clock import SystemClock
 from transporter.repository import Repository
 
@@ -85,7 +86,10 @@ def test_a_repository_is_made_once_and_listed(node):
     assert node("repository", "add", "main").status == 3
     assert node("repository", "add", "a/b").status == 2
     assert node("repository", "add", "more", "--quota", "much").status == 2
+    assert node("repository", "add", "more", "--quota", "99999999999999TiB").status == 2
+    assert node("repository", "add", "more", "--immutable", "100000000d").status == 2
     assert node("repository", "add", "more", "--encrypt-at-rest", "nothing").status == 6
+    assert not (node.path / "repositories" / "more").exists()
     assert [row["repository"] for row in node.json("repository", "list").objects()] == ["main"]
 
 
@@ -228,6 +232,34 @@ def test_jobs_show_their_last_run(paired):
         catalog.run_finished(run, finished_ns=10**18 + 1, exit_status=4, code="cannot-connect")
     assert "cannot-connect" in paired("job", "list").out
     assert paired.json("job", "list").objects()[0]["last_exit_status"] == 4
+
+
+def test_the_last_backup_is_told_whatever_was_done_with_the_job_since(paired):
+    paired.add_to_config('[jobs.docs]\nto = "offsite/main"\nencrypt = "none"\npaths = ["/"]\n')
+    with Catalog(paired.path / "catalog.db") as catalog:
+
+        def ended(operation: str, second: int, status: int, code: str = "") -> None:
+            run = catalog.run_started("docs", operation, second * 10**9)
+            catalog.run_finished(run, finished_ns=second * 10**9 + 1, exit_status=status, code=code)
+
+        ended("backup", 1_700_000_000, 4, "cannot-connect")
+        for command in (("job", "list"), ("status",)):
+            assert "cannot-connect; no backup yet" in paired(*command).out
+        assert paired.json("status").objects()[0]["jobs"][0]["last_backup"] is None
+        ended("backup", 1_700_000_100, 0)
+        assert "last backup" not in paired("status").out
+        ended("restore", 1_700_000_200, 2, "usage")
+        ended("backup", 1_700_000_300, 1, "disk-full")
+        told = show_time(1_700_000_100 * 10**9)
+        for command in (("job", "list"), ("status",)):
+            assert f"disk-full; last backup {told}\n" in paired(*command).out
+        row = paired.json("status").objects()[0]["jobs"][0]
+        assert (row["last_exit_status"], row["last_backup"], row["last_backup_exit_status"]) == (1, told, 0)
+        ended("backup", 1_700_000_400, 8, "finished-with-gaps")
+        ended("verify", 1_700_000_500, 0)
+        (row,) = paired.json("job", "list").objects()
+        assert (row["last_operation"], row["last_backup_exit_status"]) == ("verify", 8)
+        assert "; last backup" in paired("status").out and "finished-with-gaps" in paired("status").out
 
 
 def test_a_peer_with_strange_signs_in_its_name_does_not_break_the_list(node):

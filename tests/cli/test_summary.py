@@ -18,3 +18,8 @@ def test_only_a_backup_reads_files_and_marks_a_point(operation, marked):
 def test_a_dry_run_says_that_it_wrote_nothing():
     done = JobFinished(job="docs", operation="restore", point="00" * 16, files=3, dry_run=True)
     assert summary(done) == "nothing was written; a restore would go through 3 files"
+
+
+def test_attempts_to_get_the_link_back_are_not_told_as_that_many_losses():
+    done = JobFinished(job="docs", operation="verify", point="00" * 16, redials=6)
+    assert summary(done).splitlines()[-1] == "the link was lost, and is back after 6 attempt(s) to dial again"

@@ -124,8 +124,9 @@ def test_a_catalog_of_a_newer_version_is_refused_untouched(path):
 
 def test_a_file_that_is_no_database_is_named(path):
     path.write_bytes(b"no database, " * 100)
-    with pytest.raises(ConfigError, match=r"catalog\.db cannot be used"):
+    with pytest.raises(ConfigError, match=r"catalog\.db cannot be used") as caught:
         Catalog(path)
+    assert "put back a copy" in caught.value.remedy
 
 
 @pytest.mark.parametrize("cache", [-2000, 1], ids=["at the commit", "before it"])

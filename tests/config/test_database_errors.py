@@ -1,4 +1,4 @@
-"""Files of the home that several processes open at once, new ones among them."""
+"""Files of the home that several processes open at once, new ones among them, or that this user may not open."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from transporter.catalog import Catalog
 from transporter.database_errors import use_write_ahead_log
+from transporter.errors import ConfigError, JobFailed
 from transporter.keys.database import KeyDatabase
 
 
@@ -70,3 +71,21 @@ def test_what_is_no_lock_is_raised_as_it_is(tmp_path):
     path.write_bytes(b"rubbish" * 1000)
     with closing(sqlite3.connect(path)) as connection, pytest.raises(sqlite3.DatabaseError, match="not a database"):
         use_write_ahead_log(connection)
+
+
+@pytest.mark.parametrize("kind", [Catalog, KeyDatabase])
+@pytest.mark.parametrize("how", ["read-only", "not to be opened"])
+def test_a_database_that_this_user_may_not_use_is_no_bug_and_nothing_to_move_away(tmp_path, monkeypatch, kind, how):
+    path = tmp_path / "catalog.db"
+    path.touch(0o600)
+    really_connect = sqlite3.connect
+
+    def connect(file, **options):
+        if how == "read-only":
+            return really_connect(f"file:{file}?mode=ro", uri=True, **options)
+        return really_connect(tmp_path, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    with pytest.raises((ConfigError, JobFailed), match=r"catalog\.db cannot be used") as caught:
+        kind(path)
+    assert "another user's" in caught.value.remedy and "move" not in caught.value.remedy

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from transporter.quantities import (
     LEAST_RATE,
+    MOST_DURATION,
     MOST_RATE,
+    MOST_SIZE,
     exact_duration,
     exact_size,
     parse_duration,
@@ -52,6 +56,22 @@ def test_durations(text, seconds):
 def test_no_durations(text):
     with pytest.raises(ValueError, match="is not a duration"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize("text", ["36526d", "100000000d", "9" * 400 + "s"])
+def test_no_duration_puts_a_date_past_what_the_link_and_the_disk_can_hold(text):
+    with pytest.raises(ValueError, match="is longer than a hundred years"):
+        parse_duration(text)
+    assert parse_duration(exact_duration(MOST_DURATION)) == MOST_DURATION
+    # What is locked in 2150 is locked until a time that 64 bits of nanoseconds hold.
+    assert (datetime(2150, 1, 1, tzinfo=UTC).timestamp() + MOST_DURATION) * 10**9 < 2**63
+
+
+@pytest.mark.parametrize("text", ["8193PiB", "99999999999999TiB", "9" * 400])
+def test_no_size_is_more_than_can_be_stored(text):
+    with pytest.raises(ValueError, match="is more than 8191PiB"):
+        parse_size(text)
+    assert parse_size(exact_size(MOST_SIZE)) == MOST_SIZE
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,9 @@ async def test_a_command_that_goes_away_in_the_middle_of_its_events_ends_its_job
     assert said == [], "a command may go away, that is no fault"
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("evil"), ValueError("evil"), OSError(5, "evil")], ids=repr)
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError("evil"), ValueError("evil"), OSError(5, "evil", "/a\nfile")], ids=repr
+)
 async def test_a_fault_in_a_job_is_told_and_ends_nothing_else(daemon, job, said, error):
     async def work(_bus):
         raise error
@@ -52,6 +54,7 @@ async def test_a_fault_in_a_job_is_told_and_ends_nothing_else(daemon, job, said,
     bug = not isinstance(error, OSError)
     assert failed.code == ("internal" if bug else "job-failed")
     assert failed.remedy
+    assert bug or failed.what == "the operating system refused: /a\\nfile: evil"
     assert [entry["log_level"] for entry in said] == ["error"] * bug
     await daemon.still_serves()
 

@@ -83,6 +83,18 @@ def test_a_node_sees_no_repository_that_it_was_not_invited_to(pair, second_home)
     refused(source("points", "--from", "offsite/other"), "refused", "may not use a repository 'other'")
 
 
+def test_a_repository_that_was_given_up_is_not_offered_to_who_pairs_anew(new_pair):
+    pair = new_pair(serve=False)
+    pair.target.configure('[repositories.rest]\nencrypt_at_rest = "vault"\n', "")
+    pair.serve()
+    assert pair.source("drill").status == 4, "it is asked in vain"
+    pair.source.ok("peer", "remove", "offsite")
+    pair.source.ok("join", invitation_of(pair))
+    with pair.source.catalog as catalog:
+        assert catalog.peer("offsite").offers == ("main",)
+    pair.source.ok("drill")
+
+
 def test_an_invitation_works_once(pair, stranger, tmp_path):
     text = invitation_of(pair)
     stranger.ok("join", text)

@@ -88,5 +88,5 @@ def test_a_reader_that_goes_away_ends_the_search(copied):
         with process:
             assert process.stdout is not None and process.stdout.readline()
             process.stdout.close()
-            assert process.wait(30) in (0, 1, 130)
-            assert process.stderr is not None and b"Traceback" not in process.stderr.read()
+            assert process.wait(30) in (0, 1)
+            assert process.stderr is not None and process.stderr.read() == b""

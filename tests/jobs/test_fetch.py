@@ -88,7 +88,7 @@ class Session:
 async def test_a_chunk_under_a_foreign_key_is_asked_for_in_another_form_whatever_becomes_of_the_session(cut):
     target = Target(ends_when_asked_again=cut)
     link = ResilientLink(
-        target.connect, redial_for=30.0, notify=lambda _what, _why: None, on_chunk=target.fetcher.on_chunk
+        target.connect, redial_for=30.0, notify=lambda _what, _why, _delay: None, on_chunk=target.fetcher.on_chunk
     )
     target.fetcher.link = link
     async with open_tasks() as nursery:

@@ -138,7 +138,7 @@ def notes():
 
 @pytest.fixture
 def link(peer, notes):
-    return ResilientLink(peer.connect, redial_for=100.0, notify=lambda what, why: notes.append((what, why)))
+    return ResilientLink(peer.connect, redial_for=100.0, notify=lambda *note: notes.append(note))
 
 
 async def settled():
@@ -221,7 +221,7 @@ async def test_what_was_not_acknowledged_is_offered_again_and_what_was_is_not(li
             pytest.fail("one is still out")
         peer.acknowledge(lost)
         await link.drained()
-    assert [what for what, _ in notes] == ["up", "lost", "again"]
+    assert [what for what, *_ in notes] == ["up", "lost", "again"]
 
 
 async def test_chunks_wait_while_the_link_is_down(link, peer, autojump_clock):
@@ -432,8 +432,9 @@ async def test_a_peer_that_stays_away_is_given_up_after_the_deadline(link, peer,
             began = trio.current_time()
             await trio.sleep_forever()
     assert 100 <= trio.current_time() - began <= 100 + 1.5 * resilient.LONGEST_PAUSE + 1
-    lost = [why for what, why in notes if what == "lost"]
-    assert 8 <= len(lost) <= 40, "it is redialled with growing pauses"
+    delays = [delay for what, _why, delay in notes if what == "lost"]
+    assert 8 <= len(delays) <= 40, "it is redialled with growing pauses"
+    assert sum(delays) == pytest.approx(trio.current_time() - began), "and how long each is was told"
 
 
 async def test_a_job_that_is_busy_there_is_waited_for_once_it_had_begun(link, peer, autojump_clock):
@@ -580,7 +581,7 @@ def gate():
 
 @pytest.fixture
 def gated(peer, notes, gate):
-    return ResilientLink(peer.connect, redial_for=100.0, notify=lambda what, why: notes.append((what, why)), gate=gate)
+    return ResilientLink(peer.connect, redial_for=100.0, notify=lambda *note: notes.append(note), gate=gate)
 
 
 async def test_nothing_is_sent_or_asked_for_while_the_gate_is_shut(gated, gate, peer, autojump_clock):

@@ -310,7 +310,8 @@ def test_neither_healing_nor_a_new_index_runs_beside_a_prune(repository):
     assert tried
 
 
-def test_a_prune_beside_an_open_repository_is_seen_there(repository, place):
+@pytest.mark.parametrize("how", ["told", "by the next session"])
+def test_a_prune_beside_an_open_repository_is_seen_there(repository, place, how):
     backup(repository, 1, range(40))
     backup(repository, 2, range(0, 40, 3))
     for number in range(40):
@@ -319,9 +320,13 @@ def test_a_prune_beside_an_open_repository_is_seen_there(repository, place):
     prune_beside(place, ManualClock(), EVERYTHING, PruneHooks())
     assert on_disk(place) == set(range(0, 40, 3))
     assert repository.have(DOMAIN, [chunk_id(1)]) == [()]
-    check_sound(repository)
-    repository.forget_removed_packs()
+    assert [fd for fd in os.listdir("/proc/self/fd") if removed_pack(fd)], "it has some open"
+    if how == "told":
+        repository.forget_removed_packs()
+    else:
+        repository.session().release()
     assert not [fd for fd in os.listdir("/proc/self/fd") if removed_pack(fd)]
+    check_sound(repository)
 
 
 def removed_pack(fd: str) -> bool:

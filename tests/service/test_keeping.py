@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -13,7 +14,7 @@ from protocol.keeping_messages import PinPoint, PointPinned, PointsRemoved, Remo
 from transporter.catalog_chain import THERE
 from transporter.clock import SystemClock
 from transporter.config import JobConfig
-from transporter.daemon.housekeeping import keep_house
+from transporter.daemon.housekeeping import keep_house, let_go_of_removed_packs
 from transporter.errors import PointsStay, RefusedByPeer, UsageError
 from transporter.events import Note, SecurityEvent
 from transporter.jobs.ask import ask, asking
@@ -198,6 +199,15 @@ async def test_when_the_recycle_bin_is_emptied_the_key_goes_at_the_next_contact(
     await list_points(world.source.context, WHERE)
     assert keys_of(world.source, points) == [False, True]
     assert world.source.seen(SecurityEvent) == []
+
+
+async def test_the_daemon_lets_go_of_what_was_pruned_within_a_minute(autojump_clock):
+    asked = []
+    store = SimpleNamespace(forget_removed_packs=lambda: asked.append(trio.current_time()))
+    provider = SimpleNamespace(repositories={"main": SimpleNamespace(store=store)})
+    with trio.move_on_after(200):
+        await let_go_of_removed_packs(provider)
+    assert len(asked) == 4 and asked[1] - asked[0] <= 60
 
 
 async def test_the_daemon_empties_the_recycle_bin_by_itself(world, clock):

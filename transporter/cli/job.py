@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -25,6 +25,7 @@ def list_jobs(context: typer.Context) -> int:
     home, config = terminal.home_and_config()
     with Catalog(home.catalog_db) as catalog:
         last = {name: next(iter(catalog.runs(name, limit=1)), None) for name in config.jobs}
+        backups = {name: catalog.last_backup(name) for name in config.jobs}
     approved = approved_zones(home.keys_db)
     rows = []
     for name, job in config.jobs.items():
@@ -42,13 +43,14 @@ def list_jobs(context: typer.Context) -> int:
                     "last_operation": run.operation if run else None,
                     "last_started": show_time(run.started_ns) if run else None,
                     "last_exit_status": run.exit_status if run else None,
+                    **last_backup(backups[name]),
                 }
             )
         elif terminal.quiet:
             terminal.result(name)
         else:
             approval = ", ".join(approved_by) or "–"
-            rows.append([name, job.to, job.encrypt, approval, " ".join(job.paths), show_run(run)])
+            rows.append([name, job.to, job.encrypt, approval, " ".join(job.paths), show_run(run, backups[name])])
     if rows:
         terminal.table(["job", "to", "encrypt", "approved by", "paths", "last run"], rows)
     elif not config.jobs:
@@ -89,13 +91,27 @@ def show_time(at_ns: int) -> str:
     return datetime.fromtimestamp(at_ns // 10**9).astimezone().isoformat(timespec="seconds")
 
 
-def show_run(run: Run | None) -> str:
-    """Return a run in a few words."""
+def last_backup(backup: Run | None) -> dict[str, Any]:
+    """Return what a listing of jobs tells of the newest backup that made a point, for programs."""
+    return {
+        "last_backup": show_time(backup.started_ns) if backup else None,
+        "last_backup_exit_status": backup.exit_status if backup else None,
+    }
+
+
+def show_run(run: Run | None, backup: Run | None) -> str:
+    """Return the last run of a job in a few words, and, where that is not it, its newest good backup."""
     if run is None:
         return "never"
     when = f"{run.operation} {show_time(run.started_ns)}"
-    if run.exit_status is None:
-        return f"{when}: not finished"
-    if run.exit_status == 0:
-        return f"{when}: done"
-    return f"{when}: {run.code or run.exit_status}"
+    told = f"{when}: not finished" if run.exit_status is None else f"{when}: {_outcome(run)}"
+    if backup is None:
+        return f"{told}; no backup yet"
+    if backup.run_id == run.run_id:
+        return told
+    gaps = f", {_outcome(backup)}" if backup.exit_status else ""
+    return f"{told}; last backup {show_time(backup.started_ns)}{gaps}"
+
+
+def _outcome(run: Run) -> str:
+    return "done" if run.exit_status == 0 else str(run.code or run.exit_status)

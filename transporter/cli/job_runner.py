@@ -11,7 +11,7 @@ from transporter import quantities
 from transporter.cli.asking import TRIES, read_password
 from transporter.cli.terminal import Terminal
 from transporter.cli.watch import watching
-from transporter.errors import Interrupted, NoKey, UsageError, WrongPassword
+from transporter.errors import Interrupted, NoKey, ReaderGone, UsageError, WrongPassword
 
 if TYPE_CHECKING:
     from transporter.config import Config
@@ -40,8 +40,13 @@ def run_request(terminal: Terminal, home: Home, request: JobRequest, also: Subsc
             bus.subscribe(also)
         try:
             return run_job(home, request, bus)
+        except ReaderGone:
+            # As in any other command whose reader has gone, not as in one that was stopped: nobody has to run it again.
+            raise BrokenPipeError from None
         except KeyboardInterrupt:
-            raise Interrupted("interrupted", "run it again: what was sent already is used") from None
+            from transporter.daemon.requests import after_a_stop
+
+            raise Interrupted("interrupted", after_a_stop(request)) from None
 
 
 def run_unlocking(

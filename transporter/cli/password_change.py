@@ -14,7 +14,7 @@ import typer
 from transporter.cli.approved import ApprovalFile, present, read_approval_file
 from transporter.cli.asking import TRIES, read_password
 from transporter.cli.terminal import Terminal
-from transporter.errors import Interrupted, UsageError, WrongPassword
+from transporter.errors import UsageError, WrongPassword
 
 if TYPE_CHECKING:
     from transporter.config import Config
@@ -187,10 +187,7 @@ def _replace_slots(terminal: Terminal, home: Home, name: str, *, give_up: bool) 
     from transporter.cli.job_runner import run_request
     from transporter.daemon.requests import RewrapRequest
 
-    try:
-        outcome = run_request(terminal, home, RewrapRequest(password_name=name, give_up=give_up))
-    except Interrupted:
-        raise Interrupted("interrupted", f"go on with it: transporter password change {name} --resume") from None
+    outcome = run_request(terminal, home, RewrapRequest(password_name=name, give_up=give_up))
     if outcome.exit_status:
         return outcome.exit_status
     done = outcome.result

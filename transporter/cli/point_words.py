@@ -14,6 +14,7 @@ import typer
 
 from transporter.cli.asking import read_password
 from transporter.cli.terminal import Terminal
+from transporter.errors import ReaderGone
 
 if TYPE_CHECKING:
     from transporter.events import ListedFile
@@ -57,9 +58,9 @@ def show_lines(terminal: Terminal, lines: Iterable[str]) -> None:
 
 
 def reader_gone() -> None:
-    """End the command as Ctrl-C does: nobody wants the rest."""
+    """End the command where it is: nobody wants the rest, and what a subscriber raises would only drop it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    raise KeyboardInterrupt from None
+    raise ReaderGone from None
 
 
 def path_fields(path: bytes, name: str = "path") -> dict[str, Any]:

@@ -78,7 +78,11 @@ def _kept(row: dict[str, Any]) -> str:
 
 
 def _kind(row: dict[str, Any]) -> str:
-    return f"{row['kind']}, copied" if row.get("copied") else str(row["kind"])
+    """Return what a point is: also that it is a copy, and how many files its run could not read."""
+    words = [str(row["kind"])] + ["copied"] * bool(row.get("copied"))
+    if row.get("skipped"):
+        words.append(f"without {row['skipped']:,} files")
+    return ", ".join(words)
 
 
 def _local(created: str) -> str:

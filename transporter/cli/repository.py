@@ -103,7 +103,7 @@ def list_repositories(context: typer.Context) -> int:
         elif terminal.quiet:
             terminal.result(name)
         else:
-            rows.append([name, path, show_size(settings.quota) if settings.quota else "–", _at_rest(settings)])
+            rows.append([name, path, "–" if settings.quota is None else show_size(settings.quota), _at_rest(settings)])
     if rows:
         terminal.table(["repository", "path", "quota", "at rest"], rows)
     elif not config.repositories:

@@ -58,7 +58,7 @@ def show(terminal: Terminal, found: dict[str, Any]) -> None:
     """Print it for people."""
     from transporter.cli.job import show_time
 
-    quota = f", quota {show_size(found['quota'])} a tenant" if found["quota"] else ""
+    quota = f", quota {show_size(found['quota'])} a tenant" if found["quota"] is not None else ""
     terminal.result(f"repository {found['repository']} in {found['path']}{quota}")
     ratio = f": {found['deduplication']} times as much" if found["deduplication"] else ""
     terminal.result(

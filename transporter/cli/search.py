@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from transporter.cli.job_runner import run_request
+from transporter.cli.point_words import reader_gone
 from transporter.cli.search_words import parse_kinds, parse_sizes, parse_time
 from transporter.cli.terminal import Terminal, as_json
 from transporter.clock import SystemClock
@@ -127,9 +127,7 @@ class Lines:
             else:
                 terminal.lines([hit.path if terminal.quiet else _line(hit) for hit in event.hits])
         except BrokenPipeError:
-            # Whoever read has gone (`| head`): nobody wants the rest. What a subscriber raises would only drop it.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise KeyboardInterrupt from None
+            reader_gone()
 
 
 def _public(hit: FoundFile) -> dict[str, Any]:

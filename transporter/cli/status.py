@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from transporter.cli.job import show_run, show_time
+from transporter.cli.job import last_backup, show_run, show_time
 from transporter.cli.job_runner import run_request
 from transporter.cli.peer import way_to
 from transporter.cli.terminal import Terminal
@@ -36,6 +36,7 @@ def status(context: typer.Context) -> int:
     live.setdefault("limits", limits_now(config))
     with Catalog(home.catalog_db) as catalog:
         last = {name: next(iter(catalog.runs(name, limit=1)), None) for name in config.jobs}
+        backups = {name: catalog.last_backup(name) for name in config.jobs}
         peers = catalog.peers()
         faults = _faults(catalog)
     if terminal.json:
@@ -45,6 +46,7 @@ def status(context: typer.Context) -> int:
                 "last_operation": run.operation if run else None,
                 "last_started": show_time(run.started_ns) if run else None,
                 "last_exit_status": run.exit_status if run else None,
+                **last_backup(backups[name]),
             }
             for name, run in last.items()
         ]
@@ -68,7 +70,7 @@ def status(context: typer.Context) -> int:
         terminal.result(f"  parked here: {row['peer']}")
     under_way = {row.get("job"): "paused" if row.get("paused") else "running" for row in live.get("running", [])}
     for name, run in last.items():
-        terminal.result(f"  job {name}: {under_way.get(name) or show_run(run)}")
+        terminal.result(f"  job {name}: {under_way.get(name) or show_run(run, backups[name])}")
     for row in faults:
         terminal.result(
             f"  finding: {row['count']} restore points of job {row['job']} are {row['state']} at {row['destination']}"

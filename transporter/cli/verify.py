@@ -12,7 +12,7 @@ from transporter.cli.asking import TRIES, read_password
 from transporter.cli.job_runner import check_place, parse_share, run_request, run_unlocking
 from transporter.cli.point_words import Source, Tenant
 from transporter.cli.terminal import Terminal
-from transporter.errors import NoKey
+from transporter.errors import NoKey, UsageError
 
 if TYPE_CHECKING:
     from transporter.daemon.requests import VerifyRequest
@@ -66,6 +66,9 @@ def verify(
     # The newest first. One that is damaged keeps no other from being looked at.
     rows = [row for row in reversed(listed.result.get("points", [])) if row["job"] == job]
     ids = [row["point"] for row in rows if not tenant or row["tenant"] == tenant]
+    if not ids and not listed.exit_status:
+        # That nothing was proved must not look like a proof.
+        raise UsageError(f"job {job!r} has no restore points there", "run the job first, or name the right job")
     return (_verify_each(terminal, home, request, ids) if ids else 0) or listed.exit_status
 
 

@@ -78,7 +78,7 @@ class Words:
         say = self._terminal
         match event:
             case events.FileSkipped():
-                say.warn(f"not copied: {event.path}: {event.reason}")
+                say.warn(f"left out: {event.path}: {event.reason}")
             case events.FileNote():
                 say.hint(f"note: {event.path}: {event.note}")
             case events.RangeLost():

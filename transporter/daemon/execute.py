@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from transporter.daemon.requests import (
     SteerRequest,
     TransformRequest,
     VerifyRequest,
+    after_a_stop,
     operation_of,
 )
 from transporter.daemon.steering import Steering, serve_steering
@@ -58,7 +60,7 @@ from transporter.errors import (
     TamperingDetected,
     TransporterError,
 )
-from transporter.events import EventBus, JobFinished, Note, SecurityEvent, event_to_dict
+from transporter.events import EventBus, JobFinished, Note, SecurityEvent, display_path, event_to_dict
 from transporter.events import JobFailed as JobFailedEvent
 from transporter.home import Home
 from transporter.jobs.backup import run_backup
@@ -132,7 +134,11 @@ def _known(error: Exception) -> TransporterError:
     if isinstance(error, OSError):
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             return DiskFull("no room left on a disk of this node", "make room; the next run goes on from here")
-        return JobFailed(f"the operating system refused: {error.strerror or error}", "see the log; then run it again")
+        named = isinstance(error.filename, str | bytes | os.PathLike)
+        where = f"{display_path(os.fsencode(error.filename))}: " if named else ""
+        return JobFailed(
+            f"the operating system refused: {where}{error.strerror or error}", "see to that, then run it again"
+        )
     return TransporterError(f"internal error: {type(error).__name__}", "this is a bug: report what the log says of it")
 
 
@@ -362,5 +368,5 @@ async def execute_here(home: Home, request: JobRequest, bus: EventBus) -> JobOut
             outcome = await execute(home, request, bus, not_running, steering=steering)
         nursery.cancel_scope.cancel()
     if interrupted and outcome.exit_status == Interrupted.exit_status:
-        bus.publish(_failed(request, Interrupted("interrupted", "run it again: what was sent already is used")))
+        bus.publish(_failed(request, Interrupted("interrupted", after_a_stop(request))))
     return outcome

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from transporter.daemon.client import ask_daemon, connect_to_daemon
 from transporter.daemon.requests import BackupRequest, JobOutcome, JobRequest, RestoreRequest, SearchRequest
+from transporter.errors import ReaderGone
 from transporter.events import EventBus
 from transporter.home import Home
 
@@ -41,7 +42,7 @@ def _interrupt_alone() -> Iterator[None]:
     except BaseExceptionGroup as group:
         if group.subgroup(KeyboardInterrupt) is None:
             raise
-        raise KeyboardInterrupt from None
+        raise (ReaderGone if group.subgroup(ReaderGone) else KeyboardInterrupt) from None
 
 
 def _needs_this_process(home: Home, request: JobRequest) -> bool:

@@ -14,6 +14,8 @@ from transporter.service.provider import Provider
 
 # Nobody waits for it: what is kept for days may stay some hours longer.
 EVERY_SECONDS = 6 * 3600.0
+# The room of a pack that a prune has removed is free once nobody has it open, and somebody may wait for just that.
+LET_GO_SECONDS = 60.0
 # A call cannot be cancelled: folders for each.
 AT_ONCE = 500
 log = get_logger()
@@ -26,10 +28,17 @@ async def keep_house(provider: Provider) -> None:
     """
     while True:
         for name, repository in provider.repositories.items():
-            repository.store.forget_removed_packs()
             await _logged(name, "replaced slots", partial(_purge, repository.store))
             await _logged(name, "points of the recycle bin", partial(_empty, provider, repository.store))
         await trio.sleep(EVERY_SECONDS)
+
+
+async def let_go_of_removed_packs(provider: Provider) -> None:
+    """Close the packs that a prune in another process has removed, until cancelled: a look at some open files."""
+    while True:
+        for repository in provider.repositories.values():
+            repository.store.forget_removed_packs()
+        await trio.sleep(LET_GO_SECONDS)
 
 
 async def _logged(name: str, what: str, work: Callable[[], Awaitable[int]]) -> None:

@@ -373,6 +373,15 @@ def operation_of(request: JobRequest) -> str:
     return type(request).__name__.removesuffix("Request").lower()
 
 
+def after_a_stop(request: JobRequest) -> str:
+    """Return what to do when a request was stopped (Ctrl-C, SIGTERM); the home and the target are in order then."""
+    if isinstance(request, RewrapRequest):
+        return f"go on with it: transporter password change {request.password_name} --resume"
+    if isinstance(request, BackupRequest | CopyRequest):
+        return "run it again: what was sent already is used"
+    return "run it again"
+
+
 class JobOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """How a request ended. ``result`` depends on the request; details of a failure were published as ``JobFailed``."""
 

@@ -17,7 +17,7 @@ from transporter.clock import Clock, SystemClock
 from transporter.config import Config, load_config
 from transporter.daemon.control_socket import serve_control_socket
 from transporter.daemon.copier import Copier
-from transporter.daemon.housekeeping import keep_house
+from transporter.daemon.housekeeping import keep_house, let_go_of_removed_packs
 from transporter.daemon.keeper import Keeper
 from transporter.daemon.listener import Front
 from transporter.daemon.pusher import pusher
@@ -145,6 +145,7 @@ async def _serve(home: Home, config: Config, provider: Provider, ready: Callable
         nursery.start_soon(front.tidier.run)
         nursery.start_soon(keeper.run)
         nursery.start_soon(keep_house, provider)
+        nursery.start_soon(let_go_of_removed_packs, provider)
         nursery.start_soon(Copier(provider, running.job, running.status, parking).run)
         scheduler = Scheduler(list(scheduled_tasks(provider, running, parking)), home.scheduled, provider.clock)
         running.scheduled = scheduler.rows

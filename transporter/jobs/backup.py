@@ -179,11 +179,11 @@ class BackupRun:
         most = self.context.config.limits.max_streams
         streams = min(STREAMS, most)
 
-        def notify(what: str, reason: str) -> None:
+        def notify(what: str, reason: str, delay: float) -> None:
             if what == "lost":
                 self.counters.redials += 1
                 self.context.bus.publish(LinkLost(peer=peer.name, reason=reason))
-                self.context.bus.publish(Redialling(peer=peer.name, attempt=self.counters.redials, delay=0.0))
+                self.context.bus.publish(Redialling(peer=peer.name, attempt=self.counters.redials, delay=delay))
             else:
                 self.context.bus.publish(LinkUp(peer=peer.name, address=peer.place, streams=streams))
 

@@ -147,8 +147,9 @@ class CopyRun:
                 self.counters.redials += 1
                 place = self.order.target.peer or self.order.source.peer
                 self.context.bus.publish(LinkLostEvent(peer=place, reason=str(error)))
-                self.context.bus.publish(Redialling(peer=place, attempt=self.counters.redials, delay=pause))
-            await trio.sleep(pause * random.uniform(0.5, 1.5))
+                delay = pause * random.uniform(0.5, 1.5)
+                self.context.bus.publish(Redialling(peer=place, attempt=self.counters.redials, delay=delay))
+            await trio.sleep(delay)
             pause = min(pause * 2, LONGEST_PAUSE)
 
     async def _attempt(self) -> bool:

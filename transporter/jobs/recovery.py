@@ -146,11 +146,11 @@ async def open_recovery_session(
     router = Router()
     redials = [0]
 
-    def notify(what: str, reason: str) -> None:
+    def notify(what: str, reason: str, delay: float) -> None:
         if what == "lost":
             redials[0] += 1
             context.bus.publish(LinkLost(peer=peer.name, reason=reason))
-            context.bus.publish(Redialling(peer=peer.name, attempt=redials[0], delay=0.0))
+            context.bus.publish(Redialling(peer=peer.name, attempt=redials[0], delay=delay))
         elif announce:
             context.bus.publish(LinkUp(peer=peer.name, address=peer.place, streams=streams))
 

@@ -100,7 +100,8 @@ def connect(path: Path) -> sqlite3.Connection:
                 create_private(path, b"")
             except FileExistsError:
                 check_private(path)
-    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    with translated(KEY_DATABASE, path):
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         with translated(KEY_DATABASE, path):
             use_write_ahead_log(connection)

@@ -45,7 +45,8 @@ IDS_PER_REQUEST = 1024
 
 Connect = Callable[[SessionHandlers], AbstractAsyncContextManager[Session]]
 Arrived = Callable[[ChunkHeader, memoryview], Awaitable[None]]
-Notify = Callable[[str, str], None]
+# What happened ("up", "lost", "again"), why, and in how many seconds the next attempt follows.
+Notify = Callable[[str, str, float], None]
 
 
 async def _unexpected_chunk(_header: ChunkHeader, _payload: memoryview) -> None:
@@ -297,9 +298,10 @@ class ResilientLink:
                         f"the link was lost and did not come back for {self._redial_for:.0f} s: {error}",
                         "run the job again when the peer is reachable; it sends only what is missing there",
                     ) from error
-                self._notify("lost", str(error))
                 # Jitter, so that a thousand sources do not all return in the same second.
-                await trio.sleep(pause * random.uniform(0.5, 1.5))
+                delay = pause * random.uniform(0.5, 1.5)
+                self._notify("lost", str(error), delay)
+                await trio.sleep(delay)
                 pause = min(pause * 2, LONGEST_PAUSE)
 
     @staticmethod
@@ -322,7 +324,7 @@ class ResilientLink:
                 self._session = session
                 self._changed.unpark_all()
                 self._outbox.changed.unpark_all()
-                self._notify("up" if self.sessions == 1 else "again", "")
+                self._notify("up" if self.sessions == 1 else "again", "", 0.0)
                 async with open_tasks() as nursery:
                     nursery.start_soon(self._ask_together, session)
                     nursery.start_soon(self._watch)

@@ -188,8 +188,9 @@ class Repository(Care):
     def session(self) -> SessionLease:
         """Return the lease of a session: until it is released, nothing that is answered from here on is pruned.
 
-        Everybody has one who relies on answers for longer than one call.
+        Everybody has one who relies on answers for longer than one call. It begins with the room of what was pruned.
         """
+        self.forget_removed_packs()
         return SessionLease(self._layout.leases, self._index.moment)
 
     def forget_removed_packs(self) -> None:

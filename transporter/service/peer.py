@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import trio
 
@@ -23,7 +23,8 @@ from protocol.messages import (
 )
 from protocol.messages import Mandate as MandateMessage
 from transporter.catalog import PEER_DIALS, Peer
-from transporter.errors import IdentityRefused, JobBusy, JobFailed, RefusedByPeer, TransporterError
+from transporter.config import load_config
+from transporter.errors import ConfigError, IdentityRefused, JobBusy, JobFailed, RefusedByPeer, TransporterError
 from transporter.events import EventBus
 from transporter.link.broken import LinkBroken
 from transporter.link.control_link import ControlLink
@@ -91,6 +92,10 @@ async def _answer_pair(provider: Provider, link: ControlLink, message: Pair) -> 
 async def _tell_paired(provider: Provider, link: ControlLink, peer: Peer) -> None:
     name = provider.config.node.name
     repositories = [name for name in peer.rights if name != PROXY_RIGHT]
+    # As the configuration is now: one that was given up would be asked in vain for good, by every drill, say.
+    with suppress(ConfigError):  # somebody edits it just now
+        there = load_config(provider.home.config_path).repositories
+        repositories = [name for name in repositories if name in there]
     await link.send(Paired(name=name, repositories=repositories, tenant=peer.tenant))
 
 
