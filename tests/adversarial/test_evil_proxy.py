@@ -6,13 +6,15 @@ name; what only breaks is redialled; and with an honest proxy host everything go
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import msgspec
 import pytest
 import trio
 from evil_middle import ACTS, cut, flip, once_at, once_on_any
 from evil_proxy import EvilRelay
-from reverse_world import open_reverse_world, until
-from world import contents, small_tree
+from reverse_world import Site, _site, open_reverse_world, until
+from world import contents, make_node, small_tree
 
 from protocol.messages import Incoming
 from transporter.catalog import PROXY_HOST
@@ -38,18 +40,21 @@ async def world(request):
 
     One data channel, so that it is the one which carries the byte that is meddled with.
     """
-    async with open_reverse_world(request.param) as made:
-        await made.ready()
-        made.jobs.config = _with(made.jobs.config, max_streams=1)
-        made.evil = EvilRelay(made.relay.provider.relay)
-        made.honest, made.relay.provider.relay = made.relay.provider.relay, made.evil
-        small_tree(made.jobs.tree / "more", seed=9, size=2_500_000)
-        yield made
-        made.relay.provider.relay = made.honest
-        await made.ready()
-        with trio.fail_after(SECONDS):
-            await made.jobs.backup()
-            assert contents(await made.jobs.restore(output="well")) == contents(made.jobs.tree)
+    # What tests open is closed once nobody uses it any more.
+    with ExitStack() as opened:
+        async with open_reverse_world(request.param) as made:
+            made.opened = opened
+            await made.ready()
+            made.jobs.config = _with(made.jobs.config, max_streams=1)
+            made.evil = EvilRelay(made.relay.provider.relay)
+            made.honest, made.relay.provider.relay = made.relay.provider.relay, made.evil
+            small_tree(made.jobs.tree / "more", seed=9, size=2_500_000)
+            yield made
+            made.relay.provider.relay = made.honest
+            await made.ready()
+            with trio.fail_after(SECONDS):
+                await made.jobs.backup()
+                assert contents(await made.jobs.restore(output="well")) == contents(made.jobs.tree)
 
 
 async def outcome(function, *arguments, **how):
@@ -150,13 +155,7 @@ async def test_a_proxy_host_that_calls_somebody_else_is_found_out(world):
 
 async def _mallory(world):
     """Another node that is registered at the proxy host, and answers whoever calls it."""
-    from contextlib import ExitStack
-
-    from reverse_world import Site, _site
-    from world import make_node
-
-    stack = ExitStack()
-    site: Site = _site(make_node(world.folder, "mallory", "", world.jobs.clock, stack))
+    site: Site = _site(make_node(world.folder, "mallory", "", world.jobs.clock, world.opened))
     relay = world.relay
     site.node.catalog.put_peer(Paired("relay", relay.pin, str(relay.address), link=PROXY_HOST))
     # It accepts anybody: a peer with any pin is somebody it knows.

@@ -60,6 +60,16 @@ def _certificate(subject, issuer, key, signer, *, ca, names=()):
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
     )
+    if ca:
+        # From Python 3.13 on an authority is asked whether it may sign certificates.
+        usage = dict.fromkeys(
+            (
+                *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
+                *("crl_sign", "encipher_only", "decipher_only"),
+            ),
+            False,
+        )
+        made = made.add_extension(x509.KeyUsage(key_cert_sign=True, **usage), critical=True)
     if names:
         made = made.add_extension(x509.SubjectAlternativeName(names), critical=False)
     return made.sign(signer, hashes.SHA256())

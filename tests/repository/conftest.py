@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,9 +11,26 @@ import pytest
 
 from transporter.clock import ManualClock
 from transporter.repository import ChunkRecord, Repository
+from transporter.repository.connections import Connections
 
 DOMAIN = b"D" * 16
 KEY = b"K" * 32
+
+
+@pytest.fixture(autouse=True)
+def databases_of_the_dead(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close what tests leave open that let a process die: the kernel would. (Python 3.13 and later tell of it.)"""
+    opened: list[sqlite3.Connection] = []
+    connect = Connections._connect
+
+    def remember(self: Connections, cache: int) -> sqlite3.Connection:
+        opened.append(connect(self, cache))
+        return opened[-1]
+
+    monkeypatch.setattr(Connections, "_connect", remember)
+    yield
+    for connection in opened:
+        connection.close()
 
 
 @pytest.fixture

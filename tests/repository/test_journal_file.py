@@ -53,8 +53,8 @@ def test_a_file_system_without_direct_writes_is_written_all_the_same(tmp_path, m
     real_open, real_pwrite = os.open, os.pwrite
     refusals: list[str] = []
 
-    def open_(path, flags, *rest):
-        fd = real_open(path, flags, *rest)
+    def open_(path, flags, *rest, **how):
+        fd = real_open(path, flags, *rest, **how)
         if refused_at == "open" and flags & os.O_DIRECT:
             os.close(fd)
             refusals.append("open")

@@ -17,6 +17,7 @@ from transporter.repository import Repository
 @pytest.fixture(autouse=True)
 def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (
+        ("READ_SIZE", 16 << 10),
         ("PACK_RECORDS", 200),
         ("PRUNE_BATCH", 200),
         ("SORTED_AT_ONCE", 500),
@@ -44,6 +45,7 @@ def peak(place: Path, chunks: int, work: Callable[[Repository], object]) -> int:
 
 @pytest.mark.parametrize("work", [lambda opened: opened.prune(EVERYTHING), lambda opened: opened.rebuild_index()])
 def test_memory_is_the_same_for_ten_times_as_many_chunks(place, work):
-    small = peak(place.with_name("small"), 1_000, work)
-    large = peak(place.with_name("large"), 10_000, work)
+    # Of three each: what the interpreter does for the first time, or now and then, is not of the repository's size.
+    small = min(peak(place.with_name(f"small-{number}"), 1_000, work) for number in range(3))
+    large = min(peak(place.with_name(f"large-{number}"), 10_000, work) for number in range(3))
     assert large < 1.3 * small + 100_000

@@ -41,15 +41,23 @@ class PointList:
             files.unlink(path)
         with index_errors():
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare()
+            files.unlink(path)
+        except BaseException:
+            self._db.close()
+            raise
+        self._look = 0
+        self.count = 0
+
+    def _prepare(self) -> None:
+        with index_errors():
             for pragma in ("journal_mode=OFF", "synchronous=OFF", "locking_mode=EXCLUSIVE", "cache_size=-2048"):
                 self._db.execute(f"PRAGMA {pragma}")
             self._db.execute(
                 "CREATE TABLE points (domain BLOB, name TEXT, path TEXT, look INTEGER, PRIMARY KEY (domain, name))"
                 " WITHOUT ROWID"
             )
-        files.unlink(path)
-        self._look = 0
-        self.count = 0
 
     def look(self, poll: Callable[[], None]) -> int:
         """List all points; return how many were not listed before.
