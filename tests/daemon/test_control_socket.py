@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 import structlog
 import trio
 import trio.testing
 
-from transporter.daemon import waiting_events
-from transporter.daemon.requests import JobOutcome, StatusRequest
-from transporter.errors import JobBusy
-from transporter.events import DamageFound, FileNote, FileSkipped, JobFailed, JobFinished, Note, Progress, SearchHits
+from transporter.daemon import client, waiting_events
+from transporter.daemon.requests import JobOutcome, StatusRequest, SteerRequest
+from transporter.errors import CannotConnect, JobBusy
+from transporter.events import (
+    DamageFound,
+    EventBus,
+    FileNote,
+    FileSkipped,
+    JobFailed,
+    JobFinished,
+    Note,
+    Progress,
+    SearchHits,
+)
+from transporter.home import Home
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +78,19 @@ async def test_an_error_that_is_none_of_ours_is_told_as_it_is(daemon, job):
 
     outcome, (failed,) = await daemon.ask(job(work))
     assert (outcome.exit_status, failed.code, failed.what) == (1, "job-busy", "another run")
+
+
+@pytest.mark.parametrize(
+    "request_", [StatusRequest(), SteerRequest(job="docs", action="pause")], ids=["status", "pause"]
+)
+def test_a_daemon_that_hangs_is_not_waited_for_by_what_is_answered_at_once(tmp_path, monkeypatch, request_):
+    monkeypatch.setattr(client, "ANSWER_SECONDS", 0.1)
+    home = Home.create(tmp_path / "home")
+    with socket.socket(socket.AF_UNIX) as hangs, home.socket_address() as address:
+        hangs.bind(address)
+        hangs.listen()
+        with client.connect_to_daemon(home) as sock, pytest.raises(CannotConnect, match="did not answer"):
+            client.ask_daemon(sock, request_, EventBus())
 
 
 async def test_an_answer_that_cannot_be_sent_ends_its_connection_alone(daemon, said):

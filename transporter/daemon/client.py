@@ -8,12 +8,15 @@ from contextlib import contextmanager, suppress
 
 import msgspec
 
-from transporter.daemon.requests import JobOutcome, JobRequest, request_to_bytes
-from transporter.errors import ConfigError, JobFailed
+from transporter.daemon.requests import JobOutcome, JobRequest, StatusRequest, SteerRequest, request_to_bytes
+from transporter.errors import CannotConnect, ConfigError, JobFailed
 from transporter.events import EventBus, event_from_dict
 from transporter.home import Home
 
 LENGTH_BYTES = 4
+# What is answered at once, whatever else goes on: by a daemon that was stopped (SIGSTOP), or hangs, it never is.
+PROMPT = (StatusRequest, SteerRequest)
+ANSWER_SECONDS = 15.0
 # A list of a hundred thousand restore points is some 30 MiB.
 ANSWER_AT_MOST = 256 << 20
 # A job that is stopped first finishes the small unit that each of its threads is at.
@@ -53,7 +56,23 @@ def _stopped_in_order(sock: socket.socket) -> Iterator[None]:
 
 
 def ask_daemon(sock: socket.socket, request: JobRequest, bus: EventBus) -> JobOutcome:
-    """Hand a request over, publish its events here, return its outcome. Raises JobFailed when the daemon goes away."""
+    """Hand a request over, publish its events here, return its outcome.
+
+    Raises JobFailed when the daemon goes away, CannotConnect when it does not answer what is answered at once.
+    """
+    if not isinstance(request, PROMPT):
+        return _ask(sock, request, bus)
+    sock.settimeout(ANSWER_SECONDS)
+    try:
+        return _ask(sock, request, bus)
+    except TimeoutError:
+        raise CannotConnect(
+            f"the daemon of this home, or a run of its own, did not answer within {ANSWER_SECONDS:.0f} s",
+            "look at its process and its log: it was stopped (SIGSTOP), or hangs",
+        ) from None
+
+
+def _ask(sock: socket.socket, request: JobRequest, bus: EventBus) -> JobOutcome:
     data = request_to_bytes(request)
     sock.sendall(len(data).to_bytes(LENGTH_BYTES, "big") + data)
     with sock.makefile("rb") as stream, _stopped_in_order(sock):

@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from transporter.daemon.client import ask_daemon, connect_to_daemon
+from transporter.daemon.client import ANSWER_SECONDS, ask_daemon, connect_to_daemon
 from transporter.daemon.requests import JobOutcome, JobRequest, StatusRequest, SteerRequest
-from transporter.errors import JobFailed, NotRunning
+from transporter.errors import CannotConnect, JobFailed, NotRunning
 from transporter.events import EventBus
 from transporter.home import Home
-
-ANSWER_SECONDS = 10.0
 
 
 def steer_job(home: Home, request: SteerRequest) -> list[str]:
@@ -38,7 +36,7 @@ def runs_of_their_own(home: Home) -> list[dict[str, Any]]:
 def _ask_runs(home: Home, request: JobRequest, job: str = "") -> Iterator[JobOutcome]:
     for path in home.run_sockets(job):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock, home.socket_address(path) as address:
-            sock.settimeout(ANSWER_SECONDS)
+            sock.settimeout(ANSWER_SECONDS)  # to connect, too: its queue may be full
             try:
                 sock.connect(address)
             except ConnectionRefusedError:
@@ -48,5 +46,5 @@ def _ask_runs(home: Home, request: JobRequest, job: str = "") -> Iterator[JobOut
             except OSError:
                 continue
             # A run that ends just now answers nothing.
-            with suppress(JobFailed, OSError):
+            with suppress(JobFailed, CannotConnect, OSError):
                 yield ask_daemon(sock, request, EventBus())
