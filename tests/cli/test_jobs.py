@@ -272,6 +272,17 @@ def test_to_verify_all_points_of_a_job_that_has_none_is_no_proof(docs, hand_over
     assert docs("verify", "docs", "all").status == 4, "it was not reached: what it has is not known"
 
 
+def test_retention_of_a_job_that_has_no_points_there_is_no_success(docs, hand_over):
+    row = {"point": "ab" * 16, "committed": "2026-01-01T00:00:00+00:00", "keep": True, "reasons": ["last 1 of 3"]}
+    report = {"policy": "last 3", "dry_run": False, "points": [], "kept": 0, "kept_by_provider": 0}
+    report |= {"removed": {}, "refused": {}}
+    hand_over.outcome = JobOutcome(exit_status=0, result=report)
+    done = docs("retention", "nosuch", "--from", "offsite/main", "--keep-last", "3")
+    assert done.status == 2 and "job 'nosuch' has no restore points there" in done.err and not done.out
+    hand_over.outcome = JobOutcome(exit_status=0, result={**report, "points": [row], "kept": 1})
+    assert docs("retention", "docs", "--keep-last", "3").status == 0
+
+
 POINT = {
     "point": "ab" * 16,
     "job": "docs",
