@@ -283,6 +283,20 @@ def test_retention_of_a_job_that_has_no_points_there_is_no_success(docs, hand_ov
     assert docs("retention", "docs", "--keep-last", "3").status == 0
 
 
+@pytest.mark.parametrize(
+    ("job", "near"), [("dosc", "did you mean 'docs'?"), ("nojob", "`transporter job list` shows the jobs")]
+)
+def test_a_copy_of_a_job_that_this_home_does_not_know_names_it(docs, hand_over, job, near):
+    docs.add_to_config("[repositories.here]\n")
+    done = docs("copy", job, "--to", "here")
+    assert done.status == 2
+    assert f"there is no job {job!r} in the configuration, and --from is missing" in done.err
+    assert near in done.err and "--from PLACE" in done.err
+    assert docs("copy", "--all", "--to", "here").err.startswith("transporter: --from is missing")
+    assert hand_over.requests == []
+    assert docs("copy", job, "--from", "offsite/main", "--to", "here").status == 0
+
+
 POINT = {
     "point": "ab" * 16,
     "job": "docs",
