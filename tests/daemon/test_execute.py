@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 
@@ -9,7 +10,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from transporter.daemon.execute import execute_here
+from transporter.daemon.execute import execute, execute_here
 from transporter.daemon.requests import BackupRequest, DrillRequest, RewrapRequest
 from transporter.events import EventBus, JobFailed
 from transporter.home import Home
@@ -39,3 +40,24 @@ async def test_a_stop_says_how_to_go_on(monkeypatch, tmp_path, request_, remedy,
     assert outcome.exit_status == 130
     (failed,) = [event for event in said if isinstance(event, JobFailed)]
     assert (failed.what, failed.remedy) == ("interrupted", remedy)
+
+
+@pytest.mark.parametrize(
+    ("error", "place"),
+    [
+        (OSError(errno.ENOSPC, "full", "/srv/out/x"), "no room left for /srv/out/x"),
+        # What a call that writes to an open file gives.
+        (OSError(errno.EDQUOT, "full"), "most likely that of its home {home}"),
+    ],
+)
+async def test_a_full_disk_is_named_where_it_is_known(monkeypatch, tmp_path, error, place):
+    async def full(*_arguments):
+        raise error
+
+    monkeypatch.setattr("transporter.daemon.execute._execute", full)
+    bus, said = EventBus(), []
+    bus.subscribe(said.append)
+    outcome = await execute(Home(tmp_path), BackupRequest(job="docs"), bus, dict)
+    (failed,) = said
+    assert outcome.exit_status == 1 and failed.code == "disk-full"
+    assert place.format(home=tmp_path) in failed.what
