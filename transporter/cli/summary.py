@@ -14,9 +14,12 @@ def summary(job: JobFinished) -> str:
         case "restore" if job.dry_run:
             lines = [f"nothing was written; a restore would go through {job.files:,} files"]
         case "restore":
+            written = job.files - job.files_unchanged
+            # In place: with those that were there the number would look as if all of them had been written.
+            there = f"; {job.files_unchanged:,} files were in place already" if job.files_unchanged else ""
             lines = [
-                f"restored {job.files:,} files, {show_size(job.bytes_written)} in {show_duration(job.seconds)}"
-                f" ({show_rate(job.bytes_written, job.seconds)}); {show_size(job.bytes_received)} received"
+                f"restored {written:,} files, {show_size(job.bytes_written)} in {show_duration(job.seconds)}"
+                f" ({show_rate(job.bytes_written, job.seconds)}); {show_size(job.bytes_received)} received{there}"
             ]
         case "verify":
             lines = [
