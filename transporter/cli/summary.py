@@ -35,9 +35,6 @@ def summary(job: JobFinished) -> str:
             lines = [f"{job.operation} {job.job}: done in {show_duration(job.seconds)}"]
     if job.redials:
         lines.append(f"the link was lost, and is back after {job.redials:,} attempt(s) to dial again")
-    if job.files_skipped and job.operation == "backup":
-        # Of a restore it was said: a note stands below the list.
-        lines.append(f"{job.files_skipped:,} files could not be read; they are listed above and the point is marked")
     return "\n".join(lines)
 
 

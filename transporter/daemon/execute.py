@@ -245,7 +245,8 @@ async def _recorded(context: JobContext, request: _Recorded) -> JobOutcome:
         ended = {"exit_status": status, "point": bytes.fromhex(finished.point), "statistics": _numbers(finished)}
         if finished.files_skipped:
             ended["code"] = how_bad.code
-            text = f"{finished.files_skipped} files could not be {_DONE[operation]}: they are listed above"
+            text = f"{finished.files_skipped:,} files could not be {_DONE[operation]}: they are listed above"
+            text += "; the restore point is marked" if operation == "backup" else ""
             context.bus.publish(Note(text=text, job=request.job))
         context.bus.publish(finished)
     except Exception as error:
