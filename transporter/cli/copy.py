@@ -117,5 +117,5 @@ def _home_of(config: Config, job: str) -> str:
         return config.job(job).to
     except ConfigError as error:
         raise UsageError(
-            f"{error.what}, and --from is missing", f"{error.remedy}; for a job of another home: --from PLACE"
+            f"{error.what}, and --from is missing", f"for a job of another home write --from PLACE; {error.remedy}"
         ) from None

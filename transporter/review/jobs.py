@@ -80,9 +80,9 @@ def _copies(home: Installation) -> Iterator[Finding]:
                 "copies-missing",
                 Severity.WARNING,
                 f"job {names[data][0]}",
-                f"no [copies.NAME] takes its data further than to {next(iter(peers))}, and this home knows of no copy "
-                f"of a restore point of the last {COPIED_DAYS} days; three copies on two kinds of machine, one of them "
-                "offline or unchangeable, is what survives",
+                f"no [copies.NAME] takes its data further than to {next(iter(peers))}, and this home knows of no "
+                f"restore point of the last {COPIED_DAYS} days at another node; three copies on two kinds of machine, "
+                "one of them offline or unchangeable, is what survives",
                 "copy its points on, by [copies.NAME] in config.toml; or add a job with the same paths to another peer",
             )
 
