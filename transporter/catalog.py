@@ -357,7 +357,8 @@ class Catalog(ChainTable):
                 (secret_hash,),
             ).fetchone()
             if row is None:
-                raise IdentityRefused("this invitation is not known here", "ask for a new one: transporter invite")
+                what = "the inviting node does not know this invitation"
+                raise IdentityRefused(what, "ask for a new one: transporter invite")
             invitation = _invitation(row)
             if invitation.used_ns is not None:
                 raise IdentityRefused("this invitation was used already", "ask for a new one: transporter invite")

@@ -204,6 +204,13 @@ class ChainTable:
         """Return every (destination, job) of which points are known."""
         return [(str(a), str(b)) for a, b in self._rows("SELECT DISTINCT destination, job FROM chain ORDER BY 1, 2")]
 
+    def newest_there(self) -> list[tuple[str, str, int]]:
+        """Return (destination, job, when the newest point was committed, ns) of all places that have points."""
+        rows = self._rows(
+            "SELECT destination, job, max(committed_ns) FROM chain WHERE state = ? GROUP BY destination, job", THERE
+        )
+        return [(str(destination), str(job), int(newest)) for destination, job, newest in rows]
+
     def chain_faults(self) -> list[tuple[str, str, ChainPoint]]:
         """Return the points that somebody should look into: (destination, job, point)."""
         marks = ", ".join("?" for _ in FAULTS)

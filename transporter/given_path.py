@@ -13,7 +13,7 @@ from typing import Final
 
 from transporter.errors import DiskFull, TransporterError, UsageError
 
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
 def check_new_file(path: Path) -> None:
@@ -31,9 +31,14 @@ def check_new_folder(path: Path) -> None:
 
 def unusable(path: Path, error: OSError) -> TransporterError:
     """Return what to tell of an error from making a file or folder ``path``: DiskFull, else UsageError."""
-    if error.errno in _FULL:
-        return DiskFull(f"no room left for {path}", "free some room, or choose another place")
+    if error.errno in NO_ROOM:
+        return no_room(str(path))
     return UsageError(f"cannot write {path}: {error.strerror}", "name a place that is there and yours")
+
+
+def no_room(place: str) -> DiskFull:
+    """Return the error of a disk that is full; ``place`` is for people."""
+    return DiskFull(f"no room left for {place}", "free some room, or choose another place")
 
 
 def _check_writable(path: Path, folder: Path) -> None:

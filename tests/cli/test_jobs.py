@@ -272,6 +272,31 @@ def test_to_verify_all_points_of_a_job_that_has_none_is_no_proof(docs, hand_over
     assert docs("verify", "docs", "all").status == 4, "it was not reached: what it has is not known"
 
 
+def test_retention_of_a_job_that_has_no_points_there_is_no_success(docs, hand_over):
+    row = {"point": "ab" * 16, "committed": "2026-01-01T00:00:00+00:00", "keep": True, "reasons": ["last 1 of 3"]}
+    report = {"policy": "last 3", "dry_run": False, "points": [], "kept": 0, "kept_by_provider": 0}
+    report |= {"removed": {}, "refused": {}}
+    hand_over.outcome = JobOutcome(exit_status=0, result=report)
+    done = docs("retention", "nosuch", "--from", "offsite/main", "--keep-last", "3")
+    assert done.status == 2 and "job 'nosuch' has no restore points there" in done.err and not done.out
+    hand_over.outcome = JobOutcome(exit_status=0, result={**report, "points": [row], "kept": 1})
+    assert docs("retention", "docs", "--keep-last", "3").status == 0
+
+
+@pytest.mark.parametrize(
+    ("job", "near"), [("dosc", "did you mean 'docs'?"), ("nojob", "`transporter job list` shows the jobs")]
+)
+def test_a_copy_of_a_job_that_this_home_does_not_know_names_it(docs, hand_over, job, near):
+    docs.add_to_config("[repositories.here]\n")
+    done = docs("copy", job, "--to", "here")
+    assert done.status == 2
+    assert f"there is no job {job!r} in the configuration, and --from is missing" in done.err
+    assert near in done.err and "--from PLACE" in done.err
+    assert docs("copy", "--all", "--to", "here").err.startswith("transporter: --from is missing")
+    assert hand_over.requests == []
+    assert docs("copy", job, "--from", "offsite/main", "--to", "here").status == 0
+
+
 POINT = {
     "point": "ab" * 16,
     "job": "docs",

@@ -84,6 +84,16 @@ def test_retention_removes_and_what_it_removed_comes_back(provider):
     assert there(provider) == [IDS[0], IDS[2], *IDS[3:]]
 
 
+def test_what_is_not_in_the_recycle_bin_is_looked_for_there(provider):
+    done = provider("point", "undelete", "docs", "0101", "--repository", "main")
+    assert done.status == 2 and "no restore point in the recycle bin begins with '0101'" in done.err
+    listing = "points --repository main --job docs"
+    assert f"`transporter {listing} --recycled` lists them" in done.err
+    done = provider("point", "remove", "docs", "ff", "--repository", "main")
+    assert f"`transporter {listing}` lists them" in done.err
+    assert provider(*listing.split(), "--recycled").status == provider(*listing.split()).status == 0
+
+
 @pytest.mark.parametrize("options", [(), ("--keep-last", "0")])
 def test_without_a_policy_nothing_is_removed(provider, options):
     done = provider("retention", "docs", "--repository", "main", *options)

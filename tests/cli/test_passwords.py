@@ -60,7 +60,7 @@ def test_a_password_is_changed(alone, new):
 def test_a_place_that_is_not_reached_is_named_and_the_change_goes_on_later(paired, new):
     done = paired("password", "change", "office", "--from-file", new)
     assert done.status == 4
-    assert "offsite/main" in done.err and "--resume" in done.err
+    assert "offsite/main" in done.err and "transporter password change office --resume;" in done.err
     again = paired("password", "change", "office", "--from-file", new)
     assert again.status == 2 and "not finished" in again.err
     assert paired("password", "remove", "office").status == 2

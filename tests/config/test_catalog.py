@@ -65,7 +65,7 @@ def test_an_invitation_works_once_and_in_time(catalog):
         catalog.use_invitation(b"\1" * 32, 99)
     with pytest.raises(IdentityRefused, match="expired"):
         catalog.use_invitation(b"\2" * 32, 100)
-    with pytest.raises(IdentityRefused, match="not known"):
+    with pytest.raises(IdentityRefused, match="does not know this invitation"):
         catalog.use_invitation(b"\3" * 32, 1)
     assert [one.used_ns for one in catalog.invitations()] == [99, None]
     assert "\\x01" not in repr(catalog.invitations())

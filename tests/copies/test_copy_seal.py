@@ -8,7 +8,7 @@ import pytest
 from copy_world import contents, local_repository
 from world import small_tree
 
-from transporter.errors import DamagedData, NoKey
+from transporter.errors import DamagedData, NoKey, UnknownPassword
 from transporter.jobs.copy_seal import PointSealing
 from transporter.repository import PLAIN_KEY
 from transporter.repository.point_head import decode_head
@@ -54,6 +54,14 @@ async def test_sealed_points_go_under_another_password_on_request(world, later):
     world.source.keys.remove_password("office", in_use=True)
     for ref in points(world, "docs"):
         await world.source.verify("docs", point=ref.point_id.hex(), source="second/main")
+
+
+@pytest.mark.parametrize("seal", ["plain", "all"])
+async def test_a_password_that_this_home_does_not_have_is_refused_also_where_nothing_is_left_to_copy(world, seal):
+    await world.source.backup()
+    await world.copy(world.source, *WAY, jobs=("docs",))
+    with pytest.raises(UnknownPassword, match="'nope'"):
+        await world.copy(world.source, *WAY, jobs=("docs",), seal=seal, password="nope")
 
 
 async def test_the_next_copy_uses_what_was_sealed_before(world, later):

@@ -85,16 +85,16 @@ async def test_the_data_goes_straight_and_the_points_are_the_conductors(world):
 async def test_where_the_source_does_not_know_the_target_it_is_said_what_to_do(world):
     await world.source.backup()
     world.target.catalog.remove_peer("second")
-    with pytest.raises(RefusedByPeer, match="does not know the one that the points are to go to") as caught:
+    with pytest.raises(RefusedByPeer, match="offsite does not know the node that the points are to go to") as caught:
         await world.copy(world.source, *WAY, jobs=("docs",), through=False)
-    assert "--through" in caught.value.remedy
+    assert "`join` at offsite" in caught.value.remedy and "--through" in caught.value.remedy
 
 
 async def test_where_the_source_cannot_reach_the_target_it_is_said_what_to_do(world):
     await world.source.backup()
     known = world.target.catalog.peer("second")
     world.target.catalog.put_peer(replace(known, address="127.0.0.1:1"))
-    with pytest.raises(RefusedByPeer, match="cannot be reached from here") as caught:
+    with pytest.raises(RefusedByPeer, match="second cannot be reached from offsite") as caught:
         await world.copy(world.source, *WAY, jobs=("docs",), through=False)
     assert "--through" in caught.value.remedy
 

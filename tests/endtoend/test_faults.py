@@ -101,7 +101,7 @@ def test_a_full_disk_under_a_restore_fails_it_and_leaves_nothing_half(pair, tmp_
     done = ended(process)
     lines = done.out.splitlines()
     assert all(line.startswith("{") for line in lines), f"left behind: {lines[-1]}"
-    failed(done, 1, "disk-full", "no room")
+    failed(done, 1, "disk-full", f"no room left for {out}")
 
 
 def test_a_quota_is_kept_and_what_is_committed_stays(new_pair, tree, tmp_path):

@@ -163,8 +163,9 @@ async def test_what_the_target_puts_together_before_a_change_and_commits_after_i
 async def test_while_a_job_of_the_password_runs_a_change_is_not_finished(world):
     await world.source.backup()
     world.source.keys.change_password("office", NEW)
-    with job_lock(world.source.home, "docs"), pytest.raises(JobBusy, match="docs"):
+    with job_lock(world.source.home, "docs"), pytest.raises(JobBusy, match="docs") as busy:
         await rewrap(world.source.context)
+    assert busy.value.remedy == "go on when it has ended: transporter password change office --resume"
     assert len(world.source.keys.unfinished_changes()) == 1
     # Its slots were replaced all the same; only the last look is missing.
     assert (await rewrap(world.source.context)).replaced == 0
@@ -216,8 +217,9 @@ async def test_a_place_that_is_not_reached_keeps_the_change_open(world):
     await two_points(world)
     world.source.keys.change_password("office", NEW)
     world.source.dials(Address("127.0.0.1", 9))
-    with pytest.raises(CannotConnect, match="old password still opens"):
+    with pytest.raises(CannotConnect, match="old password still opens") as left:
         await rewrap(world.source.context)
+    assert "transporter password change office --resume; " in left.value.remedy
     assert len(world.source.keys.unfinished_changes()) == 1
     world.source.dials(world.address)
     assert contents(await world.source.restore()) == contents(world.source.tree)

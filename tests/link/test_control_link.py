@@ -114,6 +114,32 @@ async def test_messages_pass_and_bytes_are_counted(wire, identities):
         assert server.bytes_sent == client.bytes_received > 0
 
 
+@pytest.mark.parametrize("all_said", [False, True], ids=["a goodbye of the WebSocket", "of TLS alone"])
+async def test_a_peer_that_ends_in_order_has_closed_the_connection_and_not_broken_it(wire, identities, all_said):
+    async def come_and_go():
+        async with client_of(wire, identities) as client:
+            client.all_said = all_said
+
+    with pytest.raises(LinkBroken, match=r"^the peer closed the connection$"):
+        async with open_tasks() as nursery:
+            nursery.start_soon(come_and_go)
+            async with server_of(wire, identities) as server:
+                await server.receive()
+
+
+async def test_a_line_that_is_cut_has_broken(wire, identities):
+    async def dial():
+        async with client_of(wire, identities):
+            await trio.sleep_forever()
+
+    with pytest.raises(LinkBroken, match=r"^the control connection broke"):
+        async with open_tasks() as nursery:
+            nursery.start_soon(dial)
+            async with server_of(wire, identities) as server:
+                await wire.near.send_stream.aclose()
+                await server.receive()
+
+
 async def test_a_heartbeat_keeps_an_idle_connection(wire, identities, autojump_clock):
     async with pair(wire, identities) as (client, server), trio.open_nursery() as nursery:
         nursery.start_soon(client.receive)

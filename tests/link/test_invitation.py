@@ -175,7 +175,7 @@ async def test_an_invitation_to_somebody_elses_key_is_refused_before_the_proof_i
 
 async def test_a_wrong_secret_is_refused(world, newcomer):
     altered = msgspec.structs.replace(decode_invitation(invited(world)), secret=bytes(32))
-    with pytest.raises(IdentityRefused, match="not known here"):
+    with pytest.raises(IdentityRefused, match="inviting node does not know this invitation"):
         await join(newcomer.home, encode_invitation(altered))
     assert world.target.catalog.peer("newcomer") is None
 

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from transporter.catalog import Catalog, Peer
+from transporter.catalog_chain import DROPPED, MISSING, THERE, ChainPoint
 from transporter.clock import ManualClock
 from transporter.config import Config, parse_config
 from transporter.home import Home
@@ -135,6 +136,32 @@ def test_a_backup_copy_job_is_another_place(good):
     ):
         found = codes(review_jobs(replace(good, config=parse(f"{text}[copies.more]\n{copy}\n"))))
         assert ("copies-missing" in found) == missing, copy
+
+
+@pytest.mark.parametrize(
+    ("there", "missing"),
+    [
+        ({("vault/second", "docs"): NOW - 39 * DAY_NS}, False),
+        ({("vault/second", "docs"): NOW - 40 * DAY_NS}, True),
+        ({("vault/second", "mail"): NOW}, True),
+        ({("offsite/second", "docs"): NOW}, True),
+    ],
+    ids=["lately", "long ago", "another job's", "the same node"],
+)
+def test_a_place_where_points_are_known_to_be_is_another_place(good, there, missing):
+    config = parse(CONFIG.partition("[jobs.docs2]")[0])
+    found = codes(review_jobs(replace(good, config=config, newest={("offsite/main", "docs"): NOW, **there})))
+    assert ("copies-missing" in found) == missing
+    if missing:
+        assert "no [copies.NAME] takes its data further than to offsite" in found["copies-missing"].reason
+
+
+def test_what_is_known_of_other_places_is_read_from_the_catalog(good):
+    with Catalog(good.home.catalog_db) as catalog, KeyDatabase(good.home.keys_db):
+        for number, (state, when) in enumerate([(THERE, 7), (THERE, 9), (MISSING, 11), (DROPPED, 13)]):
+            catalog.put_chain("vault/second", "docs", [ChainPoint(bytes([number]) * 16, b"h", when, state)])
+        catalog.put_chain("vault/third", "docs", [ChainPoint(b"m" * 16, b"h", 5, MISSING)])
+    assert read_installation(good.home, good.config, ManualClock()).newest == {("vault/second", "docs"): 9}
 
 
 def test_no_second_way(good):

@@ -183,6 +183,9 @@ async def test_what_the_recycle_bin_holds_comes_back_with_its_key(world, clock):
     assert keys_of(world.source, points) == [True] * 3
     (in_bin,) = await recycled_there(world.source.context, WHERE, ["docs"])
     assert (in_bin["point"], in_bin["removed_by"]) == (points[1].hex(), "this node")
+    with pytest.raises(UsageError, match="in the recycle bin begins") as refused:
+        await act_there(world.source.context, "undelete", WHERE, [points[0].hex()])
+    assert refused.value.remedy == "`transporter points --job docs --from offsite/main --recycled` lists them"
     await act_there(world.source.context, "undelete", WHERE, [points[1].hex()[:6]])
     assert there(world) == points
     await world.source.restore(point=points[1].hex())

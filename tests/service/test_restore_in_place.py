@@ -36,6 +36,16 @@ async def test_only_what_differs_comes_over_the_line(world):
     assert done.files_unchanged == done.files - 2
 
 
+async def test_every_name_of_a_file_counts_as_in_place_and_nothing_that_is_no_file(world):
+    node = world.source
+    os.link(node.tree / "large", node.tree / "sub" / "twin")
+    for name in ("one", "other"):  # not as many as further names: one mistake must not make up for the other
+        (node.tree / name).symlink_to("large")
+    await node.backup()
+    done = await finished(node)
+    assert done.files_unchanged == done.files == len([*node.tree.rglob("*")]) - 3  # sub, and the links
+
+
 async def test_forged_times_are_found_by_content(world):
     node = world.source
     await node.backup()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import subprocess
@@ -14,7 +15,7 @@ from msgspec import structs
 from test_healed import lose_the_longest_chunk
 from world import contents
 
-from transporter.errors import DamagedData, LinkLost, UsageError
+from transporter.errors import DamagedData, DiskFull, LinkLost, UsageError
 from transporter.events import Note, RangeLost
 from transporter.jobs.restore import RestoreOrder, run_restore
 from transporter.jobs.tree_writing import TreeWriting
@@ -50,6 +51,26 @@ async def test_one_file_and_a_tree_as_streams(world):
         found = {member.name: archive.extractfile(member).read() for member in archive if member.isfile()}
     assert found == contents(node.tree)
     assert streamed.done.files == len(found)
+
+
+async def test_a_stream_to_a_full_disk_says_where(world):
+    node = world.source
+    await node.backup()
+    with open("/dev/full", "wb") as full, pytest.raises(DiskFull, match="no room left for /dev/full"):
+        order = RestoreOrder("docs", "latest", "", [], False, "", b"", "", Wish(tar=True), full.fileno())
+        await run_restore(node.context, order)
+
+
+async def test_a_restore_to_a_full_disk_says_where(world, monkeypatch, tmp_path):
+    node = world.source
+    await node.backup()
+    monkeypatch.setattr(
+        "transporter.jobs.tree_writing.failure_to_error", lambda _failed: OSError(errno.ENOSPC, "No space left")
+    )
+    # In the way: the writer fails.
+    (tmp_path / "out").write_bytes(b"")
+    with pytest.raises(DiskFull, match=f"no room left for {tmp_path}/out"):
+        await run_restore(node.context, RestoreOrder("docs", "latest", str(tmp_path / "out"), [], False, "", b"", ""))
 
 
 async def test_a_stream_with_damage_is_cut_or_has_zeros(world):

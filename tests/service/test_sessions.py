@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ import trio.testing
 from world import start_of
 
 from transporter.catalog import Peer
+from transporter.config import parse_config
 from transporter.errors import JobBusy, RefusedByPeer
 from transporter.link.control_link import SILENCE_SECONDS
 from transporter.service import provider as provider_module
@@ -22,7 +24,8 @@ OFFICE = Peer("office", b"p" * 32, tenant="office-1")
 
 @pytest.fixture
 def provider():
-    return Provider(None, None, SimpleNamespace(pin=b"t" * 32), None, None, None)
+    config = parse_config('[node]\nname = "offsite"\n', Path("config.toml"))
+    return Provider(None, config, SimpleNamespace(pin=b"t" * 32), None, None, None)
 
 
 class Sessions:
@@ -120,7 +123,7 @@ async def test_a_tenant_has_so_many_sessions_at_once_and_another_tenant_its_own(
     for session in mine:
         await provider.claim(session)
     for refused in (sessions.new(job="c"), sessions.new(job="a", purpose="recovery")):
-        with pytest.raises(JobBusy, match="3 jobs of this node are under way here"):
+        with pytest.raises(JobBusy, match="3 jobs of office are under way at offsite"):
             await provider.claim(refused)
     neighbour = sessions.new(Peer("neighbour", b"n" * 32, tenant="neighbour-1"), job="a")
     await provider.claim(neighbour)

@@ -9,7 +9,7 @@ from msgspec import structs
 
 from transporter.cli.job_runner import run_request
 from transporter.cli.terminal import Terminal
-from transporter.errors import UsageError
+from transporter.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from transporter.config import Config
@@ -97,9 +97,9 @@ def _request(
     if not target:
         raise UsageError("--to is missing", "name the repository that the points are copied to: --to PLACE")
     if not source:
-        if job not in config.jobs:
+        if not job:
             raise UsageError("--from is missing", "name the repository that the points are in: --from PLACE")
-        source = config.jobs[job].to
+        source = _home_of(config, job)
     for place in (source, target):
         if "/" not in place:
             config.repository(place)
@@ -109,3 +109,13 @@ def _request(
         raise UsageError("a repository is to be copied to itself", "name another one: --to PLACE")
     jobs = [job] if job else []
     return CopyRequest(job=job or "copy", source=source, target=target, jobs=jobs, point=point, through=through)
+
+
+def _home_of(config: Config, job: str) -> str:
+    """Return where a job of this home backs up to; of any other job somebody has to say where its points are."""
+    try:
+        return config.job(job).to
+    except ConfigError as error:
+        raise UsageError(
+            f"{error.what}, and --from is missing", f"for a job of another home write --from PLACE; {error.remedy}"
+        ) from None

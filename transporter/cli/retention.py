@@ -76,6 +76,9 @@ def retention(
     outcome = run_request(terminal, home, request)
     if outcome.exit_status:
         return outcome.exit_status
+    if not outcome.result["points"]:
+        # A name with a slip must not look like a policy that was carried out.
+        raise UsageError(f"job {job!r} has no restore points there", "run the job first, or name the right job")
     _show(terminal, outcome.result)
     if outcome.result["refused"]:
         count, why = len(outcome.result["refused"]), next(iter(outcome.result["refused"].values()))

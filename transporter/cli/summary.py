@@ -14,9 +14,12 @@ def summary(job: JobFinished) -> str:
         case "restore" if job.dry_run:
             lines = [f"nothing was written; a restore would go through {job.files:,} files"]
         case "restore":
+            written = job.files - job.files_unchanged
+            # In place: with those that were there the number would look as if all of them had been written.
+            there = f"; {job.files_unchanged:,} files were in place already" if job.files_unchanged else ""
             lines = [
-                f"restored {job.files:,} files, {show_size(job.bytes_written)} in {show_duration(job.seconds)}"
-                f" ({show_rate(job.bytes_written, job.seconds)}); {show_size(job.bytes_received)} received"
+                f"restored {written:,} files, {show_size(job.bytes_written)} in {show_duration(job.seconds)}"
+                f" ({show_rate(job.bytes_written, job.seconds)}); {show_size(job.bytes_received)} received{there}"
             ]
         case "verify":
             lines = [
@@ -32,9 +35,6 @@ def summary(job: JobFinished) -> str:
             lines = [f"{job.operation} {job.job}: done in {show_duration(job.seconds)}"]
     if job.redials:
         lines.append(f"the link was lost, and is back after {job.redials:,} attempt(s) to dial again")
-    if job.files_skipped and job.operation == "backup":
-        # Of a restore it was said: a note stands below the list.
-        lines.append(f"{job.files_skipped:,} files could not be read; they are listed above and the point is marked")
     return "\n".join(lines)
 
 

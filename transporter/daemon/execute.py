@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -62,6 +61,7 @@ from transporter.errors import (
 )
 from transporter.events import EventBus, JobFinished, Note, SecurityEvent, display_path, event_to_dict
 from transporter.events import JobFailed as JobFailedEvent
+from transporter.given_path import NO_ROOM
 from transporter.home import Home
 from transporter.jobs.backup import run_backup
 from transporter.jobs.context import JobContext
@@ -103,7 +103,7 @@ async def execute(
     try:
         return await _execute(home, request, bus, status, clock, steering or Steering(), parking)
     except (TransporterError, OSError) as error:
-        return _end(request, bus, _known(error))
+        return _end(request, bus, _known(error, home))
 
 
 async def execute_in_daemon(
@@ -119,7 +119,7 @@ async def execute_in_daemon(
         return await execute(home, request, bus, status, steering=steering, parking=parking)
     except Exception as error:
         log.exception("a job met an internal error", job=getattr(request, "job", ""))
-        return _end(request, bus, _known(error))
+        return _end(request, bus, _known(error, home))
 
 
 def _end(request: JobRequest, bus: EventBus, error: TransporterError) -> JobOutcome:
@@ -127,15 +127,18 @@ def _end(request: JobRequest, bus: EventBus, error: TransporterError) -> JobOutc
     return JobOutcome(exit_status=error.exit_status)
 
 
-def _known(error: Exception) -> TransporterError:
+def _known(error: Exception, home: Home) -> TransporterError:
     """Return what to tell of an error: itself, what the system said, or that it is a bug."""
     if isinstance(error, TransporterError):
         return error
     if isinstance(error, OSError):
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            return DiskFull("no room left on a disk of this node", "make room; the next run goes on from here")
         named = isinstance(error.filename, str | bytes | os.PathLike)
-        where = f"{display_path(os.fsencode(error.filename))}: " if named else ""
+        path = display_path(os.fsencode(error.filename)) if named else ""
+        if error.errno in NO_ROOM:
+            # A call that writes does not say to which file. Where a restore writes is said by the restore.
+            place = f"for {path}" if named else f"on a disk of this node, most likely that of its home {home.path}"
+            return DiskFull(f"no room left {place}", "make room; the next run goes on from here")
+        where = f"{path}: " if named else ""
         return JobFailed(
             f"the operating system refused: {where}{error.strerror or error}", "see to that, then run it again"
         )
@@ -242,11 +245,12 @@ async def _recorded(context: JobContext, request: _Recorded) -> JobOutcome:
         ended = {"exit_status": status, "point": bytes.fromhex(finished.point), "statistics": _numbers(finished)}
         if finished.files_skipped:
             ended["code"] = how_bad.code
-            text = f"{finished.files_skipped} files could not be {_DONE[operation]}: they are listed above"
+            text = f"{finished.files_skipped:,} files could not be {_DONE[operation]}: they are listed above"
+            text += "; the restore point is marked" if operation == "backup" else ""
             context.bus.publish(Note(text=text, job=request.job))
         context.bus.publish(finished)
     except Exception as error:
-        known = _known(error)
+        known = _known(error, context.home)
         ended = {**ended, "exit_status": known.exit_status, "code": known.code, "what": known.what}
         if isinstance(error, TamperingDetected):
             context.bus.publish(SecurityEvent(peer=request.job, what=error.what))
@@ -264,7 +268,7 @@ async def _verify_each(context: JobContext, request: VerifyRequest) -> JobOutcom
         try:
             status = (await _recorded(context, one)).exit_status
         except (TransporterError, OSError) as error:
-            status = _end(one, context.bus, _known(error)).exit_status
+            status = _end(one, context.bus, _known(error, context.home)).exit_status
             if isinstance(error, NoKey):
                 closed.append(point)
                 continue

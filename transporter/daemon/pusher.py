@@ -24,7 +24,7 @@ def pusher(provider: Provider) -> Push:
     ) -> CopiedTo:
         target = provider.catalog.peer_by_pin(asked.peer)
         if target is None:
-            raise IdentityRefused("the node that the points are to go to is not known here", "pair the two")
+            raise IdentityRefused("the two are not paired any more", "pair the two")
         bus = EventBus()
         bus.subscribe(lambda event: note(event.bytes_sent) if isinstance(event, Progress) else None)
         context = JobContext(

@@ -48,12 +48,17 @@ def _known(owners: set[str]) -> str:
     return f"name one: --tenant {' | '.join(sorted(owners))}"
 
 
-def point_named(ids: Sequence[bytes], text: str, job: str) -> bytes:
-    """Return the point whose id begins so. Raises UsageError unless there is exactly one."""
+def point_named(ids: Sequence[bytes], text: str, listing: str, *, recycled: bool = False) -> bytes:
+    """Return the point whose id begins so. Raises UsageError unless there is exactly one.
+
+    ``listing``: what `points` is to be told to list them; ``recycled``: they are those in the recycle bin.
+    """
     found = [point for point in dict.fromkeys(ids) if point.hex().startswith(text.lower())]
     if len(found) != 1 or not text:
-        many = "several restore points begin" if found else "no restore point begins"
-        raise UsageError(f"{many} with {text!r}", f"`transporter points --job {job}` lists them")
+        among = " in the recycle bin" if recycled else ""
+        many = f"several restore points{among} begin" if found else f"no restore point{among} begins"
+        command = f"transporter points {listing}{' --recycled' if recycled else ''}"
+        raise UsageError(f"{many} with {text!r}", f"`{command}` lists them")
     return found[0]
 
 
@@ -72,11 +77,13 @@ def act_here(
     """Remove, bring back, pin, unpin or lock points. In a thread. Raises PointKept, and what `Keeping` does."""
     with open_here(context, repository) as store:
         owner = tenant_of(store, job, tenant)
-        if action == "undelete":
+        in_bin = action == "undelete"
+        if in_bin:
             ids = [each.ref.point_id for each in store.keeping.recycled(owner, job)]
         else:
             ids = [point for name, point in store.point_ids(owner) if name == job]
-        chosen = [point_named(ids, text, job) for text in points]
+        listing = f"--repository {repository} --job {job}"
+        chosen = [point_named(ids, text, listing, recycled=in_bin) for text in points]
         facts = {"tenant": owner, "job": job, "repository": repository}
         names = [point.hex() for point in chosen]
         if action == "remove":
@@ -85,7 +92,7 @@ def act_here(
         rows = []
         for point in chosen:
             row: dict[str, Any] = {"point": point.hex(), "job": job, "repository": repository}
-            if action == "undelete":
+            if in_bin:
                 store.keeping.undelete(owner, job, point)
             elif action == "pin":
                 store.keeping.pin(owner, job, point, reason, PROVIDER)

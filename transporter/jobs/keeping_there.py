@@ -31,7 +31,8 @@ async def act_there(
         await check_chain(context, str(where), where.job, there)
         in_bin = action == "undelete"
         ids = [row.point for row in there.rows if bool(row.recycled_until_ns) == in_bin]
-        chosen = [point_named(ids, text, where.job) for text in points]
+        listing = f"--job {where.job} --from {where}"
+        chosen = [point_named(ids, text, listing, recycled=in_bin) for text in points]
         if action == "remove":
             names = [point.hex() for point in chosen]
             await trio.to_thread.run_sync(lambda: approve_force(context, names, forced=force))

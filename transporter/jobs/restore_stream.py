@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 import trio
 
 from pipeline.run import open_tasks
 from transporter.errors import DamagedData, JobFailed
 from transporter.events import FileSkipped, JobFinished, RangeLost, RestoreProgress, display_path
+from transporter.given_path import NO_ROOM, no_room
 from transporter.jobs.context import JobContext
 from transporter.jobs.fetch import Wanted
 from transporter.jobs.preamble import Preamble
@@ -140,6 +142,10 @@ class StreamRestore:
             await trio.to_thread.run_sync(_write_all, self._fd, data, abandon_on_cancel=True)
         except BrokenPipeError:
             raise JobFailed("whoever read the stream has gone before its end", "look at the reading program") from None
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise no_room(_name_of(self._fd)) from error
         self.bytes_written += len(data)
 
     def progress(self) -> RestoreProgress:
@@ -179,6 +185,15 @@ class StreamRestore:
             streams=recovery.link.streams,
             redials=recovery.redials[0],
         )
+
+
+def _name_of(fd: int) -> str:
+    """Return what a stream is written to, for people: a file where it was redirected to one."""
+    with suppress(OSError):
+        path = os.readlink(f"/proc/self/fd/{fd}")
+        if path.startswith("/"):
+            return display_path(os.fsencode(path))
+    return "standard output"
 
 
 def zeros(length: int) -> Iterator[memoryview]:

@@ -10,6 +10,7 @@ through what has turned up since. (What the target seals looks after itself: ser
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -80,7 +81,7 @@ async def rewrap(context: JobContext, name: str = "", *, give_up: bool = False) 
         # A point that cannot even be read may have a slot of the old password, and may be mended one day.
         failed = list(dict.fromkeys([*(point.hex() for point in opened_by_nothing), *walk.unreadable]))
         if not give_up:
-            _check(walk, failed)
+            _check(walk, failed, changes)
         for change in changes:
             await trio.to_thread.run_sync(_finish, context, change, walk, failed)
     return RewrapReport(walk.slots_replaced, walk.points, failed, walk.kept_until_ns, dict(walk.unreached))
@@ -108,22 +109,27 @@ def _hold_jobs(context: JobContext, changes: list[UnfinishedChange], jobs: ExitS
         raise JobBusy(
             f"{walk.slots_replaced} slots were replaced, but {busy.what}, and may still commit a point under the old "
             "password",
-            "go on when it has ended: transporter password change NAME --resume",
+            f"go on when it has ended: {_going_on(changes)}",
         ) from None
 
 
-def _check(walk: Walk, failed: list[str]) -> None:
+def _going_on(changes: list[UnfinishedChange], also: str = "") -> str:
+    """Return the command that goes on with the changes: of each password its own."""
+    names = dict.fromkeys(change.name for change in changes)
+    return "; ".join(f"transporter password change {shlex.quote(name)} --resume{also}" for name in names)
+
+
+def _check(walk: Walk, failed: list[str], changes: list[UnfinishedChange]) -> None:
     if walk.unreached:
         places = "; ".join(f"{place}: {why}" for place, why in walk.unreached.items())
         raise CannotConnect(
             f"{walk.slots_replaced} slots were replaced, but not every repository was reached ({places}); "
             "there the old password still opens its points",
-            "go on when they can be reached: transporter password change NAME --resume; "
-            "to leave them out for good, add --give-up",
+            f"go on when they can be reached: {_going_on(changes)}; to leave them out for good, add --give-up",
         )
     if failed:
         named = ", ".join(failed[:_SHOWN]) + (" …" if len(failed) > _SHOWN else "")
         raise DamagedData(
             f"{walk.slots_replaced} slots were replaced, but {len(failed)} restore points are damaged ({named})",
-            "run scrub where they lie; to leave them as they are: transporter password change NAME --resume --give-up",
+            f"run scrub where they lie; to leave them as they are: {_going_on(changes, ' --give-up')}",
         )

@@ -10,7 +10,9 @@ import msgspec
 import trio
 
 from pipeline.run import open_tasks
-from transporter.errors import CannotConnect, JobFailed, LinkLost
+from transporter.errors import CannotConnect, DiskFull, JobFailed, LinkLost, TransporterError
+from transporter.events import display_path
+from transporter.given_path import NO_ROOM, no_room
 from transporter.jobs.spare_worker import SpareWorker
 from transporter.jobs.worker_process import WorkerProcess, failure_to_error, open_worker
 from transporter.workloads.notes import LostRange, Note
@@ -74,8 +76,15 @@ class TreeWriting:
                 self._answers.append(answer)
                 self._answered.unpark_all()
             else:
-                raise failure_to_error(answer)
+                raise self._named(failure_to_error(answer))
             self._note(answer.report)
+
+    def _named(self, error: TransporterError | OSError) -> TransporterError | OSError:
+        """Say where there is no room: a call that writes to an open file does not know its name."""
+        full = isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in NO_ROOM)
+        if full and self.opened is not None and self.opened.output:
+            return no_room(display_path(self.opened.output))
+        return error
 
     def _note(self, report: Report) -> None:
         self.files = max(self.files, report.files)

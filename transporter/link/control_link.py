@@ -11,6 +11,7 @@ from types import TracebackType
 import h11
 import trio
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, wrap_client_stream, wrap_server_stream
+from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import ProtocolError as WebSocketProtocolError
 
 from pipeline.run import open_tasks
@@ -168,6 +169,8 @@ class ControlLink:
     def _broken(self, error: Exception) -> Exception:
         if self._tls.refusal is not None:
             return self._tls.refusal
+        if self._tls.ended.is_set() or _said_goodbye(error):
+            return LinkBroken("the peer closed the connection")
         return LinkBroken(f"the control connection broke: {type(error).__name__}")
 
     async def beat(self) -> None:
@@ -199,6 +202,12 @@ class ControlLink:
         with trio.move_on_after(seconds) as scope:
             scope.shield = True
             await self._tls.aclose()
+
+
+def _said_goodbye(error: Exception) -> bool:
+    """Tell whether an error is about a WebSocket that was closed in order: done, or going away."""
+    reason = error.reason if isinstance(error, ConnectionClosed) else None
+    return reason is not None and reason.code in (CloseReason.NORMAL_CLOSURE, CloseReason.GOING_AWAY)
 
 
 @asynccontextmanager

@@ -237,7 +237,7 @@ async def answer_pairing(link: ControlLink, pair: Pair, catalog: Catalog, clock:
             if invitation.may_remove and entry.rights:
                 entry = replace(entry, removes=entry.rights)
             return _remember(catalog, entry)
-    raise IdentityRefused("this invitation is not known here", "ask for a new one: transporter invite")
+    raise IdentityRefused("the inviting node does not know this invitation", "ask for a new one: transporter invite")
 
 
 def _check_name(catalog: Catalog, pin: bytes, name: str) -> None:
@@ -248,8 +248,8 @@ def _check_name(catalog: Catalog, pin: bytes, name: str) -> None:
     known = catalog.peer(name)
     if known is not None and known.pin != pin and catalog.peer_by_pin(pin) is None:
         raise IdentityRefused(
-            f"a node called {name!r} is paired here already",
-            "give the new one another name, or `peer remove` the old one",
+            f"the inviting node is paired with another node called {name!r} already",
+            "give the new one another name, or `peer remove` the old one there",
         )
 
 
@@ -261,7 +261,7 @@ def _check_tenant(catalog: Catalog, pin: bytes, tenant: str, own: str) -> None:
     others = {peer.tenant for peer in catalog.peers() if peer.pin != pin and peer.tenant}
     if tenant and tenant in {*others, own}:
         raise IdentityRefused(
-            f"another node is the tenant {tenant!r} here already",
+            f"another node is the tenant {tenant!r} of the inviting node already",
             "give the new one another name; nobody meets this by chance: find out who asks",
         )
 
@@ -283,7 +283,7 @@ def _invited(pair: Pair, pin: bytes, opens: str, catalog: Catalog, clock: Clock)
     relay = catalog.peer_by_pin(pair.via) if pair.via else None
     if pair.via and (relay is None or relay.link != PROXY_HOST):
         raise RefusedByPeer(
-            "the proxy host through which this node is to be dialled is not known here", "join it there"
+            "the inviting node does not know the proxy host through which it is to dial the other", "join it there"
         )
     if relay is None and not is_address(pair.address):
         raise RefusedByPeer(f"{pair.address!r} is no address that could be dialled", "set `listen` or `address`")

@@ -25,6 +25,7 @@ class Installation:
 
     ``trail_problem``: what is wrong with the audit trail; empty: nothing. ``sealing``: the passwords that chunks were
     sealed under here, whoever's they are: a target's configuration does not name those of its tenants' jobs.
+    ``newest``: by (destination, job), when the newest point that this home knows to be there was committed, ns.
     ``not_applied``: for active keysets how many points are older, if `keyset apply` has not gone through all since.
     """
 
@@ -39,6 +40,7 @@ class Installation:
     trail_problem: str
     sealing: tuple[str, ...] = ()
     not_applied: Mapping[str, int] = field(default_factory=dict)
+    newest: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
     def days_since(self, moment_ns: int) -> int:
         """Return whole days between then and now."""
@@ -80,6 +82,7 @@ def read_installation(home: Home, config: Config, clock: Clock) -> Installation:
                 # Of one second: what the trail says is rounded.
                 if info.active and applied.get(info.public.name, 0) < info.added_ns // SECOND_NS * SECOND_NS
             },
+            {(destination, job): newest for destination, job, newest in catalog.newest_there()},
         )
 
 

@@ -14,6 +14,9 @@ from transporter.review.installation import Installation
 STALE_DAYS: Final = 8
 """A weekly job that missed its day."""
 
+COPIED_DAYS: Final = 40
+"""A monthly copy that is some days late: where no newer point of a job lies, nobody copies it there any more."""
+
 UNPROVED_DAYS: Final = 90
 """A quarter: what nobody restored, verified or drilled for so long is a hope and no backup."""
 
@@ -69,7 +72,7 @@ def _copies(home: Installation) -> Iterator[Finding]:
     names: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for name, job in home.config.jobs.items():
         data = (job.workload, *sorted(job.paths))
-        places[data] |= {job.peer, *_copied_to(home.config, name, job)}
+        places[data] |= {job.peer, *_copied_to(home.config, name, job), *_known_at(home, name)}
         names[data].append(name)
     for data, peers in places.items():
         if len(peers) < 2:
@@ -77,8 +80,9 @@ def _copies(home: Installation) -> Iterator[Finding]:
                 "copies-missing",
                 Severity.WARNING,
                 f"job {names[data][0]}",
-                f"its data is copied to {next(iter(peers))} alone; three copies on two kinds of machine, one of them "
-                "offline or unchangeable, is what survives",
+                f"no [copies.NAME] takes its data further than to {next(iter(peers))}, and this home knows of no "
+                f"restore point of the last {COPIED_DAYS} days at another node; three copies on two kinds of machine, "
+                "one of them offline or unchangeable, is what survives",
                 "copy its points on, by [copies.NAME] in config.toml; or add a job with the same paths to another peer",
             )
 
@@ -87,6 +91,15 @@ def _copied_to(config: Config, name: str, job: JobConfig) -> set[str]:
     """Return the nodes that backup copy jobs of this home copy a job's points to ("": this one)."""
     copies = [copy for copy in config.copies.values() if copy.source == job.to and name in (copy.jobs or [name])]
     return {copy.to.rpartition("/")[0] for copy in copies}
+
+
+def _known_at(home: Installation, name: str) -> set[str]:
+    """Return the nodes where points of a job are known to lie that are not old, whoever had them copied there."""
+    return {
+        destination.partition("/")[0]
+        for (destination, job), newest in home.newest.items()
+        if job == name and home.days_since(newest) < COPIED_DAYS
+    }
 
 
 def _proved(home: Installation) -> Iterator[Finding]:

@@ -115,7 +115,7 @@ class CopyInService:
         if self._store.encrypted and stored[0] == PLAIN_FORM:
             raise RefusedByPeer(
                 "a chunk that is not sealed may not lie in a repository that is encrypted at rest",
-                "seal it on the way (--encrypt source) or here (--encrypt target)",
+                "seal it on the way (--encrypt source) or at the target (--encrypt target)",
             )
         return record
 

@@ -49,7 +49,7 @@ def begin_sealing(session: ServiceSession) -> SealedHere:
     """Make the keys of a session. Raises UnknownPassword, and what a key management service raises."""
     provider, start = session.provider, session.start
     if Zone(start.zone) is not Zone.TARGET:
-        raise RefusedByPeer("a copy that is sealed here is of zone target", "update the transporter there")
+        raise RefusedByPeer("a copy that the target seals is of zone target", "update the transporter there")
     password = start.password or session.repository.config.encrypt_at_rest
     if not password:
         raise RefusedByPeer("the repository has no password to seal under", "name one of that node: --password NAME")
@@ -185,7 +185,7 @@ class CopySealService(CopyInService):
         if (head.point_id, head.job, head.tenant) != (message.point, job, message.tenant):
             raise RefusedByPeer("the restore point is not the one that was announced", "update the transporter there")
         if head.encrypted or len(head.chunk_id_key) != KEY_LENGTH:
-            raise RefusedByPeer("only a restore point that is not sealed can be sealed here", "copy it as it is")
+            raise RefusedByPeer("the target can seal only a restore point that is not sealed", "copy it as it is")
         proof = OriginalHash(origin, head.point_id, head.domain, head.job, raw)
         for part in needs.parts():
             proof.update(part)

@@ -72,7 +72,7 @@ def check_may_remove(peer: Peer, repository: str) -> None:
     """Raise RefusedByPeer unless this tenant may remove points there."""
     if repository not in peer.removes:
         raise RefusedByPeer(
-            f"this node may add restore points to {repository!r}, but not remove any",
+            f"{peer.name} may add restore points to {repository!r}, but not remove any",
             f"ask the provider: `peer allow-remove {peer.name} {repository}` there",
         )
 

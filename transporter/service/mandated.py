@@ -37,14 +37,14 @@ def check_mandated(link: ControlLink, message: Message) -> None:
         return
     asked = isinstance(message, Start) and (message.purpose, message.repository, message.job, message.name)
     if asked != ("copy-in", mandate.repository, mandate.job, mandate.name):
-        raise RefusedByPeer("the mandate does not allow that", "nothing to do here")
+        raise RefusedByPeer("the mandate does not allow that", "update the transporter")
 
 
 def check_allowed(link: ControlLink, message: CommitCopy) -> None:
     """Raise RefusedByPeer for a point that the connection's mandate, where it has one, does not name."""
     mandate = link.mandate
     if isinstance(mandate, Mandate) and (message.resealed or not mandate.allows(message.point, message.hash)):
-        raise RefusedByPeer("the mandate does not name this restore point", "nothing to do here")
+        raise RefusedByPeer("the mandate does not name this restore point", "update the transporter")
 
 
 async def answer_copy_to(provider: Provider, link: ControlLink, peer: Peer, received: Received) -> None:
@@ -55,11 +55,12 @@ async def answer_copy_to(provider: Provider, link: ControlLink, peer: Peer, rece
     mandate = read_mandate(received.payload, provider.clock.now_ns())
     if (mandate.conductor, mandate.source, mandate.target) != (peer.pin, provider.identity.pin, message.peer):
         raise RefusedByPeer("the mandate is not for this copy", "copy again")
+    own = provider.config.node.name
     target = provider.catalog.peer_by_pin(message.peer)
     if target is None or provider.push is None:
         raise RefusedByPeer(
-            "this node does not know the one that the points are to go to, and cannot dial it",
-            "pair the two (`invite` there, `join` here), or have the data pass through your node: --through",
+            f"{own} does not know the node that the points are to go to, and cannot dial it",
+            f"pair the two (`invite` there, `join` at {own}), or have the data pass through your node: --through",
         )
     moved = 0
 
@@ -78,9 +79,9 @@ async def answer_copy_to(provider: Provider, link: ControlLink, peer: Peer, rece
             done = await provider.push(peer, message, mandate, bytes(received.payload), note)
         except (CannotConnect, IdentityRefused, LinkLost) as error:
             raise RefusedByPeer(
-                f"{target.name} cannot be reached from here ({provider.config.node.name}): {error.what}",
-                f"pair the two so that {provider.config.node.name} can dial {target.name}, mend the line between them, "
-                "or have the data pass through your node: --through",
+                f"{target.name} cannot be reached from {own}: {error.what}",
+                f"pair the two so that {own} can dial {target.name}, mend the line between them, or have the data pass "
+                "through your node: --through",
             ) from error
         nursery.cancel_scope.cancel()
     await link.send(done)

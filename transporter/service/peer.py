@@ -69,7 +69,7 @@ async def serve_peer(provider: Provider, link: ControlLink, bus: EventBus) -> No
     except (LinkBroken, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
         if not isinstance(error, trio.TooSlowError):
             raise
-        raise IdentityRefused("an unknown node connected and did not pair", "nothing to do here") from None
+        raise IdentityRefused("an unknown node connected and did not pair", "nothing to do about it") from None
     except Exception:
         # A fault of this end: the peer must not take it for a broken line and dial for ever.
         await refuse(link, JobFailed("the peer met an internal error", "see the log of the daemon there"))
@@ -79,7 +79,10 @@ async def serve_peer(provider: Provider, link: ControlLink, bus: EventBus) -> No
 async def _pair(provider: Provider, link: ControlLink) -> None:
     received = await link.receive()
     if not isinstance(received.message, Pair):
-        raise IdentityRefused("this node is not known here", "pair first: `invite` here, `join` there")
+        own = provider.config.node.name
+        raise IdentityRefused(
+            f"{own} does not know the node that asks", f"pair first: `invite` at {own}, `join` at the other"
+        )
     await _answer_pair(provider, link, received.message)
 
 
@@ -133,7 +136,7 @@ async def _answer(provider: Provider, link: ControlLink, received: Received, bus
         elif isinstance(message, Reach):
             await _reach(provider, link, peer, message)
         else:
-            raise RefusedByPeer(f"{type(message).__name__} does not fit here", "update the transporter")
+            raise RefusedByPeer(f"{type(message).__name__} does not fit in this place", "update the transporter")
     except TransporterError as error:
         if isinstance(message, Start | Pair | Park):
             raise
@@ -142,20 +145,26 @@ async def _answer(provider: Provider, link: ControlLink, received: Received, bus
 
 async def _park(provider: Provider, link: ControlLink, peer: Peer, park: Park) -> None:
     """Hold the connection for whoever wants to reach the peer: jobs of this node, or through it as a proxy host."""
+    own = provider.config.node.name
     if peer.link != PEER_DIALS and PROXY_RIGHT not in peer.rights:
-        raise RefusedByPeer("this node does not wait for you to dial it", "pair anew: `join … --reverse` there")
+        raise RefusedByPeer(
+            f"{own} does not wait for {peer.name} to dial it", f"pair anew: `join … --reverse` at {own}"
+        )
     if peer.link != PEER_DIALS and provider.relay is None:
-        raise _no_proxy()
+        raise _no_proxy(own)
     await provider.parked.keep(link, park)
 
 
 async def _reach(provider: Provider, link: ControlLink, peer: Peer, message: Reach) -> None:
+    own = provider.config.node.name
     if provider.relay is None:
-        raise _no_proxy()
+        raise _no_proxy(own)
     if PROXY_RIGHT not in peer.rights:
-        raise RefusedByPeer("this node may not use the proxy host", "ask for an invitation: `invite --proxy` there")
+        raise RefusedByPeer(
+            f"{peer.name} may not use the proxy host {own}", f"ask for an invitation: `invite --proxy` at {own}"
+        )
     await provider.relay.reach(link, peer, provider.catalog.peer_by_pin(message.peer), message)
 
 
-def _no_proxy() -> RefusedByPeer:
-    return RefusedByPeer("this node does not serve as a proxy host now", "start it there with `serve --proxy`")
+def _no_proxy(own: str) -> RefusedByPeer:
+    return RefusedByPeer(f"{own} does not serve as a proxy host now", f"start it at {own} with `serve --proxy`")

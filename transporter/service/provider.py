@@ -100,8 +100,10 @@ class Provider:
     def connected(self, pin: bytes) -> Iterator[None]:
         """Count a control connection of a known peer while the context lasts. Raises JobBusy when it has too many."""
         if self._connections[pin] >= CONNECTIONS_AT_MOST:
+            peer = self.catalog.peer_by_pin(pin)
             raise JobBusy(
-                f"this node has {CONNECTIONS_AT_MOST} connections here, and no more are served at once",
+                f"{peer.name if peer is not None else 'one node'} has {CONNECTIONS_AT_MOST} connections to "
+                f"{self.config.node.name}, and no more are served at once",
                 "wait until one of them has ended",
             )
         self._connections[pin] += 1
@@ -120,7 +122,10 @@ class Provider:
         """Return the peer of this public key as it is known now. Raises IdentityRefused once it has been removed."""
         peer = self.catalog.peer_by_pin(pin)
         if peer is None:
-            raise IdentityRefused("this node is not known here any more", "ask the provider for a new invitation")
+            raise IdentityRefused(
+                f"{self.config.node.name} does not know the node that asks any more",
+                "ask the provider for a new invitation",
+            )
         return peer
 
     def peer_on(self, link: ControlLink) -> Peer:
@@ -145,7 +150,8 @@ class Provider:
             raise RefusedByPeer(f"the repository {name!r} is out of service there: {error.what}", "tell the provider")
         if name not in peer.rights or name not in self.repositories:
             raise RefusedByPeer(
-                f"this node may not use a repository {name!r} here", "ask the provider for an invitation to it"
+                f"{peer.name} may not use a repository {name!r} of {self.config.node.name}",
+                "ask the provider for an invitation to it",
             )
         return self.repositories[name]
 
@@ -167,7 +173,8 @@ class Provider:
         who = (session.tenant, session.mandated)
         if sum((other.tenant, other.mandated) == who for other in self.sessions.values()) >= SESSIONS_AT_MOST:
             raise JobBusy(
-                f"{SESSIONS_AT_MOST} jobs of this node are under way here, and no more are served at once",
+                f"{SESSIONS_AT_MOST} jobs of {session.peer.name} are under way at {self.config.node.name}, and no more "
+                "are served at once",
                 "wait until one of them has ended",
             )
         self.sessions[session.session_id] = session

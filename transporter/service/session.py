@@ -151,7 +151,7 @@ class ServiceSession:
         number = preface.channel
         key = self.key_a if number == 0 else self.key_b
         if key is None or number in self._arrived or self.channels is None:
-            raise RefusedByPeer("a data channel came out of turn", "nothing to do here")
+            raise RefusedByPeer("a data channel came out of turn", "nothing to do about it")
         bound = binding(self.link.peer_pin, self.provider.identity.pin, self.link.exporter)
         try:
             channel = DataChannel.accept(preface, input_key=key, binding=bound)
@@ -176,7 +176,7 @@ class ServiceSession:
             await self.link.send(Ready())
         if self.channels is None:
             # The session ended while the channel was opened.
-            raise RefusedByPeer("a data channel came too late for its session", "nothing to do here")
+            raise RefusedByPeer("a data channel came too late for its session", "nothing to do about it")
         self._open.append(data_link)
         await self.channels.send(data_link)
         return data_link

@@ -200,7 +200,7 @@ class InPlace:
     def kept(self, there: Folder, name: bytes, state: os.stat_result, entry: Entry) -> None:
         """Keep a file whose content is right; its metadata is put right later, if need be. Raises ``OSError``."""
         with self._stage.lock:
-            self.unchanged += 1
+            self.unchanged += entry.kind == "f"
             own = (state.st_dev, state.st_ino, state.st_ctime_ns) == (entry.dev, entry.inode, entry.ctime_ns)
             if own and not entry.flags & UNTRUSTED:
                 return  # nothing at all was done to it since

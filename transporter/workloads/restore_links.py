@@ -30,7 +30,9 @@ class Names:
         first, state = home._in_place.state(*file.kept), self._in_place.state(there, name)
         if first is None or state is None or not os.path.samestat(first, state):
             return False
-        self._stage.files += entry.kind == "f"
+        with self._stage.lock:
+            self._stage.files += entry.kind == "f"
+            self._in_place.unchanged += entry.kind == "f"
         return True
 
     def link(self, entry: Entry, folder: StagedFolder, name: bytes, file: RestoredFile) -> None:

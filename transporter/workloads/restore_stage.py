@@ -144,9 +144,10 @@ class Stage:
 
     def stop(self, error: OSError, entry: Entry) -> NoReturn:
         """End the restore. Raises ``DiskFull`` or ``JobFailed``."""
+        path = repr(os.fsdecode(entry.path[:200]))
         if error.errno in NO_ROOM:
-            raise DiskFull("No room is left where the restore writes.", "Free some, or restore elsewhere.") from error
-        raise JobFailed(f"{os.fsdecode(entry.path[:200])!r} cannot be restored: {error.strerror}.") from error
+            raise DiskFull(f"no room left to restore {path}", "free some room, or restore elsewhere") from error
+        raise JobFailed(f"{path} cannot be restored: {error.strerror}") from error
 
     def note(self, code: NoteCode, path: bytes, text: str, *, gap: bool) -> None:
         """Add a note."""
