@@ -333,6 +333,17 @@ async def test_a_silent_target_is_dialled_for_one_point_at_a_time_and_for_those_
         assert mounted.rows[7].point.hex() in mounted.dialled, "whoever is looked into anew is dialled for anew"
 
 
+async def test_a_point_that_was_let_go_of_is_dialled_for_whoever_waits_for_it_all_the_same(autojump_clock, monkeypatch):
+    async with mount(monkeypatch, 2.0) as mounted:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mounted.look_into, 0)
+            await trio.sleep(1)
+            mounted.branches.branch(mounted.every.names[point_name(mounted.rows[0])]).point.let_go()
+        # Now it pauses; nobody would dial for it after that.
+        assert await mounted.look_into(0) < ANSWER_SECONDS
+        assert len(mounted.dialled) == 2
+
+
 @pytest.mark.parametrize("what", ["chunk", "tree"])
 async def test_whatever_arrives_begins_the_time_of_a_reader_anew(autojump_clock, what):
     silent = Silent()
