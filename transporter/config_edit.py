@@ -52,7 +52,7 @@ listen = {listen}
 
 # [limits]
 # redial_for = "15m"           # how long a job tries to get a lost link back
-# connect_timeout = "15s"
+# connect_timeout = "15s"      # how long to wait until a connection is made; a handshake has 10 s, always
 # max_streams = 32             # data channels of one session, at most
 
 # [link]

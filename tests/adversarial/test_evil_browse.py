@@ -12,13 +12,14 @@ import trio.testing
 
 from transporter.errors import DamagedData, RefusedByPeer, TransporterError
 from transporter.events import FileContent, Listing, Note
-from transporter.jobs import kept_point
+from transporter.jobs import mount_silence
 from transporter.jobs.cat_file import CatOrder, cat
 from transporter.jobs.chunk_cache import ChunkCache
 from transporter.jobs.diff_points import DiffOrder, diff
 from transporter.jobs.find_in_point import FindOrder, find
-from transporter.jobs.kept_point import Away, KeptPoint
+from transporter.jobs.kept_point import KeptPoint
 from transporter.jobs.list_point import ListOrder, list_entries
+from transporter.jobs.mount_silence import Away, Silence
 from transporter.jobs.mounted_file import MountedFile
 from transporter.jobs.point_order import PointOrder
 from transporter.repository import ChunkMissing, PointRef
@@ -173,7 +174,7 @@ class Kept:
     """A point that is kept at hand, as a mount does it."""
 
     def __init__(self, world, nursery, job="docs"):
-        self.point = KeptPoint(world.source.context, PointOrder(job), ChunkCache())
+        self.point = KeptPoint(world.source.context, PointOrder(job), ChunkCache(), Silence())
         nursery.start_soon(self.point.run)
 
     async def file(self, path):
@@ -226,7 +227,7 @@ async def test_another_point_under_the_same_id_is_refused_when_the_session_is_op
 async def test_a_target_that_is_silent_is_an_error_after_a_bounded_time(world, monkeypatch):
     await world.source.backup()
     metadata = of_metadata(world)
-    monkeypatch.setattr(kept_point, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(mount_silence, "ANSWER_SECONDS", 0.2)
 
     async def serve(self):
         async for request in self.requests:

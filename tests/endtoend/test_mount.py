@@ -24,8 +24,8 @@ pytestmark = needs_mount
 IMPATIENT = """
 import sys
 from pathlib import Path
-from transporter.jobs import kept_point
-kept_point.ANSWER_SECONDS, kept_point.LONGEST_PAUSE, kept_point.IDLE_SECONDS = 1.0, 0.5, float(sys.argv.pop(1))
+from transporter.jobs import kept_point, mount_silence
+mount_silence.ANSWER_SECONDS, kept_point.LONGEST_PAUSE, kept_point.IDLE_SECONDS = 1.0, 0.5, float(sys.argv.pop(1))
 from transporter.cli.main import main
 main()
 """

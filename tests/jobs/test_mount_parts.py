@@ -12,12 +12,23 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transporter.errors import DamagedData
+from transporter.errors import CannotConnect, DamagedData
+from transporter.events import EventBus
+from transporter.jobs import kept_point
 from transporter.jobs.chunk_cache import ChunkCache
-from transporter.jobs.kept_point import AGAIN_SECONDS, ALIVE_BYTES, ANSWER_SECONDS, Away, KeptPoint
+from transporter.jobs.kept_point import KeptPoint
 from transporter.jobs.mount import _descriptors, _socket_below_device
-from transporter.jobs.mount_branches import Branch, point_name, split_inode
+from transporter.jobs.mount_branches import (
+    OPEN_AT_MOST,
+    REFRESH_SECONDS,
+    AllPoints,
+    Branch,
+    Branches,
+    point_name,
+    split_inode,
+)
 from transporter.jobs.mount_read_ahead import raise_read_ahead
+from transporter.jobs.mount_silence import AGAIN_SECONDS, ALIVE_BYTES, ANSWER_SECONDS, SILENT_SECONDS, Away, Silence
 from transporter.jobs.mounted_file import AHEAD_BYTES, STEP, MountedFile, Sweep
 from transporter.jobs.point_order import PointOrder
 from transporter.jobs.points import PointRow
@@ -176,35 +187,161 @@ async def test_loading_goes_on_when_whoever_asked_has_given_up():
     assert cache.here(b"x") == b"abc"
 
 
+async def seconds_until(error, ask):
+    began = trio.current_time()
+    with pytest.raises(error):
+        await ask()
+    return trio.current_time() - began
+
+
 class Silent:
-    """A point whose target is silent, and how long readers wait for it."""
+    """Points of one mount whose target is silent, and how long readers wait for them."""
 
     def __init__(self):
         self.link = SimpleNamespace(bytes_received=0)
-        self.point = KeptPoint(None, PointOrder("docs"), ChunkCache())
-        self.point._link = self.link
-
-    async def waited(self, ask):
-        began = trio.current_time()
-        with pytest.raises(Away):
-            await ask()
-        return trio.current_time() - began
+        self.silence = Silence()
+        self.silence._links.append(self.link)
+        self.point, self.other = (KeptPoint(None, PointOrder("docs"), ChunkCache(), self.silence) for _ in range(2))
 
     async def chunk(self):
-        return await self.waited(lambda: self.point.chunk(b"x", 1))
+        return await seconds_until(Away, lambda: self.point.chunk(b"x", 1))
 
     async def tree(self):
-        return await self.waited(self.point.tree)
+        return await seconds_until(Away, self.point.tree)
+
+    async def of_other(self):
+        return await seconds_until(Away, self.other.tree)
 
 
 async def test_once_a_target_was_silent_for_long_the_next_readers_wait_briefly(autojump_clock):
     silent = Silent()
     assert await silent.chunk() == ANSWER_SECONDS
-    assert await silent.chunk() == await silent.tree() == AGAIN_SECONDS
+    assert await silent.chunk() == await silent.tree() == await silent.of_other() == AGAIN_SECONDS
     silent.link.bytes_received = ALIVE_BYTES - 1
-    assert await silent.chunk() == AGAIN_SECONDS, "a heartbeat is no answer"
+    assert await silent.chunk() == await silent.of_other() == AGAIN_SECONDS, "a heartbeat is no answer"
     silent.link.bytes_received = ALIVE_BYTES
-    assert await silent.chunk() == ANSWER_SECONDS, "it answered meanwhile"
+    assert await silent.of_other() == ANSWER_SECONDS, "it answered meanwhile"
+
+
+async def test_what_came_over_links_that_have_ended_is_still_a_sign_of_life(autojump_clock):
+    silence, link = Silence(), SimpleNamespace(bytes_received=0)
+    with silence.over(link):
+        await seconds_until(Away, lambda: silence.wait(trio.Event()))
+        link.bytes_received = ALIVE_BYTES
+    assert await seconds_until(Away, lambda: silence.wait(trio.Event())) == ANSWER_SECONDS
+
+
+async def test_a_link_that_opens_ends_the_silence(autojump_clock):
+    silent = Silent()
+    await silent.chunk()
+    with silent.silence.over(SimpleNamespace(bytes_received=0)):
+        assert await silent.of_other() == ANSWER_SECONDS
+
+
+class Mount:
+    """A mount of all points of a job, whose target takes ``seconds`` to fail."""
+
+    def __init__(self, monkeypatch, nursery, seconds, points=2):
+        self.seconds = seconds
+        self.dialled, self.dials, self.most = [], 0, 0
+        self.rows = [PointRow(bytes([n]) * 16, "docs", "full", n) for n in range(points)]
+        context = SimpleNamespace(bus=EventBus())
+        self.branches = Branches(context, PointOrder("docs"), nursery)
+        self.every = AllPoints(context, PointOrder("docs"), self.branches, self.list, nursery)
+        monkeypatch.setattr(kept_point, "open_ordered", self.open)
+
+    async def list(self):
+        if self.seconds is not None:
+            await self._fail()
+        return self.rows
+
+    @contextlib.asynccontextmanager
+    async def open(self, _context, order):
+        self.dialled.append(order.point)
+        await self._fail()
+        yield
+
+    async def _fail(self):
+        self.dials += 1
+        self.most = max(self.most, self.dials)
+        try:
+            await trio.sleep(self.seconds)
+        finally:
+            self.dials -= 1
+        raise CannotConnect("it does not answer")
+
+    async def look_into(self, number):
+        slot = self.every.names[point_name(self.rows[number])]
+        return await seconds_until(CannotConnect, lambda: self.branches.tree(self.branches.branch(slot)))
+
+    async def look_around(self):
+        began = trio.current_time()
+        await self.every.refresh_or_keep()
+        return trio.current_time() - began
+
+
+@contextlib.asynccontextmanager
+async def mount(monkeypatch, seconds, points=2):
+    async with trio.open_nursery() as nursery:
+        mounted = Mount(monkeypatch, nursery, None, points)
+        await mounted.every.refresh()
+        mounted.seconds = seconds
+        yield mounted
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_dial_that_met_silence_for_one_point_counts_for_all_and_for_the_list(autojump_clock, monkeypatch):
+    async with mount(monkeypatch, 20.0) as mounted:
+        await trio.sleep(REFRESH_SECONDS)
+        assert await mounted.look_into(0) == 20
+        assert await mounted.look_into(1) == await mounted.look_around() == AGAIN_SECONDS
+        assert await mounted.look_around() == 0, "the list was asked for just now"
+
+
+async def test_a_list_that_met_silence_counts_for_the_points_and_its_answer_ends_it(autojump_clock, monkeypatch):
+    async with mount(monkeypatch, 20.0) as mounted:
+        await trio.sleep(REFRESH_SECONDS)
+        assert await mounted.look_around() == 20
+        assert await mounted.look_into(0) == AGAIN_SECONDS
+        await trio.sleep(REFRESH_SECONDS)
+        mounted.seconds = None
+        assert await mounted.look_around() == 0
+        mounted.seconds = 20.0
+        assert await mounted.look_into(1) == 20
+
+
+async def test_a_target_that_refuses_connections_is_not_silent(autojump_clock, monkeypatch):
+    async with mount(monkeypatch, SILENT_SECONDS / 2) as mounted:
+        await mounted.look_into(0)
+        assert await mounted.look_into(1) == SILENT_SECONDS / 2
+
+
+async def test_a_silent_target_is_dialled_for_one_point_at_a_time_and_for_those_looked_into_last(
+    autojump_clock, monkeypatch
+):
+    async with mount(monkeypatch, 20.0, points=40) as mounted:
+        for number in range(40):
+            await mounted.look_into(number)
+        mounted.dialled.clear()
+        mounted.most = 0
+        await trio.sleep(1000)
+        assert mounted.most == 1
+        assert set(mounted.dialled) <= {mounted.rows[number].point.hex() for number in range(40 - OPEN_AT_MOST - 1, 40)}
+        mounted.dialled.clear()
+        await mounted.look_into(7)
+        await trio.sleep(200)
+        assert mounted.rows[7].point.hex() in mounted.dialled, "whoever is looked into anew is dialled for anew"
+
+
+async def test_a_point_that_was_let_go_of_is_dialled_for_whoever_waits_for_it_all_the_same(autojump_clock, monkeypatch):
+    async with mount(monkeypatch, 2.0) as mounted:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mounted.look_into, 0)
+            await trio.sleep(1)
+            mounted.branches.branch(mounted.every.names[point_name(mounted.rows[0])]).point.let_go()
+        # Now it pauses; nobody would dial for it after that.
+        assert await mounted.look_into(0) < ANSWER_SECONDS
+        assert len(mounted.dialled) == 2
 
 
 @pytest.mark.parametrize("what", ["chunk", "tree"])

@@ -71,6 +71,7 @@ async def list_points_of(context: JobContext, request: PointsRequest) -> JobOutc
         places = [where_of(context, request.job, request.source)]
     else:
         places = sorted({Where(job.peer, job.repository, "") for job in context.config.jobs.values()}, key=str)
+    context = context.each_peer_once()
     rows = []
     settled = 0
     failed: TransporterError | None = None

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from pipeline.trust_zone import Zone
 from transporter.errors import IdentityRefused, JobBusy
 from transporter.events import EventBus, Note
 from transporter.jobs.spare_worker import SpareWorker
+from transporter.jobs.unreached import Unreached
 from transporter.link.gate import Gate
 from transporter.throttle.limits import Flow, Throttle
 
@@ -52,6 +54,8 @@ class JobContext:
     stores: Mapping[str, Repository] = field(default_factory=dict)
     # Bytes a second that whoever asked for this run wants sent at most, beside the limits of this node; 0: no limit.
     ceiling: int = 0
+    # Of a command that goes through several repositories of a peer; None: a peer is dialled as often as it is wanted.
+    unreached: Unreached | None = None
     # What was made of a password that a person typed, by how: one Argon2id for a run, and not for each point of it.
     stretched: dict[tuple[bytes, bytes, KdfParameters], PasswordHash] = field(default_factory=dict, repr=False)
 
@@ -69,9 +73,14 @@ class JobContext:
         return Flow(self.throttle, scopes, job, self.bus.publish, self.ceiling)
 
     def peer(self, name: str) -> Peer:
-        """Return a paired node that can be dialled, or that dials. Raises IdentityRefused, PeerAway, ConfigError."""
+        """Return a paired node that can be dialled, or that dials.
+
+        Raises IdentityRefused, PeerAway, ConfigError; and what it could not be reached for, if ``unreached`` has it.
+        """
         from transporter.link.routes import Routes
 
+        if self.unreached is not None:
+            self.unreached.check(name)
         row = self.catalog.peer(name)
         if row is None:
             raise IdentityRefused(
@@ -79,7 +88,13 @@ class JobContext:
             )
         seconds = float(self.config.limits.connect_timeout)
         peer = Routes(self.catalog.peer, self.identity, self.config.link, seconds, self.parking).to(row)
+        if self.unreached is not None:
+            peer = replace(peer, dialled=partial(self.unreached.dialled, name))
         return replace(peer, say=self.say)
+
+    def each_peer_once(self) -> JobContext:
+        """Return a context in which a peer that could not be reached is not dialled again."""
+        return replace(self, unreached=Unreached())
 
     @contextmanager
     def store(self, name: str) -> Iterator[Repository]:

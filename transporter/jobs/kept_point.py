@@ -11,62 +11,48 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from contextlib import AsyncExitStack
 
 import trio
 
 from pipeline.run import open_tasks
-from transporter.errors import CannotConnect, DamagedData, JobFailed, TamperingDetected, TransporterError
+from transporter.errors import DamagedData, JobFailed, TamperingDetected, TransporterError
 from transporter.events import Note, SecurityEvent
 from transporter.jobs.chunk_cache import ChunkCache, Slot
 from transporter.jobs.context import JobContext
+from transporter.jobs.mount_silence import Silence, away
 from transporter.jobs.point_order import PointOrder, open_ordered
 from transporter.jobs.point_tree import read_tree
-from transporter.jobs.recovery import PointLink, Recovery, wait_for
+from transporter.jobs.recovery import Recovery, wait_for
 from transporter.repository.point_head import PointHead
 from transporter.workloads.tree_index import TreeIndex
 
-ANSWER_SECONDS = 30.0
-"""How long a reader waits while nothing arrives: a program that reads a file must learn that it cannot. A slow line is
-no reason: whatever arrives begins the time anew."""
-AGAIN_SECONDS = 1.0
-"""How long the next reader waits while still nothing has come. The kernel answers a read that failed with a smaller one
-of its own before it tells the program, and a program goes on to the next file: none of them should wait anew."""
-ALIVE_BYTES = 64 << 10
-"""So much in that time is a sign of life; heartbeats alone are a tenth of it."""
 IDLE_SECONDS = 300.0
 """A session that nobody needs is given back: a target has 16 for each of its tenants."""
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 15.0
 
 
-class Away(CannotConnect):
-    """The target did not answer in time."""
-
-
-def away() -> Away:
-    """Return the error that something did not come in time."""
-    return Away("the target does not answer", "it is dialled again; try later")
-
-
 class KeptPoint:
     """One point. ``run`` must run in a nursery for as long as anything is asked of it."""
 
-    def __init__(self, context: JobContext, order: PointOrder, cache: ChunkCache) -> None:
+    def __init__(self, context: JobContext, order: PointOrder, cache: ChunkCache, silence: Silence) -> None:
         self._context = context
         self._order = order
         self._cache = cache
+        self._silence = silence
         self._tree: TreeIndex | None = None
         self._tree_came = trio.Event()
         self._tree_asked = False
         self._head: PointHead | None = None
         self._recovery: Recovery | None = None
-        self._link: PointLink | None = None
-        self._silent_since: int | None = None  # bytes of the link when somebody gave up; None: it answers
         self._wanted = trio.Event()
         self._waiting: deque[Slot] = deque()
         self._changed = trio.lowlevel.ParkingLot()
         self._let_go = False
+        self._readers = 0
         self._used_at = 0.0
+        self._began = 0.0
         self._said = ""
         self._was_open = False
         self.last_error: TransporterError | None = None
@@ -138,23 +124,11 @@ class KeptPoint:
 
     async def _wait(self, came: trio.Event) -> None:
         """Wait for something, for as long as the target answers. Raises Away."""
-        while not came.is_set():
-            before = self._received()
-            with trio.move_on_after(self._patience()):
-                await came.wait()
-            if not came.is_set() and self._received() - before < ALIVE_BYTES:
-                if self._silent_since is None:
-                    self._silent_since = before
-                raise away()
-
-    def _patience(self) -> float:
-        """Return how many seconds a reader waits from here on."""
-        if self._silent_since is not None and self._received() - self._silent_since >= ALIVE_BYTES:
-            self._silent_since = None
-        return ANSWER_SECONDS if self._silent_since is None else AGAIN_SECONDS
-
-    def _received(self) -> int:
-        return self._link.bytes_received if self._link is not None else 0
+        self._readers += 1
+        try:
+            await self._silence.wait(came)
+        finally:
+            self._readers -= 1
 
     # --- sessions, one after the other ------------------------------------------------------------------------------
 
@@ -178,31 +152,56 @@ class KeptPoint:
                 # Jitter, so that many mounts do not all return in the same moment.
                 await trio.sleep(pause * random.uniform(0.5, 1.5))
                 pause = min(pause * 2, LONGEST_PAUSE)
-                self._wanted.set()
+                if self._nobody_cares():
+                    self._rest()
+                else:
+                    self._wanted.set()
             else:
                 pause = FIRST_PAUSE
 
     def _failed(self, error: TransporterError) -> None:
         self.last_error = error
-        while self._waiting:
-            self._cache.fail(self._waiting.popleft(), error)
+        if not self._was_open:
+            self._silence.failed(error, self._began)
+        self._fail_waiting(error)
         self._tree_came.set()
         self._tree_came = trio.Event()
         if error.what != self._said:
             self._said = error.what
             self._context.bus.publish(Note(text=f"the restore point cannot be read now: {error}", job=self._order.job))
 
+    def _fail_waiting(self, error: TransporterError) -> None:
+        while self._waiting:
+            self._cache.fail(self._waiting.popleft(), error)
+
     async def _one_session(self) -> None:
         self._was_open = False
-        try:
-            async with open_ordered(self._context, self._order) as recovery:
-                self._link, self._silent_since = recovery.link, None
-                self._check_same(recovery)
-                await self._read_tree(recovery)
-                self._recovery, self.last_error, self._said, self._was_open = recovery, None, "", True
+        async with AsyncExitStack() as stack:
+            async with self._silence.turn():
+                if self._nobody_cares():
+                    self._rest()
+                    return
+                self._began = trio.current_time()
+                recovery = await stack.enter_async_context(open_ordered(self._context, self._order))
+            stack.enter_context(self._silence.over(recovery.link))
+            self._check_same(recovery)
+            await self._read_tree(recovery)
+            self._recovery, self.last_error, self._said, self._was_open = recovery, None, "", True
+            try:
                 await self._serve(recovery)
-        finally:
-            self._recovery = self._link = None
+            finally:
+                self._recovery = None
+
+    def _nobody_cares(self) -> bool:
+        """Tell whether enough others were looked into since, and nobody waits."""
+        # A target that is away would else be dialled, and when it is back be held, for whatever was wanted meanwhile.
+        return self._let_go and not self._readers
+
+    def _rest(self) -> None:
+        """Want nothing any more, until somebody asks anew."""
+        self._tree_asked = False
+        self._wanted = trio.Event()
+        self._fail_waiting(away())
 
     async def _read_tree(self, recovery: Recovery) -> None:
         if self._tree is None:

@@ -77,7 +77,7 @@ async def run_mount(context: JobContext, order: MountOrder) -> None:
         branches = Branches(context, order.where, nursery)
         every: AllPoints | None = None
         if order.every:
-            every = AllPoints(context, order.where, branches, _rows_of(context, order.where))
+            every = AllPoints(context, order.where, branches, _rows_of(context, order.where), nursery)
             await every.refresh()
         else:
             branch = branches.add(order.where, alone=True)

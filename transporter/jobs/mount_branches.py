@@ -6,6 +6,7 @@ import datetime
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -15,6 +16,7 @@ from transporter.events import DamageFound, Note, display_path
 from transporter.jobs.chunk_cache import ChunkCache
 from transporter.jobs.context import JobContext
 from transporter.jobs.kept_point import KeptPoint
+from transporter.jobs.mount_silence import Away, Silence
 from transporter.jobs.mounted_file import Sweep
 from transporter.jobs.point_order import PointOrder
 from transporter.jobs.points import PointRow
@@ -64,6 +66,7 @@ class Branches:
         self._order = order
         self._nursery = nursery
         self._cache = ChunkCache()
+        self.silence = Silence()
         self._branches: dict[int, Branch] = {}
         self._recent: OrderedDict[int, None] = OrderedDict()
         self._told: OrderedDict[str, None] = OrderedDict()
@@ -73,7 +76,7 @@ class Branches:
         """Add a point; nothing of it is read before somebody looks into it."""
         slot = 0 if alone else self._next
         self._next += 1
-        point = KeptPoint(self._context, order, self._cache)
+        point = KeptPoint(self._context, order, self._cache, self.silence)
         branch = self._branches[slot] = Branch(slot, point, created_ns)
         self._nursery.start_soon(point.run)
         return branch
@@ -115,24 +118,34 @@ class AllPoints:
     """The folder of all points: names to slots, looked at again now and then."""
 
     def __init__(
-        self, context: JobContext, order: PointOrder, branches: Branches, rows: Callable[[], Awaitable[list[PointRow]]]
+        self,
+        context: JobContext,
+        order: PointOrder,
+        branches: Branches,
+        rows: Callable[[], Awaitable[list[PointRow]]],
+        nursery: trio.Nursery,
     ) -> None:
         self._context = context
         self._order = order
         self._branches = branches
         self._rows = rows
+        self._nursery = nursery
+        self._came = trio.Event()
+        self._came.set()
         self._known: dict[bytes, int] = {}
         self._looked_at = -math.inf
         self.names: dict[bytes, int] = {}
         self.latest = b""
 
     async def refresh(self) -> None:
-        """Ask which points there are, unless that was done just now. Raises what the link raises."""
-        now = trio.current_time()
-        if now - self._looked_at < REFRESH_SECONDS:
-            return
-        self._looked_at = now
-        rows = await self._rows()
+        """Ask which points there are. Raises what the link raises."""
+        began = self._looked_at = trio.current_time()
+        try:
+            rows = await self._rows()
+        except TransporterError as error:
+            self._branches.silence.failed(error, began)
+            raise
+        self._branches.silence.answered()
         names: dict[bytes, int] = {}
         for at, row in enumerate(rows):
             newest = at == len(rows) - 1
@@ -144,13 +157,26 @@ class AllPoints:
         self.names = names
         self.latest = point_name(rows[-1]) if rows else b""
 
-    async def refresh_or_keep(self, seconds: float) -> None:
-        """Refresh; where that does not come in time, what was known stays."""
+    async def refresh_or_keep(self) -> None:
+        """Refresh, unless that was done just now; where that does not come in time, what was known stays.
+
+        The question goes on when nobody waits for it any more: on a slow line its answer ends the silence.
+        """
+        if trio.current_time() - self._looked_at < REFRESH_SECONDS:
+            return
+        if self._came.is_set():
+            self._came = trio.Event()
+            self._nursery.start_soon(self._refresh_or_note, self._came)
+        with suppress(Away):
+            await self._branches.silence.wait(self._came)
+
+    async def _refresh_or_note(self, came: trio.Event) -> None:
         try:
-            with trio.move_on_after(seconds):
-                await self.refresh()
+            await self.refresh()
         except TransporterError as error:
             self._context.bus.publish(Note(text=f"the list of restore points stays as it was: {error}"))
+        finally:
+            came.set()
 
 
 def point_name(row: PointRow) -> bytes:

@@ -16,7 +16,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import pyfuse3
 
 from transporter.errors import TransporterError
-from transporter.jobs.kept_point import ANSWER_SECONDS
 from transporter.jobs.mount_branches import (
     LATEST_INODE,
     LATEST_NAME,
@@ -124,7 +123,7 @@ class PointOperations(pyfuse3.Operations):  # type: ignore[misc] # of no type wh
         """Open a folder: its inode is all that is needed."""
         del ctx
         if self._every is not None and inode == TOP_INODE:
-            await self._every.refresh_or_keep(ANSWER_SECONDS)
+            await self._every.refresh_or_keep()
         else:
             await self._at(inode)
         return inode

@@ -2,14 +2,15 @@
 
 Places are the repositories of this node and those that peers offer it. A visitor gets the points of one job in batches,
 and may return changes of slots. Each place is gone through until nothing new turns up, so that a point that was
-committed meanwhile is not missed. A place that cannot be reached is noted; the others are gone through all the same.
+committed meanwhile is not missed. A place that cannot be reached is noted; the others are gone through all the same,
+but for those at the same peer.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -27,6 +28,7 @@ from transporter.errors import CannotConnect, JobFailed, RefusedByPeer, Transpor
 from transporter.jobs.context import JobContext, own_tenant
 from transporter.jobs.points import DAMAGED, Where, list_points
 from transporter.jobs.points_here import Batch, PointName, PointsHere, Visit, Visited, by_origin
+from transporter.jobs.unreached import Unreached
 from transporter.link.broken import LinkBroken
 from transporter.link.control_link import ControlLink, refusal_to_error
 from transporter.link.dial import dial_control
@@ -78,10 +80,12 @@ class Walk:
     unreadable: list[str] = field(default_factory=list)
     unreached: dict[str, str] = field(default_factory=dict)
     _done: dict[str, set[bytes]] = field(default_factory=dict, repr=False)
+    _unreached: Unreached = field(default_factory=Unreached, repr=False)
 
     async def everywhere(self, context: JobContext, only: str = "") -> None:
         """Go through every place; again: through what has turned up since. ``only``: that place, as `Batch.place`."""
         self.unreached.clear()
+        context = replace(context, unreached=self._unreached)  # one for all times that this walk goes through
         for name in sorted(context.config.repositories):
             if only in ("", name):
                 with self._noted(name):

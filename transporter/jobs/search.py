@@ -75,7 +75,7 @@ class _Enough(Exception):
 
 class _Search:
     def __init__(self, context: JobContext, order: SearchOrder) -> None:
-        self._context = context
+        self._context = context.each_peer_once()
         self._order = order
         self._matcher = order.query.compiled()
         self._at_hand = KeysAtHand.of(context.keys)

@@ -30,6 +30,8 @@ SUBPROTOCOL = "transporter.v1"
 HEARTBEAT_SECONDS = 10.0
 # Three heartbeats unanswered: the peer is dead or the line is.
 SILENCE_SECONDS = 30.0
+# Of either end, once a connection is made; until then it is `connect_timeout`. Nobody can set it: the end that was
+# dialled would give up all the same.
 HANDSHAKE_SECONDS = 10.0
 CLOSE_SECONDS = 2.0
 # A request of the handshake that took so long was on its way, and not only worked on.

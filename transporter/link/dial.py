@@ -10,6 +10,7 @@ from typing import Protocol
 import trio
 
 from pipeline.run import open_tasks
+from transporter.errors import CannotConnect
 from transporter.link import segments
 from transporter.link.address import Address
 from transporter.link.byte_stream import carrier_over
@@ -31,6 +32,10 @@ def _log(text: str) -> None:
     log.warning(text)
 
 
+def _nobody_asks(_error: CannotConnect | None) -> None:
+    pass
+
+
 class Route(Protocol):
     """How connections to a peer come about. Whoever made them, the peer answers on them as if it had been dialled."""
 
@@ -45,6 +50,7 @@ class Peer:
     ``connect_seconds``: how long to wait for a connection. ``outbound``: the proxy that leads there. ``data``: what
     carries its data channels. ``route``: how connections come about; None: by dialling ``address``. ``where``: what
     people read of the way to it, if that is not the address. ``say``: told what a person should know of the line.
+    ``dialled``: told of each control connection why it could not be opened, or None.
     """
 
     name: str
@@ -56,6 +62,7 @@ class Peer:
     route: Route | None = field(default=None, compare=False)
     where: str = ""
     say: Callable[[str], None] = field(default=_log, compare=False)
+    dialled: Callable[[CannotConnect | None], None] = field(default=_nobody_asks, compare=False)
 
     @property
     def place(self) -> str:
@@ -137,12 +144,21 @@ async def dial_control(peer: Peer, identity: Identity) -> AsyncIterator[ControlL
     """
     async with AsyncExitStack() as stack:
         try:
-            link = await stack.enter_async_context(_dial_once(peer, identity))
-        except SilentPeer:
-            if peer.route is not None or segments.OF_THIS_PROCESS.wanted(peer.address):
-                raise
-            link = await stack.enter_async_context(_dial_with_short_segments(peer, identity))
+            link = await _dial(peer, identity, stack)
+        except CannotConnect as error:
+            peer.dialled(error)
+            raise
+        peer.dialled(None)
         yield link
+
+
+async def _dial(peer: Peer, identity: Identity, stack: AsyncExitStack) -> ControlLink:
+    try:
+        return await stack.enter_async_context(_dial_once(peer, identity))
+    except SilentPeer:
+        if peer.route is not None or segments.OF_THIS_PROCESS.wanted(peer.address):
+            raise
+    return await stack.enter_async_context(_dial_with_short_segments(peer, identity))
 
 
 @asynccontextmanager
