@@ -20,6 +20,7 @@ from transporter.points.fold import synthetic_head, synthetic_id
 from transporter.repository import PROVIDER, ClockDoubtful, Repository, Rules, SessionLease, limits
 from transporter.repository.layout import own_name
 from transporter.repository.point_head import PointHead, encode_head
+from transporter.repository.points import PointRef
 from transporter.repository.writer import PackWriter
 
 NS = 10**9
@@ -30,7 +31,10 @@ MADE_UP_NS = 1_000
 
 @dataclass(frozen=True)
 class Point:
-    """A restore point as it must be. ``until``: in the recycle bin until then, 0: live. ``pin``: (by, reason)."""
+    """A restore point as it must be. ``until``: in the recycle bin until then, 0: live. ``pin``: (by, reason).
+
+    ``copied``: when it came, if it is a copy; else 0.
+    """
 
     needs: tuple[int, ...]
     committed: int
@@ -38,6 +42,7 @@ class Point:
     until: int = 0
     pin: tuple[str, str] | None = None
     lock: int = 0
+    copied: int = 0
 
 
 def head_of(point_id: bytes, needs: Iterable[int]) -> PointHead:
@@ -140,7 +145,9 @@ class Side:
     def stays(self, point: Point, by: str, *, pins: bool = False) -> bool:
         """Whether a point stays when ``by`` wants it removed; ``pins``: by force."""
         pinned = point.pin is not None and not (pins and by in (PROVIDER, point.pin[0]))
-        young = point.committed + int(self.rules.minimum.age * NS) > self.now() if self.rules.minimum.age else False
+        # A copy has to stay from when it came.
+        since = max(point.committed, point.copied)
+        young = since + int(self.rules.minimum.age * NS) > self.now() if self.rules.minimum.age else False
         return self.locked(point) or pinned or young
 
     def removed(self, point: Point, *, at_once: bool = False) -> Point | None:
@@ -176,22 +183,24 @@ class Side:
         for ref in store.points(TENANT, JOB):
             needs = tuple(_number(each) for each in store.read_needs(TENANT, JOB, ref.point_id))
             kind = msgspec.msgpack.decode(store.read_head(TENANT, JOB, ref.point_id))["kind"]
-            found[ref.point_id] = self._point(ref.point_id, needs, ref.committed_ns, kind, 0)
+            found[ref.point_id] = self._point(ref, needs, kind, 0)
         for each in store.keeping.recycled(TENANT, JOB):
             name = each.ref.point_id
             assert name not in found, "a point is live and in the recycle bin"
             parts = store._points.read_recycled_needs(TENANT, JOB, name, each.until_ns)
             needs = tuple(_number(part) for part in parts)
             kind = self.points[name].kind if name in self.points else "full"
-            found[name] = self._point(name, needs, each.ref.committed_ns, kind, each.until_ns)
+            found[name] = self._point(each.ref, needs, kind, each.until_ns)
         return found
 
-    def _point(self, name: bytes, needs: tuple[int, ...], committed: int, kind: str, until: int) -> Point:
+    def _point(self, ref: PointRef, needs: tuple[int, ...], kind: str, until: int) -> Point:
+        name, copied = ref.point_id, 0 if ref.origin is None else ref.origin.copied_ns
         assert self.repository.slots_of(TENANT, JOB, name) == {name: b"slot of " + name}, "a point without its slots"
         lies = self.repository.belongings(TENANT, JOB, name)
         pin = self.repository.keeping.pin_of(lies)
         lock = self.repository.keeping.locked_until(lies)
-        return Point(needs, committed, kind, until, None if pin is None else (pin.by, pin.reason), lock)
+        by = None if pin is None else (pin.by, pin.reason)
+        return Point(needs, ref.committed_ns, kind, until, by, lock, copied)
 
     def check(self) -> None:
         """What is there is what must be, and all that it needs can be read."""

@@ -408,8 +408,9 @@ class Everything(RuleBasedStateMachine):
         becomes: dict[bytes, Point | None] = {}
         for each in missing:
             point = one.points[each]
-            committed = min(point.committed, max(two.mark, self.clock.now_ns()))
-            becomes[each] = Point(point.needs, committed, point.kind, lock=two.new_lock())
+            came = max(two.mark, self.clock.now_ns())
+            committed = min(point.committed, came)
+            becomes[each] = Point(point.needs, committed, point.kind, lock=two.new_lock(), copied=came)
         if not missing:
             return
 
