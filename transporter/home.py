@@ -114,9 +114,9 @@ class Home:
         for folder in (self.cache, self.repositories, self.locks, self.run):
             folder.mkdir(mode=0o700, exist_ok=True)
 
-    def repository_path(self, name: str) -> Path:
-        """Return the default place of a repository."""
-        return self.repositories / safe_name(name)
+    def repository_path(self, name: str, configured: str = "") -> Path:
+        """Return where a repository lies; ``configured``: its ``path`` in the configuration, empty: inside the home."""
+        return Path(configured) if configured else self.repositories / safe_name(name)
 
     def manifest_path(self, job: str) -> Path:
         """Return where the manifest of the last run of a job is cached."""

@@ -153,10 +153,7 @@ def _take_up(bundle: OpenBundle, config: Config, staged: Home, home: Home, clock
 
 
 def _missing_repositories(config: Config, home: Home) -> dict[str, Path]:
-    paths = {
-        name: Path(settings.path) if settings.path else home.repository_path(name)
-        for name, settings in config.repositories.items()
-    }
+    paths = {name: home.repository_path(name, settings.path) for name, settings in config.repositories.items()}
     return {name: path for name, path in paths.items() if not path.is_dir()}
 
 

@@ -135,8 +135,6 @@ def replace_peer(
 
     Make sure that NEW is who it says: from now on it sees what OLD saw, as far as it has the passwords.
     """
-    from pathlib import Path
-
     from transporter.catalog import Catalog
     from transporter.clock import SystemClock
     from transporter.errors import UsageError
@@ -148,7 +146,7 @@ def replace_peer(
     with Catalog(home.catalog_db) as catalog, KeyDatabase(home.keys_db) as keys:
         known = catalog.peer(new)
         for name, settings in config.repositories.items() if known is not None and not force else ():
-            place = Path(settings.path) if settings.path else home.repository_path(name)
+            place = home.repository_path(name, settings.path)
             with Repository.open(place, SystemClock(), writable=False) as store:
                 if known is not None and known.tenant and store.points(known.tenant):
                     raise UsageError(f"{new} has points of its own in {name}", "with --force it loses sight of them")
@@ -216,14 +214,12 @@ def adopt(
 
 def _tenants(home: Home, config: Config) -> set[str]:
     """Return every tenant that has points in a repository of this home."""
-    from pathlib import Path
-
     from transporter.clock import SystemClock
     from transporter.repository import Repository
 
     found: set[str] = set()
     for name, settings in config.repositories.items():
-        place = Path(settings.path) if settings.path else home.repository_path(name)
+        place = home.repository_path(name, settings.path)
         with Repository.open(place, SystemClock(), writable=False) as store:
             found.update(store.tenants())
     return found

@@ -51,7 +51,7 @@ def prune(
     terminal = Terminal.of(context)
     home, config = terminal.home_and_config()
     settings = config.repository(name)
-    place = Path(settings.path) if settings.path else home.repository_path(name)
+    place = home.repository_path(name, settings.path)
     options = PruneOptions(_seconds(grace), _share(compact), dry_run)
     with watching(terminal) as bus:
         report = _prune(name, place, options, bus, float(settings.clock_jump))

@@ -70,7 +70,7 @@ def add_repository(
         recycle=_span("--recycle", recycle),
         keep_at_least=_span("--keep-at-least", keep_at_least),
     )
-    place = Path(settings.path) if settings.path else home.repository_path(name)
+    place = home.repository_path(name, settings.path)
     check_new_folder(place)
     made = _make_or_adopt(place, settings)
     put_repository(home.config_path, name, settings)
@@ -122,7 +122,7 @@ def rebuild_index(
     terminal = Terminal.of(context)
     home, config = terminal.home_and_config()
     settings = config.repository(name)
-    place = Path(settings.path) if settings.path else home.repository_path(name)
+    place = home.repository_path(name, settings.path)
     try:
         with Repository.open(place, SystemClock()) as repository:
             report = repository.rebuild_index()
@@ -154,7 +154,7 @@ def accept_clock(
     terminal = Terminal.of(context)
     home, config = terminal.home_and_config()
     settings = config.repository(name)
-    place = Path(settings.path) if settings.path else home.repository_path(name)
+    place = home.repository_path(name, settings.path)
     clock = SystemClock()
     with Repository.open(place, clock, writable=False) as repository, KeyDatabase(home.keys_db) as keys:
         before = repository.keeping.clock.now_ns()
@@ -187,7 +187,7 @@ def show_repository(
     terminal = Terminal.of(context)
     home, config = terminal.home_and_config()
     settings = config.repository(name)
-    place = Path(settings.path) if settings.path else home.repository_path(name)
+    place = home.repository_path(name, settings.path)
     with Repository.open(place, SystemClock(), writable=False) as store:
         found = facts(name, place, settings, store)
     if terminal.json:
@@ -208,7 +208,7 @@ def upgrade_repository(
     terminal = Terminal.of(context)
     home, config = terminal.home_and_config()
     settings = config.repository(name)
-    place = Path(settings.path) if settings.path else home.repository_path(name)
+    place = home.repository_path(name, settings.path)
     try:
         before, now = upgrade(place)
     except RepositoryBusy:

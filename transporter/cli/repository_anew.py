@@ -41,7 +41,7 @@ def make_anew(
     terminal = Terminal.of(context)
     home, config = terminal.home_and_config()
     settings = config.repository(name)
-    before = Path(settings.path) if settings.path else home.repository_path(name)
+    before = home.repository_path(name, settings.path)
     place = Path(os.path.abspath(path)) if path else before
     for folder in {before, place}:
         if (folder / "format").exists():

@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import trio
 
@@ -90,7 +89,7 @@ def open_repositories(provider: Provider) -> None:
 
 def _open_repository(home: Home, config: Config, name: str, clock: Clock) -> OpenRepository:
     settings = config.repositories[name]
-    path = Path(settings.path) if settings.path else home.repository_path(name)
+    path = home.repository_path(name, settings.path)
     store = Repository.open(path, clock)
     if store.encrypted != bool(settings.encrypt_at_rest):
         store.close()

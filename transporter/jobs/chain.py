@@ -20,7 +20,7 @@ from transporter.errors import RefusedByPeer
 from transporter.events import Note, SecurityEvent
 from transporter.jobs.chain_verdict import ChainVerdict, compare
 from transporter.jobs.context import JobContext, own_tenant
-from transporter.points.gone_keys import gone_keys
+from transporter.points.gone_keys import GoneKeys
 from transporter.points.keeping_rows import ChainRow, chain_digest, decode_chain
 from transporter.retention import show_moment
 
@@ -234,7 +234,7 @@ def note_outcome(context: JobContext, destination: str, job: str, outcomes: Iter
 
 def drop_keys(context: JobContext, destination: str, points: Sequence[bytes]) -> None:
     """Forget the storage keys of points that have gone; of those that lie elsewhere, too, they are still needed."""
-    gone_keys(context.home, context.config, context.identity, context.catalog, context.keys).drop(destination, points)
+    GoneKeys(context.home, context.config, context.identity, context.catalog, context.keys).drop(destination, points)
 
 
 def note_removed_here(

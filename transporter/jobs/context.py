@@ -105,9 +105,7 @@ class JobContext:
         if name in self.stores:
             yield self.stores[name]
             return
-        with Repository.open(
-            Path(settings.path) if settings.path else self.home.repository_path(name), self.clock
-        ) as store:
+        with Repository.open(self.home.repository_path(name, settings.path), self.clock) as store:
             store.set_quota(int(settings.quota) if settings.quota is not None else None)
             yield store
 

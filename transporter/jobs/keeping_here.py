@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from transporter.errors import UsageError
@@ -23,7 +22,7 @@ _SHOWN = 3
 def open_here(context: JobContext, name: str) -> Iterator[Repository]:
     """Open a repository of this node for reading, with its rules: all of this works beside a writer. ConfigError."""
     settings = context.config.repository(name)
-    place = Path(settings.path) if settings.path else context.home.repository_path(name)
+    place = context.home.repository_path(name, settings.path)
     with Repository.open(place, context.clock, writable=False) as store:
         store.keeping.rules = rules_of(settings)
         yield store

@@ -119,7 +119,7 @@ class Walk:
 
     async def _here(self, context: JobContext, name: str) -> None:
         settings = context.config.repository(name)
-        path = Path(settings.path) if settings.path else context.home.repository_path(name)
+        path = context.home.repository_path(name, settings.path)
         place = PlaceHere(path, name, own_tenant(context), float(settings.keep_replaced_slots))
         # For reading only: it goes on beside the daemon that writes.
         store = await trio.to_thread.run_sync(partial(Repository.open, path, context.clock, writable=False))

@@ -24,7 +24,7 @@ T = TypeVar("T")
 def place_of(home: Home, config: Config, name: str) -> Path:
     """Return where a repository of the configuration lies. Raises ConfigError."""
     settings = config.repository(name)
-    return Path(settings.path) if settings.path else home.repository_path(name)
+    return home.repository_path(name, settings.path)
 
 
 def place_of_copy(home: Home, config: Config, source: str) -> Path:

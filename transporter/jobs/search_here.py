@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import trio
@@ -41,7 +40,7 @@ class PointHere:
 def open_store(context: JobContext, name: str) -> Repository:
     """Open a repository of the configuration. Raises what opening one raises."""
     settings = context.config.repository(name)
-    place = Path(settings.path) if settings.path else context.home.repository_path(name)
+    place = context.home.repository_path(name, settings.path)
     return Repository.open(place, context.clock, writable=False)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from transporter.catalog import Catalog
 from transporter.config import Config
@@ -19,12 +18,13 @@ ANYWHERE = ""
 
 @dataclass(frozen=True)
 class GoneKeys:
-    """``own``: the tenant that this node is in its own ``repositories``, which are given by their names."""
+    """Those that a home has."""
 
+    home: Home
+    config: Config
+    identity: Identity
     catalog: Catalog
     keys: KeyDatabase = field(repr=False)
-    repositories: Mapping[str, Path]
-    own: str
 
     def drop(self, place: str, points: Sequence[bytes]) -> None:
         """Forget the storage keys of points that went from ``place``: PEER/REPOSITORY, or ANYWHERE for one of ours.
@@ -34,16 +34,8 @@ class GoneKeys:
         """
         if not points:
             return
+        own = tenant_name(self.config.node.name, self.identity.pin)
         kept = self.catalog.elsewhere(place, points)
-        for root in self.repositories.values():
-            kept |= lying_there(root, self.own, points)
+        for name, settings in self.config.repositories.items():
+            kept |= lying_there(self.home.repository_path(name, settings.path), own, points)
         self.keys.drop_storage_keys([point for point in points if point not in kept])
-
-
-def gone_keys(home: Home, config: Config, identity: Identity, catalog: Catalog, keys: KeyDatabase) -> GoneKeys:
-    """Return what drops the keys of a home."""
-    roots = {
-        name: Path(settings.path) if settings.path else home.repository_path(name)
-        for name, settings in config.repositories.items()
-    }
-    return GoneKeys(catalog, keys, roots, tenant_name(config.node.name, identity.pin))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from pathlib import Path
 
 from transporter.config import RepositoryConfig
 from transporter.home import Home
@@ -47,7 +46,7 @@ def review_private_files(home: Home) -> Iterator[Finding]:
 def review_repositories(home: Installation) -> Iterator[Finding]:
     """Yield what is found about the repositories of this node."""
     for name, settings in home.config.repositories.items():
-        place = Path(settings.path) if settings.path else home.home.repository_path(name)
+        place = home.home.repository_path(name, settings.path)
         if place.is_dir() and stat.S_IMODE(place.stat().st_mode) & 0o077:
             yield Finding(
                 "readable-by-others",

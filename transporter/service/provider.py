@@ -25,7 +25,7 @@ from transporter.link.control_link import ControlLink
 from transporter.link.identity import Identity
 from transporter.link.parking import ParkedLinks
 from transporter.link.tickets import TicketOffice
-from transporter.points.gone_keys import ANYWHERE, gone_keys
+from transporter.points.gone_keys import ANYWHERE, GoneKeys
 from transporter.points.keeping_rows import rules_of
 from transporter.points.mandate import Mandate
 from transporter.repository import Repository
@@ -94,7 +94,7 @@ class Provider:
 
     def drop_keys(self, points: Sequence[bytes]) -> None:
         """Forget the storage keys of points that went from a repository of this node and lie nowhere else."""
-        gone_keys(self.home, self.config, self.identity, self.catalog, self.keys).drop(ANYWHERE, points)
+        GoneKeys(self.home, self.config, self.identity, self.catalog, self.keys).drop(ANYWHERE, points)
 
     @contextmanager
     def connected(self, pin: bytes) -> Iterator[None]:
