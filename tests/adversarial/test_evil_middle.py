@@ -49,8 +49,13 @@ async def middle(fast_clock, world, monkeypatch):
     with trio.fail_after(PATIENCE):
         await world.source.backup()
         assert contents(await world.source.restore(output="well")) == contents(world.source.tree)
-        while world.provider.sessions or world.store()._writers:
-            await trio.sleep(1)
+        await all_ended(world)
+
+
+async def all_ended(world):
+    """Wait until the target is done with every session: it goes on a moment after the source has heard all."""
+    while world.provider.sessions or world.store()._writers:
+        await trio.sleep(1)
 
 
 async def outcome(function, *arguments, **how):
@@ -311,6 +316,7 @@ async def test_a_replayed_control_connection_gets_nowhere(fast_clock, world, mid
 
     middle.meddle = record
     await world.source.backup()
+    await all_ended(world)
     before = committed(world)
     async with await trio.open_tcp_stream(world.address.host, world.address.port) as stream:
         with trio.fail_after(PATIENCE):

@@ -17,7 +17,7 @@ from transporter.errors import CannotConnect, IdentityRefused, RefusedByPeer, Ta
 from transporter.link import control_link
 from transporter.link.address import Address
 from transporter.link.broken import LinkBroken
-from transporter.link.control_link import control_client, control_server, refusal_to_error
+from transporter.link.control_link import control_client, control_server, refusal_to_error, requested_path
 from transporter.link.dial import Peer, dial_control
 from transporter.link.listen import HalfOpen
 from transporter.link.tls import TlsStream
@@ -384,6 +384,47 @@ async def test_a_peer_that_closes_before_it_has_answered_the_request_is_not_wait
             async with client_of(wire, identities):
                 pytest.fail("it was closed")
         nursery.cancel_scope.cancel()
+
+
+REQUEST = (
+    f"GET {control_link.PATH} HTTP/1.1\r\nHost: host\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    f"Sec-WebSocket-Protocol: {control_link.SUBPROTOCOL}\r\n\r\n"
+).encode()
+
+
+@pytest.mark.parametrize("request_bytes", [REQUEST, REQUEST.replace(b"v1 HTTP", b"v9 HTTP")], ids=["right", "refused"])
+async def test_whoever_goes_away_before_its_request_is_answered_is_an_end_and_no_fault(wire, identities, request_bytes):
+    """A command that is interrupted while it connects: the answer has nowhere to go."""
+    tls = TlsStream(wire.near, identities[0], server=False, accept_pin=lambda _: True)
+
+    async def ask_and_go():
+        await tls.do_handshake()
+        await tls.send_all(request_bytes)
+        await wire.near.aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask_and_go)
+        with pytest.raises(LinkBroken, match="went away in the handshake"):
+            async with server_of(wire, identities):
+                pytest.fail("nobody is there any more")
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /transp"], ids=["nothing", "half"])
+@pytest.mark.parametrize("in_order", [True, False], ids=["in order", "cut"])
+async def test_whoever_goes_away_before_it_has_asked_is_not_waited_for(wire, identities, said, in_order):
+    client = TlsStream(wire.near, identities[0], server=False, accept_pin=lambda _: True)
+    server = TlsStream(wire.far, identities[1], server=True, accept_pin=lambda _: True)
+
+    async def go():
+        await client.do_handshake()
+        await client.send_all(said)
+        await (client if in_order else wire.near).aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(go)
+        with pytest.raises((LinkBroken, CannotConnect, trio.BrokenResourceError)):
+            await requested_path(server)
 
 
 async def test_an_answer_counts_that_comes_together_with_the_end_of_the_connection(identities):

@@ -283,24 +283,14 @@ async def control_server(
 
     ``half_open`` counts until ``peer_is_known`` is called (or the connection ends); until then little may be sent.
     """
-    async with open_tasks() as nursery:
+    async with _websocket_tasks() as nursery:
         with ExitStack() as unknown:
             unknown.enter_context(half_open)
             if tls.allowance is None:
                 tls.allowance = UNKNOWN_BYTES
             with trio.move_on_at(min(until, trio.current_time() + HANDSHAKE_SECONDS)) as deadline:
                 await tls.do_handshake()
-                request = await wrap_server_stream(
-                    nursery,
-                    tls,
-                    message_queue_size=_QUEUE,
-                    max_message_size=limits.MAX_CONTROL_MESSAGE,
-                    receive_buffer_size=_READ,
-                )
-                if request.path != PATH or SUBPROTOCOL not in request.proposed_subprotocols:
-                    await request.reject(404)
-                    raise RefusedByPeer(f"a peer asked for {request.path!r}", "update the transporter there")
-                websocket = await request.accept(subprotocol=SUBPROTOCOL)
+                websocket = await _accept_websocket(nursery, tls)
                 link = ControlLink(websocket, ControlConnection.provider(), tls, unknown.close)
                 await _hello(link, name)
             if deadline.cancelled_caught:
@@ -313,6 +303,24 @@ async def control_server(
                 nursery.cancel_scope.cancel()
 
 
+async def _accept_websocket(nursery: trio.Nursery, tls: TlsStream) -> WebSocketConnection:
+    request = await wrap_server_stream(
+        nursery,
+        tls,
+        message_queue_size=_QUEUE,
+        max_message_size=limits.MAX_CONTROL_MESSAGE,
+        receive_buffer_size=_READ,
+    )
+    try:
+        if request.path != PATH or SUBPROTOCOL not in request.proposed_subprotocols:
+            await request.reject(404)
+            raise RefusedByPeer(f"a peer asked for {request.path!r}", "update the transporter there")
+        return await request.accept(subprotocol=SUBPROTOCOL)
+    except ConnectionClosed as error:
+        # Whoever gives up while it waits for the answer (a command that is interrupted) is nothing to worry about.
+        raise tls.refusal or LinkBroken("the peer went away in the handshake") from error
+
+
 def too_slow() -> CannotConnect:
     """Return the error of a peer that did not finish its handshake."""
     return CannotConnect("a peer did not finish its handshake in time", "nothing to do here")
@@ -321,7 +329,8 @@ def too_slow() -> CannotConnect:
 async def requested_path(tls: TlsStream) -> str:
     """Shake hands over ``tls`` as the side that was dialled; return the path that the peer asks for ("" if none).
 
-    The request itself is put back, for whoever serves that path. The caller has the deadline.
+    The request itself is put back, for whoever serves that path. The caller has the deadline. Raises LinkBroken when
+    the peer closes before it has asked: nobody is to wait on for what cannot come.
     """
     tls.allowance = UNKNOWN_BYTES
     await tls.do_handshake()
@@ -331,6 +340,8 @@ async def requested_path(tls: TlsStream) -> str:
             head += more
     except trio.BrokenResourceError as error:
         raise tls.refusal or error from error
+    if b"\r\n" not in head:
+        raise LinkBroken("the peer closed the connection in the handshake")
     tls.unread(head)
     words = head.partition(b"\r\n")[0].split(b" ")
     return words[1].decode("ascii", "replace") if len(words) == 3 else ""
