@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -11,6 +13,15 @@ from transporter.link.address import Address
 
 TLS_FIRST_BYTE = b"\x16"
 READ = 64 * 1024
+_RESET = struct.pack("ii", 1, 0)
+
+
+class Last(bytes):
+    """Bytes that go on, and then the connection ends."""
+
+
+class LastAndReset(Last):
+    """Bytes that go on, and then the connection is reset on both sides: the bytes may arrive, or not."""
 
 
 @dataclass
@@ -88,6 +99,12 @@ class Middle:
                 async with lock:
                     for piece in pieces:
                         await onto.send_all(piece)
+                if isinstance(pieces[-1] if pieces else b"", Last):
+                    if isinstance(pieces[-1], LastAndReset):
+                        source.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                        sink.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                    scope.cancel()
+                    return
                 data = await source.receive_some(READ)
             await sink.send_eof()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
