@@ -209,6 +209,31 @@ async def test_a_head_that_no_list_could_show_is_not_stored(world):
     assert world.store().points(world.tenant(world.source)) == []
 
 
+async def test_a_tenant_cannot_fill_the_key_database_with_jobs_that_never_store_anything(world, monkeypatch):
+    """Its quota does not count them: each costs a row, and its name is the tenant's choice."""
+    monkeypatch.setattr("transporter.service.job_room.MOST_JOBS", 3)
+    sealed = {"zone": "target", "password": "vault"}
+    copied = {"purpose": "copy-seal", **sealed}
+    for fields in (sealed, {"zone": "none"}, {"zone": "none", "acceleration": True}):
+        async with attack(world.source, job=f"job-{len(fields)}", **fields):
+            pass
+    async with attack(world.source, job="first", **sealed):
+        pass
+    for fields in (sealed, {"zone": "none"}, {"zone": "none", "repository": "rest"}):
+        error = await refused(world.source, job="more", **fields)
+        assert "keys of 3 jobs" in error.what
+    async with attack(world.source, job="first", **sealed):
+        pass  # one that is known goes on
+    for number in range(4):
+        name = bytes([number]) * 16
+        if number < 3:
+            async with attack(world.source, job="docs", name=name, **copied):
+                pass
+        else:
+            await refused(world.source, job="docs", name=name, **copied)
+    await world.neighbour.backup("target")
+
+
 # --- what belongs to others -----------------------------------------------------------------------------------
 
 

@@ -134,6 +134,30 @@ class TestKeysBelowAPassword:
             assert database.runs("docs") == ()
             assert len(database.runs("logs")) == 1
 
+    def test_of_runs_that_never_commit_the_newest_are_remembered(self, tmp_path, office, monkeypatch):
+        """A tenant makes one with each session; every start of the job reads them all."""
+        monkeypatch.setattr("transporter.keys.database.MOST_RUNS", 3)
+        clock = ManualClock()
+        with KeyDatabase(tmp_path / "keys.db", clock=clock, parameters=CHEAP) as database:
+            database.remember_run("logs", RUN, SessionKey.generate(), MetaKey.generate(), office)
+            for number in (9, 1, 5, 7, 3):
+                clock.advance(1)
+                run_id = bytes((number,)) * 16
+                database.remember_run("docs", run_id, SessionKey.generate(), MetaKey.generate(), office)
+            assert [run.run_id[0] for run in database.runs("docs")] == [5, 7, 3]
+            assert len(database.runs("logs")) == 1
+
+    def test_domains_are_counted_by_what_their_names_begin_with(self, database, office):
+        for label in ("ann/docs", "ann/logs", "anna/docs", "/copied/ann/docs"):
+            database.ensure_domain_key(label, office)
+        database.ensure_plain_domain_key("ann/plain")
+        assert database.domains_below("ann/") == 3
+        assert database.domains_below("/copied/ann/") == 1
+        assert database.domains_below("bob/") == 0
+        assert database.domains_below("ann/", other_than="ann/new") == 3
+        for known in ("ann/logs", "ann/plain"):
+            assert database.domains_below("ann/", other_than=known) == 0, "it takes no room that it has not"
+
     def test_domains(self, tmp_path, database, office):
         key = database.ensure_domain_key("docs", office)
         assert database.ensure_domain_key("docs", office) == key == database.domain_key("docs")

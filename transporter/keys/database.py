@@ -44,6 +44,10 @@ __all__ = [
 MOST_PREPARED: Final = 256
 """Runs whose slot is held ready: one that loses its link and comes again asks no service a second time."""
 
+MOST_RUNS: Final = 4096
+"""Runs of a job that are remembered. One more takes the place of the oldest, whose chunks are then sent again: a tenant
+whose sessions never commit neither fills the database nor makes each start read them all."""
+
 _prepared: Final[dict[tuple[str, str, str, bytes], PreparedKmsSlot]] = {}
 
 
@@ -112,6 +116,11 @@ class KeyDatabase(PasswordChanges, EscrowTable, JobZones, MasterMove):
                 "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?)",
                 (job, run_id, user_key.name, self._clock.now_ns(), sealed),
             )
+            db.execute(
+                "DELETE FROM runs WHERE job = ? AND run IN (SELECT run FROM runs WHERE job = ?"
+                " ORDER BY created_ns DESC, run DESC LIMIT -1 OFFSET ?)",
+                (job, job, MOST_RUNS),
+            )
 
     def runs(self, job: str) -> tuple[RememberedRun, ...]:
         """Return the runs of ``job`` that did not commit, oldest first.
@@ -175,6 +184,18 @@ class KeyDatabase(PasswordChanges, EscrowTable, JobZones, MasterMove):
             sealed = wrap(self._kek, key.secret, place, clock=self._clock)
             db.execute("INSERT INTO plain_domains VALUES (?, ?, ?)", (job, self._clock.now_ns(), sealed))
         return key
+
+    def domains_below(self, prefix: str, *, other_than: str = "") -> int:
+        """Return how many jobs whose name begins with ``prefix`` have a chunk-id key; 0 if ``other_than`` has one."""
+        place = (prefix, prefix + chr(0x10FFFF))
+        count = 0
+        with self._read() as db:
+            for table in ("domains", "plain_domains"):
+                if db.execute(f"SELECT 1 FROM {table} WHERE job = ?", (other_than,)).fetchone() is not None:
+                    return 0
+                (found,) = db.execute(f"SELECT COUNT(*) FROM {table} WHERE job >= ? AND job < ?", place).fetchone()
+                count += int(found)
+        return count
 
     # ---- services ----
 

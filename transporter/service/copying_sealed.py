@@ -40,6 +40,7 @@ from transporter.repository import PLAIN_KEY, ChunkMissing, ChunkRecord, Origin,
 from transporter.repository.point_head import PointHead, decode_head
 from transporter.repository.points import OriginalHash
 from transporter.service.copying_in import CopyInService
+from transporter.service.job_room import check_job_room
 from transporter.service.opening import open_here
 from transporter.service.sealing import SealedHere
 from transporter.service.session import ServiceSession
@@ -55,6 +56,7 @@ def begin_sealing(session: ServiceSession) -> SealedHere:
         raise RefusedByPeer("the repository has no password to seal under", "name one of that node: --password NAME")
     user_key = provider.keys.user_key(password)
     label = f"/copied/{session.tenant}/{start.job}/{session.domain.hex()}"
+    check_job_room(provider.keys, f"/copied/{session.tenant}/", label)
     ring = _newest_ring(session)
     # Of each session its own, remembered until its points are there: what an interrupted one stored is used again.
     keys = begin_run(provider.keys, user_key, label, session.session_id, ring, provider.clock)

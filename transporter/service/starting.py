@@ -27,6 +27,7 @@ from transporter.service.backup import BackupService
 from transporter.service.copying_in import CopyInService
 from transporter.service.copying_out import CopyOutService
 from transporter.service.copying_sealed import CopySealService, begin_sealing
+from transporter.service.job_room import check_job_room
 from transporter.service.lost import lost_claims
 from transporter.service.opening import domain_of_point, open_here, place_of, usable_rings
 from transporter.service.provider import Provider
@@ -171,6 +172,7 @@ def _target_sealing(session: ServiceSession, parent: PointRef | None) -> tuple[T
     if zone is Zone.SOURCE:
         return SealedAtSource(), b""
     label = f"{session.tenant}/{start.job}"
+    check_job_room(provider.keys, f"{session.tenant}/", session.key_label)
     at_rest = session.repository.config.encrypt_at_rest
     if not seals_here(zone, encrypt_at_rest=bool(at_rest)):
         chunk_id_key = provider.keys.ensure_plain_domain_key(session.key_label)
