@@ -44,6 +44,7 @@ class KeptPoint:
         self._tree: TreeIndex | None = None
         self._tree_came = trio.Event()
         self._tree_asked = False
+        self._patient = False
         self._head: PointHead | None = None
         self._recovery: Recovery | None = None
         self._wanted = trio.Event()
@@ -75,7 +76,9 @@ class KeptPoint:
             self._tree_asked = True
             self._want()
             came = self._tree_came
+            self._patient = patient
             await (came.wait() if patient else self._wait(came))
+            self._patient = False
         if self._tree is None:
             raise self.last_error or away()
         return self._tree
@@ -166,7 +169,8 @@ class KeptPoint:
         self._fail_waiting(error)
         self._tree_came.set()
         self._tree_came = trio.Event()
-        if error.what != self._said:
+        # Who mounts one point ends with the error itself.
+        if not self._patient and error.what != self._said:
             self._said = error.what
             self._context.bus.publish(Note(text=f"the restore point cannot be read now: {error}", job=self._order.job))
 

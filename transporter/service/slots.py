@@ -40,7 +40,8 @@ def _slots_of(store: Repository, tenant: str, message: GetSlots) -> list[PointSl
             here = point_slots(store, tenant, message.job, point)
         except (PointMissing, DamagedData):
             continue
-        # What this end sealed is not the tenant's to open: nor are its salts and cryptograms to try passwords on.
+        # What this end sealed has no password of the tenant's, whose change could ask for another slot. (No secret:
+        # whoever may copy a point gets its slots along.)
         if here.zone == Zone.SOURCE:
             rows.append(here.row)
     return rows
