@@ -1,6 +1,10 @@
-"""What a restore in place costs beside a whole one: one tree, one pair, one run, by the product's commands.
+"""What a restore in place costs beside a whole one: one pair for each tree, one run, by the product's commands.
 
 Both go to the same disk over loopback. Times are the command's, from its start to its end; it syncs what it wrote.
+
+Nothing is removed before the last restore, and what is judged goes by the quickest whole one. ext4 without a journal
+passes over inodes that were removed within the last minutes, one by one, whenever it makes a file: after one bench had
+removed its trees, the whole restore of the next took five times as long, and a restore in place looked cheap.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .corpus import Corpora
+from .corpus import Corpora, fetch_linux_source, library_tree, warm
 from .figures import Verdict
 from .machine import describe
 from .measure import BenchError
@@ -29,7 +33,7 @@ SHARE = 100
 DEPTH = 40
 LARGE = 24 << 20
 WORKS = (
-    ("full", "to an empty folder"),
+    ("full", "to an empty folder (the quickest)"),
     ("nothing", "in place, nothing changed"),
     ("one percent", "in place, 1 % of the files changed"),
     ("checksum", "in place with `--checksum`, 1 % changed"),
@@ -72,20 +76,41 @@ def change(root: Path, rng: random.Random) -> int:
     return len(chosen)
 
 
-def measure(folder: Path, files: int, runs: int, say: Callable[[str], None]) -> tuple[list[Round], int]:
-    """Return the rounds, and the bytes of the tree. Raises ``BenchError``."""
+@dataclass(frozen=True)
+class Measured:
+    """What came of one tree: what it is, its rounds."""
+
+    title: str
+    rounds: list[Round]
+
+    @property
+    def ratios(self) -> list[float]:
+        """Of each round: a restore in place with 1 % changed, to the quickest whole one."""
+        quickest = min(one.seconds["full"] for one in self.rounds)
+        return [one.seconds["one percent"] / quickest for one in self.rounds]
+
+    @property
+    def ratio(self) -> float:
+        """Their median."""
+        return statistics.median(self.ratios)
+
+
+def measure(folder: Path, title: str, tree: Path, runs: int, say: Callable[[str], None]) -> Measured:
+    """Restore one tree again and again. Raises ``BenchError``."""
     rng = random.Random(1)
-    tree = folder / "tree"
-    size = make_tree(tree, files, rng)
     rounds = []
+    entries, size = warm(tree)
+    folder.mkdir()
     ends = folder / "pair"
     ends.mkdir()
-    with SourceMode(ends, Corpora(tree, tree, "made up", files, size, 0), None) as pair:
+    title = f"{title}: {entries:,} entries, {size / (1 << 20):,.0f} MiB"
+    say(title)
+    with SourceMode(ends, Corpora(tree, tree, title, entries, size, 0), None) as pair:
         pair.copy("tree", tree)
         for number in range(runs):
             rounds.append(one_round(pair, folder / f"out-{number}", rng))
             say(", ".join(f"{work} {seconds:.2f} s" for work, seconds in rounds[-1].seconds.items()))
-    return rounds, size
+    return Measured(title, rounds)
 
 
 def one_round(pair: Transporter, out: Path, rng: random.Random) -> Round:
@@ -105,57 +130,69 @@ def one_round(pair: Transporter, out: Path, rng: random.Random) -> Round:
     change(out, rng)
     restore("checksum", "--in-place", "--delete", "--checksum")
     pair.check("tree", out)
-    shutil.rmtree(out)
     return Round(seconds, cpu, received)
 
 
-def table(rounds: list[Round], files: int, size: int, machine: dict[str, str]) -> str:
+def table(trees: list[Measured], machine: dict[str, str]) -> str:
     """Return the report."""
-    ratios = [one.seconds["one percent"] / one.seconds["full"] for one in rounds]
-    ratio = statistics.median(ratios)
     lines = [
         "# Benchmark of restores in place",
         "",
         "Made by `make bench-restore` (loadtest/restoring.py): job in the source's daemon, sealed at the source, over",
-        "loopback to one disk. Medians over the rounds; the ratio is taken within each round.",
+        "loopback to one disk. Medians over the rounds; what is judged goes by the quickest whole restore, as ext4",
+        "makes files slowly for some minutes after others were removed.",
         "",
         *(f"- {label}: {machine[label]}" for label in ("processor", "memory", "system", "Python")),
         f"- load of the machine over one minute, before and after: {machine['before']}, {machine['after']}",
-        f"- tree: {files:,} files and {len(rounds)} rounds; {size / (1 << 20):,.0f} MiB",
-        "",
+        f"- {len(trees[0].rounds)} rounds; of the files one in a hundred is changed, at random all over the tree",
+    ]
+    for tree in trees:
+        lines += ["", f"## {tree.title}", "", *_rows(tree.rounds), "", _judged(tree)]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(rounds: list[Round]) -> list[str]:
+    quickest = min(rounds, key=lambda one: one.seconds["full"])
+    lines = [
         "| restore | seconds | of the whole one | processor, s | of the whole one | received, MiB |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for work, words in WORKS:
-        seconds = statistics.median(one.seconds[work] for one in rounds)
-        share = statistics.median(one.seconds[work] / one.seconds["full"] for one in rounds)
-        cpu = statistics.median(one.cpu[work] for one in rounds)
-        cpu_share = statistics.median(one.cpu[work] / one.cpu["full"] for one in rounds)
-        received = statistics.median(one.received[work] for one in rounds) / (1 << 20)
-        lines.append(f"| {words} | {seconds:.2f} | {share:.2f} | {cpu:.2f} | {cpu_share:.2f} | {received:,.1f} |")
-    verdict = "reached" if ratio <= RATIO else "**missed**"
-    shown = ", ".join(f"{each:.2f}" for each in ratios)
-    lines += ["", f"Must: with 1 % changed ≤ {RATIO} of the whole restore: {ratio:.2f} ({shown}): {verdict}."]
-    return "\n".join(lines) + "\n"
+        judged = [quickest] if work == "full" else rounds
+        seconds = statistics.median(one.seconds[work] for one in judged)
+        cpu = statistics.median(one.cpu[work] for one in judged)
+        received = statistics.median(one.received[work] for one in judged) / (1 << 20)
+        shares = f"{seconds / quickest.seconds['full']:.2f} | {cpu:.2f} | {cpu / quickest.cpu['full']:.2f}"
+        lines.append(f"| {words} | {seconds:.2f} | {shares} | {received:,.1f} |")
+    return lines
 
 
-def verdicts(rounds: list[Round]) -> list[Verdict]:
+def _judged(tree: Measured) -> str:
+    verdict = "reached" if tree.ratio <= RATIO else "**missed**"
+    shown = ", ".join(f"{each:.2f}" for each in tree.ratios)
+    return f"Must: with 1 % changed ≤ {RATIO} of the whole restore: {tree.ratio:.2f} ({shown}): {verdict}."
+
+
+def verdicts(trees: list[Measured]) -> list[Verdict]:
     """Return the figures."""
-    ratio = statistics.median(one.seconds["one percent"] / one.seconds["full"] for one in rounds)
     title = "restore in place, 1 % changed: share of the time of a whole one"
-    return [Verdict(title, f"≤ {RATIO:g}", f"{ratio:.2f}", ratio <= RATIO)]
+    return [
+        Verdict(f"{title}; {tree.title}", f"≤ {RATIO:g}", f"{tree.ratio:.2f}", tree.ratio <= RATIO) for tree in trees
+    ]
 
 
 def run(arguments: list[str]) -> int:
     """Measure, and write docs/bench-restore.md and its section of docs/benchmarks.md."""
     from . import sections
+    from .__main__ import default_cache
 
     parser = argparse.ArgumentParser(prog="python -m loadtest restore", description="restores in place")
     parser.add_argument("--files", type=int, default=FILES)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path("/var/tmp"))
     parser.add_argument("--out", type=Path, default=Path("docs"))
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_FILES} files, once; judges nothing")
+    parser.add_argument("--cache", type=Path, default=default_cache(), help="where the large tree is kept")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_FILES} files and a small tree, once")
     chosen = parser.parse_args(arguments)
     if chosen.quick:
         chosen.files, chosen.runs = QUICK_FILES, 1
@@ -164,12 +201,18 @@ def run(arguments: list[str]) -> int:
     folder = Path(tempfile.mkdtemp(prefix="transporter-restore-", dir=chosen.work))
     before = os.getloadavg()[0]
     try:
-        rounds, size = measure(folder, chosen.files, chosen.runs, print)
+        made_up = folder / "tree"
+        make_tree(made_up, chosen.files, random.Random(1))
+        large = library_tree(chosen.cache) if chosen.quick else fetch_linux_source(chosen.cache)
+        trees = [
+            measure(folder / name, title, tree, chosen.runs, print)
+            for name, title, tree in (("large", large.name, large), ("small", "made up", made_up))
+        ]
         machine = {**describe(folder), "before": f"{before:.1f}", "after": f"{os.getloadavg()[0]:.1f}"}
-        text = table(rounds, chosen.files, size, machine)
+        text = table(trees, machine)
     finally:
         shutil.rmtree(folder)
     (chosen.out / "bench-restore.md").write_text(text)
-    sections.put(chosen.out, "restore", verdicts(rounds), quick=chosen.quick)
+    sections.put(chosen.out, "restore", verdicts(trees), quick=chosen.quick)
     print(text)
     return int(not chosen.quick and "missed" in text)

@@ -93,7 +93,7 @@ def run_all(names: Sequence[str], out: Path, work: Path | None, cache: Path, *, 
             continue
         print(f"{section.title}…", flush=True)
         arguments = ["--out", str(out), *(["--work", str(work)] if work else []), *(["--quick"] if quick else [])]
-        if section.name == "mount":
+        if section.name in ("mount", "restore"):
             arguments += ["--cache", str(cache)]
         try:
             worst = max(worst, section.bench()(arguments))

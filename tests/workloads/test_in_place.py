@@ -88,6 +88,15 @@ def test_what_is_right_is_left_alone(pair, differences, compare):
     assert differences(tree, out) == []
 
 
+def test_a_record_that_does_not_fit_together_is_refused_although_the_file_is_kept(pair):
+    """What a manifest says is checked whether or not anything of it is fetched."""
+    _tree, copy, out = pair
+    kept = next(entry for entry in copy.entries if entry.path.endswith(b"small-03"))
+    kept.packed_extents = kept.packed_extents[:-4] + bytes((0, 0, 0, 1))
+    with pytest.raises(DamagedData, match=r"not as long as the file|leaves its chunk"):
+        Restored(copy, out)
+
+
 def test_only_what_differs_is_written(pair, differences):
     tree, copy, out = pair
     (out / "sub" / "small-05").write_bytes(b"changed")

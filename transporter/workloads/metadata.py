@@ -37,6 +37,7 @@ class Metadata:
         self._note = note
         self._owner_noted = False
         self._own: dict[tuple[bytes, int, bytes, int], bool] = {}
+        self._owners: dict[tuple[bytes, int, bytes, int], tuple[int, int]] = {}
 
     def creation_mode(self, entry: Entry) -> int:
         """Return the mode to create a file with: its own where that is possible."""
@@ -94,10 +95,17 @@ class Metadata:
             mode &= ~SPECIAL_BITS
         if state.st_mtime_ns != entry.mtime_ns or (entry.kind != "l" and state.st_mode & 0o7777 != mode):
             return True
-        return xattrs.read(target, xattrs.listed(target)) != entry.xattrs
+        names = xattrs.listed(target)
+        return xattrs.read(target, names) != entry.xattrs if names else bool(entry.xattrs)
 
     def _wanted(self, entry: Entry) -> tuple[int, int]:
-        return self._ids.uid(entry.user, entry.uid), self._ids.gid(entry.group, entry.gid)
+        # Few owners have many files, and each file that a restore in place meets is asked about.
+        owner = (entry.user, entry.uid, entry.group, entry.gid)
+        known = self._owners.get(owner)
+        if known is None:
+            known = self._ids.uid(entry.user, entry.uid), self._ids.gid(entry.group, entry.gid)
+            self._owners[owner] = known
+        return known
 
     def _owner(self, target: int | bytes, folder_fd: int | None, entry: Entry) -> int:
         """Set owner and group; returns the mode that is safe to set after it."""

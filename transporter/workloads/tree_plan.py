@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 from transporter.errors import DamagedData
@@ -106,6 +107,9 @@ class TreePlanner:
         """Restore a file, or the first name of a hard-linked one."""
         found = self._here.look(parent, name, entry) if self._here is not None else NOTHING
         keep = found.verdict is Verdict.KEEP
+        if keep and entry.kind == "f" and entry.nlink < 2 and not entry.flags & MORE:
+            self._keep_whole(entry, parent, name, found.state)
+            return
         file = RestoredFile(self._stage.top if keep or self._dry else self._folder(parent), name, entry)
         if entry.nlink > 1:
             file.home = self._names
@@ -138,6 +142,15 @@ class TreePlanner:
             self._lay(file, entry)
         elif not file.done:
             self._names.make_special(file)
+
+    def _keep_whole(self, entry: Entry, parent: Step | None, name: bytes, state: os.stat_result | None) -> None:
+        """Keep a file of one name and one record: of most restores in place that is nearly all that there is to do."""
+        assert self._here is not None and state is not None
+        there = self._here.there(parent)
+        assert there is not None
+        self._stage.files += 1
+        self._here.kept(there, name, state, entry)
+        lay_out(entry, 0)  # a record that does not fit together is refused, kept or not
 
     def _begun(self, file: RestoredFile) -> bool:
         """Tell whether an interrupted restore had begun a file: then it goes on with that."""
