@@ -92,6 +92,13 @@ def beside(place: Path, chunks: int) -> tuple[Row, list[Row], list[Row]]:
     return pruned, alone, together
 
 
+def copied(made: Path, place: Path) -> Path:
+    """Return a copy that the disk has, too: what is measured next is not to pay for writing it."""
+    shutil.copytree(made, place)
+    os.sync()
+    return place
+
+
 Measured = tuple[list[Row], list[Row], list[Row]]
 """Rows of the table; what was stored alone, and beside a prune."""
 
@@ -120,17 +127,20 @@ def measure(
         note(run_work("rebuild", made, chunks))
         made_up.remove_points(made, points[: POINTS // 2])
         rounds = BESIDE_ROUNDS if chunks == prune_sizes[-1] else 0
-        copies = [Path(shutil.copytree(made, folder / f"both-{number}")) for number in range(rounds)]
+        kept = copied(made, folder / "kept") if rounds else None
         note(run_work("prune", made, chunks))
         shutil.rmtree(made)
         pruned = []
-        for copy in copies:
-            one, before, meanwhile = beside(copy, chunks)
-            shutil.rmtree(copy)
+        for _ in range(rounds):
+            assert kept is not None
+            both = copied(kept, folder / "both")
+            one, before, meanwhile = beside(both, chunks)
+            shutil.rmtree(both)
             pruned.append(one)
             alone += before
             together += meanwhile
-        if pruned:
+        if kept is not None:
+            shutil.rmtree(kept)
             note(sorted(pruned, key=lambda row: row.seconds)[len(pruned) // 2])
     return rows, alone, together
 
