@@ -35,7 +35,7 @@ SECONDS = 120.0
 
 
 @pytest.fixture(params=["relay", "relay reversed"])
-async def world(request):
+async def world(request, monkeypatch):
     """A pair that meets at an evil proxy host; at the end an honest one must find all well.
 
     One data channel, so that it is the one which carries the byte that is meddled with.
@@ -49,7 +49,12 @@ async def world(request):
             made.evil = EvilRelay(made.relay.provider.relay)
             made.honest, made.relay.provider.relay = made.relay.provider.relay, made.evil
             small_tree(made.jobs.tree / "more", seed=9, size=2_500_000)
+            config = made.jobs.config
             yield made
+            # This runs before what a test patched is taken back by itself, and an honest proxy host may be slow: it has
+            # the deadlines that there are, and not those that a test cut short because nobody would come.
+            monkeypatch.undo()
+            made.jobs.config = config
             made.relay.provider.relay = made.honest
             await made.ready()
             with trio.fail_after(SECONDS):
