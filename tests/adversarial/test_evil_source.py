@@ -72,16 +72,17 @@ PATIENCE = 10
 
 
 @pytest.fixture
-async def world():
+async def world(monkeypatch):
     async with open_world() as made:
         await made.neighbour.backup()
         made.before = snapshot(made)
         yield made
+        # This runs before what a test patched is taken back by itself: an honest client has the bounds that there are.
+        monkeypatch.undo()
         assert_untouched(made)
         await made.still_serves()
-        assert made.front._half_open.count == 0
         with trio.fail_after(PATIENCE):
-            while made.store()._writers or made.provider.sessions:
+            while made.store()._writers or made.provider.sessions or made.front._half_open.count:
                 await trio.sleep(0.01)
 
 
@@ -593,9 +594,11 @@ async def test_ids_of_chunks_that_do_not_end_are_refused(world, monkeypatch):
 
 
 async def test_two_runs_of_one_job_do_not_meet_and_another_job_is_not_disturbed(world, monkeypatch):
-    monkeypatch.setattr("transporter.service.provider.HAND_OVER_SECONDS", 0.05)
     async with attack(world.source):
-        await refused(world.source, JobBusy, resume=b"\x22" * 16)
+        # For this one alone: a run that comes right behind the one before it waits until that has ended.
+        with monkeypatch.context() as patch:
+            patch.setattr("transporter.service.provider.HAND_OVER_SECONDS", 0.05)
+            await refused(world.source, JobBusy, resume=b"\x22" * 16)
         async with attack(world.source, job="other"):
             pass
         await world.neighbour.backup()
@@ -814,7 +817,8 @@ async def test_channel_zero_that_does_not_deliver_key_b_ends_the_session(world, 
 
 
 async def test_a_channel_that_never_delivers_key_b_is_let_go(world, monkeypatch):
-    monkeypatch.setattr("transporter.daemon.listener.ATTACH_SECONDS", 0.05)
+    # Enough for the provider's own answer on a busy machine, which the time is for, too.
+    monkeypatch.setattr("transporter.daemon.listener.ATTACH_SECONDS", 1.0)
     async with opening(world) as session:
         _, carrier = await session.opened(0, session.started.key_a)
         await receive(carrier, bytearray(56))
