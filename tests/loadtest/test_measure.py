@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -64,12 +65,14 @@ def test_disk_usage_counts_regular_files_at_any_depth(tmp_path):
 
 
 def test_a_daemon_and_its_workers_are_measured_and_ended(tmp_path):
-    # The worker grows and ends inside the measurement; its CPU and its peak count all the same.
+    # The worker grows and ends inside the measurement; its CPU and its peak count all the same. It stays until it has
+    # been looked at, which on a busy machine may be long after it had otherwise ended.
     code = f"""
 import subprocess, sys
 print("ready", flush=True)
 sys.stdin.readline()
-subprocess.run([sys.executable, "-c", {GROW!r} + "\\n" + {BURN!r}])
+worker = {BURN!r} + "\\n" + {GROW!r} + "\\nimport sys; print('grown', flush=True); sys.stdin.readline()"
+subprocess.run([sys.executable, "-c", worker])
 print("done", flush=True)
 sys.stdin.readline()
 """
@@ -79,6 +82,11 @@ sys.stdin.readline()
         assert daemon.stdout
         assert daemon.stdout.readline() == "ready\n"
         with DaemonMeter(daemon.pid) as meter:
+            daemon.stdin.write("\n")
+            assert daemon.stdout.readline() == "grown\n"
+            (worker,) = process_tree(daemon.pid)[1:]
+            while meter._seen.get(worker, 0) < memory_of(worker).now:
+                time.sleep(0.01)
             daemon.stdin.write("\n")
             assert daemon.stdout.readline() == "done\n"
         alone = memory_of(daemon.pid).peak
