@@ -35,11 +35,8 @@ PATIENCE = math.inf
 
 
 @pytest.fixture
-async def middle(fast_clock, world, monkeypatch):
+async def middle(fast_clock, world):
     """The line between ``source`` and the target, honest until told otherwise; at the end all must be well."""
-    # The tests count channels: however busy the machine is, its loopback counts as a short line, which begins with two.
-    for place in ("open_session", "striping"):
-        monkeypatch.setattr(f"transporter.link.{place}.SHORT_LINE_SECONDS", 60.0)
     made = Middle(world.address)
     await world.nursery.start(made.run)
     world.source.dials(made.address)
