@@ -184,8 +184,10 @@ async def test_what_is_no_binary_message_ends_it(raw, wire, what):
 async def test_nothing_follows_a_send_that_was_cut_short(raw, wire):
     client, _ = raw
     pump, wire[0].send_stream.send_all_hook = wire[0].send_stream.send_all_hook, trio.sleep_forever
-    with trio.move_on_after(0.01):
-        await client.send_all(b"half")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.send_all, b"half")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
     wire[0].send_stream.send_all_hook = pump
     with pytest.raises(trio.BrokenResourceError, match="cut short"):
         await client.send_all(b"more")
