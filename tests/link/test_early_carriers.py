@@ -309,8 +309,10 @@ async def test_connections_that_are_being_made_when_the_session_ends_are_closed(
     with suppress(JobFailed):
         async with opening._early_carriers(peer, me, COUNT) as early:
             first = await early.take()
-            await waits.wait()
-            await trio.testing.wait_all_tasks_blocked(0.01)
+            with trio.fail_after(PATIENCE):
+                await waits.wait()
+                while None in streams:
+                    await trio.sleep(0.005)
             raise JobFailed("the session was refused", "")
     await close(first)
     assert len(streams) == 1 + made
