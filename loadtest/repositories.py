@@ -92,6 +92,18 @@ def beside(place: Path, chunks: int) -> tuple[Row, list[Row], list[Row]]:
     return pruned, alone, together
 
 
+def again_and_again(kept: Path, place: Path, chunks: int) -> tuple[Row, list[Row], list[Row]]:
+    """Store beside one prune after the other, each of a copy of ``kept``; return the median prune, and all else."""
+    pruned, alone, together = [], [], []
+    for _ in range(BESIDE_ROUNDS):
+        one, before, meanwhile = beside(copied(kept, place), chunks)
+        shutil.rmtree(place)
+        pruned.append(one)
+        alone += before
+        together += meanwhile
+    return sorted(pruned, key=lambda row: row.seconds)[len(pruned) // 2], alone, together
+
+
 def copied(made: Path, place: Path) -> Path:
     """Return a copy that the disk has, too: what is measured next is not to pay for writing it."""
     shutil.copytree(made, place)
@@ -126,22 +138,13 @@ def measure(
         points = made_up.make(made, made_up.Shape(chunks, POINTS), SystemClock())
         note(run_work("rebuild", made, chunks))
         made_up.remove_points(made, points[: POINTS // 2])
-        rounds = BESIDE_ROUNDS if chunks == prune_sizes[-1] else 0
-        kept = copied(made, folder / "kept") if rounds else None
+        kept = copied(made, folder / "kept")
         note(run_work("prune", made, chunks))
         shutil.rmtree(made)
-        pruned = []
-        for _ in range(rounds):
-            assert kept is not None
-            both = copied(kept, folder / "both")
-            one, before, meanwhile = beside(both, chunks)
-            shutil.rmtree(both)
-            pruned.append(one)
-            alone += before
-            together += meanwhile
-        if kept is not None:
-            shutil.rmtree(kept)
-            note(sorted(pruned, key=lambda row: row.seconds)[len(pruned) // 2])
+        if chunks == prune_sizes[-1]:
+            pruned, alone, together = again_and_again(kept, folder / "both", chunks)
+            note(pruned)
+        shutil.rmtree(kept)
     return rows, alone, together
 
 

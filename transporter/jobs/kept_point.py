@@ -77,8 +77,10 @@ class KeptPoint:
             self._want()
             came = self._tree_came
             self._patient = patient
-            await (came.wait() if patient else self._wait(came))
-            self._patient = False
+            try:
+                await (came.wait() if patient else self._wait(came))
+            finally:
+                self._patient = False
         if self._tree is None:
             raise self.last_error or away()
         return self._tree

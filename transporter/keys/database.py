@@ -185,17 +185,19 @@ class KeyDatabase(PasswordChanges, EscrowTable, JobZones, MasterMove):
             db.execute("INSERT INTO plain_domains VALUES (?, ?, ?)", (job, self._clock.now_ns(), sealed))
         return key
 
-    def domains_below(self, prefix: str, *, other_than: str = "") -> int:
-        """Return how many jobs whose name begins with ``prefix`` have a chunk-id key; 0 if ``other_than`` has one."""
-        place = (prefix, prefix + chr(0x10FFFF))
-        count = 0
+    def has_domain(self, job: str) -> bool:
+        """Tell whether a job has a chunk-id key, under a password or none."""
+        query = "SELECT 1 FROM domains WHERE job = ?1 UNION ALL SELECT 1 FROM plain_domains WHERE job = ?1"
         with self._read() as db:
-            for table in ("domains", "plain_domains"):
-                if db.execute(f"SELECT 1 FROM {table} WHERE job = ?", (other_than,)).fetchone() is not None:
-                    return 0
-                (found,) = db.execute(f"SELECT COUNT(*) FROM {table} WHERE job >= ? AND job < ?", place).fetchone()
-                count += int(found)
-        return count
+            return db.execute(query, (job,)).fetchone() is not None
+
+    def domains_below(self, prefix: str) -> int:
+        """Return how many jobs whose name begins with ``prefix`` have one."""
+        query = "SELECT COUNT(*) FROM {} WHERE job >= ? AND job < ?"
+        place = (prefix, prefix + chr(0x10FFFF))
+        with self._read() as db:
+            counts = [db.execute(query.format(table), place).fetchone()[0] for table in ("domains", "plain_domains")]
+        return sum(counts)
 
     # ---- services ----
 

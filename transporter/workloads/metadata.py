@@ -36,7 +36,6 @@ class Metadata:
         self._ids = OwnerIds(numeric_owner)
         self._note = note
         self._owner_noted = False
-        self._own: dict[tuple[bytes, int, bytes, int], bool] = {}
         self._owners: dict[tuple[bytes, int, bytes, int], tuple[int, int]] = {}
 
     def creation_mode(self, entry: Entry) -> int:
@@ -45,10 +44,7 @@ class Metadata:
 
     def to_new_file(self, fd: int, entry: Entry) -> None:
         """Finish a file that was created with ``creation_mode``."""
-        owner = (entry.user, entry.uid, entry.group, entry.gid)
-        own = self._own.get(owner)
-        if own is None:
-            own = self._own[owner] = self._wanted(entry) == (self._uid, self._gid)
+        own = self._wanted(entry) == (self._uid, self._gid)
         if not own or entry.xattrs or entry.mode & (self._umask | 0o7000):
             self.to_descriptor(fd, entry)
         else:
@@ -99,7 +95,7 @@ class Metadata:
         return xattrs.read(target, names) != entry.xattrs if names else bool(entry.xattrs)
 
     def _wanted(self, entry: Entry) -> tuple[int, int]:
-        # Few owners have many files, and each file that a restore in place meets is asked about.
+        # Few owners have many files, and every file is asked about.
         owner = (entry.user, entry.uid, entry.group, entry.gid)
         known = self._owners.get(owner)
         if known is None:

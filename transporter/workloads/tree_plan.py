@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from transporter.errors import DamagedData
 from transporter.workloads.compared import Base
 from transporter.workloads.entry import CHANGED, CONTINUATION, MORE, PAGED, UNTRUSTED, Entry
+from transporter.workloads.folders import Folder
 from transporter.workloads.in_place import NOTHING, InPlace, Verdict
 from transporter.workloads.layout import lay_out
 from transporter.workloads.restore_compare import Comparing
@@ -108,18 +109,16 @@ class TreePlanner:
         found = self._here.look(parent, name, entry) if self._here is not None else NOTHING
         keep = found.verdict is Verdict.KEEP
         if keep and entry.kind == "f" and entry.nlink < 2 and not entry.flags & MORE:
-            self._keep_whole(entry, parent, name, found.state)
+            # One name and one record: of most restores in place that is nearly all that there is to do.
+            self._keep(entry, parent, name, found.state)
+            lay_out(entry, 0)  # a record that does not fit together is refused, kept or not
             return
         file = RestoredFile(self._stage.top if keep or self._dry else self._folder(parent), name, entry)
         if entry.nlink > 1:
             file.home = self._names
             self._names.links.add(link_path, file)
-        if keep and self._here is not None and found.state is not None:
-            there = self._here.there(parent)
-            assert there is not None
-            file.done, file.kept = True, (there, name)
-            self._stage.files += entry.kind == "f"
-            self._here.kept(there, name, found.state, entry)
+        if keep:
+            file.done, file.kept = True, (self._keep(entry, parent, name, found.state), name)
         elif self._strict and found.state is not None:
             file.done = True
             self._stage.note("in-the-way", entry.path, "it was not there when the restore began", gap=True)
@@ -143,14 +142,14 @@ class TreePlanner:
         elif not file.done:
             self._names.make_special(file)
 
-    def _keep_whole(self, entry: Entry, parent: Step | None, name: bytes, state: os.stat_result | None) -> None:
-        """Keep a file of one name and one record: of most restores in place that is nearly all that there is to do."""
+    def _keep(self, entry: Entry, parent: Step | None, name: bytes, state: os.stat_result | None) -> Folder:
+        """Keep what lies in the output; return the folder that it lies in."""
         assert self._here is not None and state is not None
         there = self._here.there(parent)
         assert there is not None
-        self._stage.files += 1
+        self._stage.files += entry.kind == "f"
         self._here.kept(there, name, state, entry)
-        lay_out(entry, 0)  # a record that does not fit together is refused, kept or not
+        return there
 
     def _begun(self, file: RestoredFile) -> bool:
         """Tell whether an interrupted restore had begun a file: then it goes on with that."""
