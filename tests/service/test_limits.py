@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
+from reverse_world import until
 from world import contents
 
 from transporter.config import parse_config
@@ -39,6 +40,7 @@ async def test_the_provider_asks_the_source_to_pace(world, asked):
     assert asked == [(("job", "docs"), 10_000_000)]
     said = world.source.seen(LimitInForce)
     assert [(event.direction, event.bytes_per_second, event.by) for event in said] == [("send", 10_000_000, "asked")]
+    await until(lambda: not provider.sessions, "the session to be over at the target, too")
     assert provider.throttle._flows == [], "nobody counts any more"
     # Another peer is under no limit.
     await world.neighbour.backup()
@@ -97,6 +99,7 @@ async def test_a_limit_that_changes_again_and_again_breaks_no_session(world):
         nursery.cancel_scope.cancel()
     assert world.source.seen(JobFailed) == []
     assert contents(world.folder / "out-4") == contents(world.source.tree)
+    await until(lambda: not provider.sessions, "the session to be over at the target, too")
     assert provider.throttle._flows == context.throttle._flows == []
     await world.still_serves()
 

@@ -8,6 +8,7 @@ import os
 import pytest
 import trio
 from blake3 import blake3
+from reverse_world import until
 from world import contents
 
 from transporter.errors import DiskFull, RefusedByPeer
@@ -73,9 +74,11 @@ async def test_a_point_is_committed_from_the_file(world, monkeypatch, job):
     (world.source.tree / "more").write_bytes(os.urandom(5_000_000))
     await world.source.backup(job)
     await world.source.backup(job)
+    await until(lambda: not world.provider.sessions, "the session to be over at the target, too")
     assert sum(needs.length > 64 for needs in made) == 2
     assert all(needs._file.closed for needs in made)
     assert contents(await world.source.restore(job)) == contents(world.source.tree)
+    await until(lambda: not world.provider.sessions, "the session to be over at the target, too")
     assert [path.name for path in world.store().scratch.iterdir()] == []
 
 
