@@ -27,11 +27,16 @@ def program(name: str) -> str:
     return found
 
 
-def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody uses now."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
-        sock.bind((host, 0))
-        return int(sock.getsockname()[1])
+@contextlib.contextmanager
+def kept_port() -> Iterator[int]:
+    """A port on which nobody listens, and that no connection or server of another test gets meanwhile.
+
+    It is bound here and not listened on. Linux lets a program bind it as well, for both allow it.
+    """
+    with socket.socket() as keeper:
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        keeper.bind(("127.0.0.1", 0))
+        yield int(keeper.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -67,41 +72,55 @@ def _wait_for_port(process: subprocess.Popen[bytes], port: int, log: Path) -> No
 @contextlib.contextmanager
 def tinyproxy(folder: Path, user: str = "", password: str = "", more: str = "") -> Iterator[int]:
     """HTTP CONNECT."""
-    port = free_port()
-    lines = [f"Port {port}", "Listen 127.0.0.1", "Allow 127.0.0.1", "Timeout 60", "LogLevel Connect", "MaxClients 50"]
-    lines += [f'PidFile "{folder}/tinyproxy.pid"', *([f"BasicAuth {user} {password}"] if user else []), more]
-    conf = folder / "tinyproxy.conf"
-    conf.write_text("\n".join(lines) + "\n")
-    with running([program("tinyproxy"), "-d", "-c", str(conf)], port, folder / "tinyproxy.log"):
-        yield port
+    with kept_port() as port:
+        lines = [
+            f"Port {port}",
+            "Listen 127.0.0.1",
+            "Allow 127.0.0.1",
+            "Timeout 60",
+            "LogLevel Connect",
+            "MaxClients 50",
+        ]
+        lines += [f'PidFile "{folder}/tinyproxy.pid"', *([f"BasicAuth {user} {password}"] if user else []), more]
+        conf = folder / "tinyproxy.conf"
+        conf.write_text("\n".join(lines) + "\n")
+        with running([program("tinyproxy"), "-d", "-c", str(conf)], port, folder / "tinyproxy.log"):
+            yield port
 
 
 @contextlib.contextmanager
 def danted(folder: Path, blocked: int = 0) -> Iterator[int]:
     """SOCKS5 without a password (Dante's own users are those of the system). ``blocked``: a port that it refuses."""
-    port = free_port()
-    who = os.environ.get("USER", "root") if os.getuid() else "root"
-    rule = "{ from: 127.0.0.0/8 to: 0.0.0.0/0 %s }"
-    conf = folder / "danted.conf"
-    conf.write_text(
-        f"logoutput: {folder}/danted-own.log\ninternal: 127.0.0.1 port = {port}\nexternal: 127.0.0.1\n"
-        f"clientmethod: none\nsocksmethod: none\nuser.privileged: {who}\nuser.unprivileged: {who}\n"
-        f"client pass {rule % ''}\n"
-        + (f"socks block {rule.replace('0.0.0.0/0', f'0.0.0.0/0 port = {blocked}') % ''}\n" if blocked else "")
-        + f"socks pass {rule % 'protocol: tcp'}\n"
-    )
-    words = [program("danted"), "-f", str(conf), "-p", str(folder / "danted.pid"), "-N", "1"]
-    with running(words, port, folder / "danted.log"):
-        yield port
+    with kept_port() as port:
+        who = os.environ.get("USER", "root") if os.getuid() else "root"
+        rule = "{ from: 127.0.0.0/8 to: 0.0.0.0/0 %s }"
+        conf = folder / "danted.conf"
+        conf.write_text(
+            f"logoutput: {folder}/danted-own.log\ninternal: 127.0.0.1 port = {port}\nexternal: 127.0.0.1\n"
+            f"clientmethod: none\nsocksmethod: none\nuser.privileged: {who}\nuser.unprivileged: {who}\n"
+            f"client pass {rule % ''}\n"
+            + (f"socks block {rule.replace('0.0.0.0/0', f'0.0.0.0/0 port = {blocked}') % ''}\n" if blocked else "")
+            + f"socks pass {rule % 'protocol: tcp'}\n"
+        )
+        words = [program("danted"), "-f", str(conf), "-p", str(folder / "danted.pid"), "-N", "1"]
+        with running(words, port, folder / "danted.log"):
+            yield port
 
 
 @contextlib.contextmanager
 def microsocks(folder: Path, user: str = "", password: str = "") -> Iterator[int]:
     """SOCKS5 with a user and a password of its own."""
-    port = free_port()
-    words = [program("microsocks"), "-i", "127.0.0.1", "-p", str(port), *(["-u", user, "-P", password] if user else [])]
-    with running(words, port, folder / "microsocks.log"):
-        yield port
+    with kept_port() as port:
+        words = [
+            program("microsocks"),
+            "-i",
+            "127.0.0.1",
+            "-p",
+            str(port),
+            *(["-u", user, "-P", password] if user else []),
+        ]
+        with running(words, port, folder / "microsocks.log"):
+            yield port
 
 
 # --- front ends -----------------------------------------------------------------------------------------------
@@ -110,17 +129,17 @@ def microsocks(folder: Path, user: str = "", password: str = "") -> Iterator[int
 @contextlib.contextmanager
 def haproxy(folder: Path, mode: str, target: int, certificate: Path | None = None) -> Iterator[int]:
     """A front end: ``mode`` is tcp or http; with a certificate it ends its own TLS."""
-    port = free_port()
-    conf = folder / "haproxy.cfg"
-    tls = f" ssl crt {certificate} alpn http/1.1" if certificate else ""
-    conf.write_text(
-        "global\n  maxconn 200\n"
-        f"defaults\n  mode {mode}\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
-        f"  timeout tunnel 1h\nfrontend f\n  bind 127.0.0.1:{port}{tls}\n  default_backend b\n"
-        f"backend b\n  server target 127.0.0.1:{target}\n"
-    )
-    with running([program("haproxy"), "-db", "-f", str(conf)], port, folder / "haproxy.log"):
-        yield port
+    with kept_port() as port:
+        conf = folder / "haproxy.cfg"
+        tls = f" ssl crt {certificate} alpn http/1.1" if certificate else ""
+        conf.write_text(
+            "global\n  maxconn 200\n"
+            f"defaults\n  mode {mode}\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
+            f"  timeout tunnel 1h\nfrontend f\n  bind 127.0.0.1:{port}{tls}\n  default_backend b\n"
+            f"backend b\n  server target 127.0.0.1:{target}\n"
+        )
+        with running([program("haproxy"), "-db", "-f", str(conf)], port, folder / "haproxy.log"):
+            yield port
 
 
 NGINX_STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
@@ -130,25 +149,27 @@ NGINX_STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 def nginx(folder: Path, mode: str, target: int, certificate: Path | None = None) -> Iterator[int]:
     """A front end: ``mode`` is tcp (its stream module) or http: ``/backup`` leads to the tunnel."""
     words = program("nginx")
-    port = free_port()
-    top = f"daemon off;\nmaster_process off;\nerror_log {folder}/nginx-error.log;\npid {folder}/nginx.pid;\n"
-    if mode == "tcp":
-        if not NGINX_STREAM_MODULE.exists():
-            pytest.skip("nginx has no stream module here (Debian: libnginx-mod-stream)")
-        body = f"stream {{ server {{ listen 127.0.0.1:{port}; proxy_pass 127.0.0.1:{target}; }} }}\n"
-        top = f"load_module {NGINX_STREAM_MODULE};\n{top}"
-    else:
-        tls = f" ssl; ssl_certificate {certificate}; ssl_certificate_key {certificate}" if certificate else ""
-        places = " ".join(
-            f"{name}_temp_path {folder}/nginx-{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        body = (
-            f"http {{ access_log off; {places}\nserver {{ listen 127.0.0.1:{port}{tls};\n"
-            f"location /backup {{ proxy_pass http://127.0.0.1:{target}/transporter/v1/tunnel; proxy_http_version 1.1;\n"
-            "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;\n"
-            "proxy_read_timeout 1h; proxy_send_timeout 1h; proxy_buffering off; } } }\n"
-        )
-    conf = folder / "nginx.conf"
-    conf.write_text(f"{top}events {{ worker_connections 200; }}\n{body}")
-    with running([words, "-p", str(folder), "-c", str(conf)], port, folder / "nginx.log"):
-        yield port
+    with kept_port() as port:
+        top = f"daemon off;\nmaster_process off;\nerror_log {folder}/nginx-error.log;\npid {folder}/nginx.pid;\n"
+        if mode == "tcp":
+            if not NGINX_STREAM_MODULE.exists():
+                pytest.skip("nginx has no stream module here (Debian: libnginx-mod-stream)")
+            body = f"stream {{ server {{ listen 127.0.0.1:{port}; proxy_pass 127.0.0.1:{target}; }} }}\n"
+            top = f"load_module {NGINX_STREAM_MODULE};\n{top}"
+        else:
+            tls = f" ssl; ssl_certificate {certificate}; ssl_certificate_key {certificate}" if certificate else ""
+            places = " ".join(
+                f"{name}_temp_path {folder}/nginx-{name};"
+                for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+            )
+            body = (
+                f"http {{ access_log off; {places}\nserver {{ listen 127.0.0.1:{port}{tls};\n"
+                f"location /backup {{ proxy_pass http://127.0.0.1:{target}/transporter/v1/tunnel; "
+                "proxy_http_version 1.1;\n"
+                "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;\n"
+                "proxy_read_timeout 1h; proxy_send_timeout 1h; proxy_buffering off; } } }\n"
+            )
+        conf = folder / "nginx.conf"
+        conf.write_text(f"{top}events {{ worker_connections 200; }}\n{body}")
+        with running([words, "-p", str(folder), "-c", str(conf)], port, folder / "nginx.log"):
+            yield port

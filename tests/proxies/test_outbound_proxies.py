@@ -7,7 +7,7 @@ import base64
 import pytest
 import trio
 import trio.testing
-from programs import danted, free_port, microsocks, tinyproxy
+from programs import danted, kept_port, microsocks, tinyproxy
 from world import contents
 
 from transporter.errors import CannotConnect
@@ -82,9 +82,10 @@ async def test_a_target_that_is_not_there_is_not_the_proxys_fault(world, in_thre
     start = {"tinyproxy": tinyproxy, "danted": danted}[kind]
     async with in_thread(start(tmp_path)) as port:
         proxy = parse_proxy(f"{'http' if kind == 'tinyproxy' else 'socks5'}://127.0.0.1:{port}", "the test")
-        for address in (Address("127.0.0.1", free_port()), Address("no-such-host.invalid", 1)):
-            with pytest.raises(CannotConnect, match=f"cannot connect to {address} through the proxy {proxy}"):
-                await open_tcp(address, 30, proxy)
+        with kept_port() as silent:
+            for address in (Address("127.0.0.1", silent), Address("no-such-host.invalid", 1)):
+                with pytest.raises(CannotConnect, match=f"cannot connect to {address} through the proxy {proxy}"):
+                    await open_tcp(address, 30, proxy)
 
 
 async def test_pairing_goes_through_the_proxy_too(world, in_thread, tmp_path):
