@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from e2e_node import Node, sealed, wait_until
 from e2e_trees import small_tree
+from kept_port import kept_port
 
 from transporter.catalog import Peer
 from transporter.clock import SystemClock
@@ -141,10 +142,9 @@ def test_nothing_listens_there(pair, second_home, free_port):
 
 @pytest.fixture
 def free_port():
-    """Nobody listens there, and nobody can begin to: it is bound for as long as the test lasts."""
-    with socket.socket() as keeper:
-        keeper.bind(("127.0.0.1", 0))
-        yield keeper.getsockname()[1]
+    """Nobody listens there for as long as the test lasts."""
+    with kept_port() as port:
+        yield port
 
 
 # --- who knocks at the target ----------------------------------------------------------------------------------

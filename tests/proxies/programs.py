@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kept_port import kept_port
 
 PATIENCE = 90.0
 # Where Debian has programs that are for root.
@@ -25,18 +26,6 @@ def program(name: str) -> str:
     if found is None:
         pytest.skip(f"{name} is not installed (as root on Debian: make test-tools)")
     return found
-
-
-@contextlib.contextmanager
-def kept_port() -> Iterator[int]:
-    """A port on which nobody listens, and that no connection or server of another test gets meanwhile.
-
-    It is bound here and not listened on. Linux lets a program bind it as well, for both allow it.
-    """
-    with socket.socket() as keeper:
-        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        keeper.bind(("127.0.0.1", 0))
-        yield int(keeper.getsockname()[1])
 
 
 @contextlib.contextmanager

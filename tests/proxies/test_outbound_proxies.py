@@ -7,7 +7,8 @@ import base64
 import pytest
 import trio
 import trio.testing
-from programs import danted, kept_port, microsocks, tinyproxy
+from kept_port import kept_port
+from programs import danted, microsocks, tinyproxy
 from world import contents
 
 from transporter.errors import CannotConnect
