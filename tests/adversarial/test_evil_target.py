@@ -261,9 +261,11 @@ async def test_a_lie_that_it_has_a_chunk_under_an_unknown_key_is_not_believed(wo
         await self._session.link.send(HaveReply(batch=received.message.batch, known=b"\1" * count, key_ids=[b"x" * 32]))
 
     monkeypatch.setattr(BackupService, "_have", have)
-    (world.source.tree / "large").write_bytes(bytes(range(256)) * 4000)
+    large = world.source.tree / "large"
+    large.write_bytes(bytes(range(256)) * 4000)
     done = await world.source.backup()
-    assert done.chunks_new == done.chunks
+    # Not all that was cut is new: a block of the file-system index can end, by chance, where nothing changed behind it.
+    assert done.bytes_new >= large.stat().st_size
     monkeypatch.undo()
     assert contents(await world.source.restore()) == contents(world.source.tree)
 

@@ -144,7 +144,7 @@ async def test_a_target_that_lies_about_what_it_lost_gets_nothing_under_an_old_k
                 head[40] ^= 1
             elif lie == "key":
                 head[1:33] = bytes(32)
-            changes = {"tag": {"tail": bytes(16)}, "codec": {"codec": 2 - chunk.codec}}.get(lie, {})
+            changes = {"tag": {"tail": bytes(16)}, "codec": {"codec": (chunk.codec + 1) % 3}}.get(lie, {})
             yield tenant, chunk._replace(head=bytes(head), **changes)
 
     monkeypatch.setattr(world.store(), "lost_chunks", lies)

@@ -6,6 +6,7 @@ Everything is the product's own code. Passwords are cheap to stretch, and files 
 from __future__ import annotations
 
 import os
+import random
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -60,9 +61,9 @@ def in_memory() -> Iterator[Path]:
 
 
 def small_tree(root: Path, seed: int = 1, size: int = 300_000) -> Path:
-    """A few files; one of them is incompressible and as long as ``size``."""
+    """A few files; one of them is incompressible and as long as ``size``. The same each time: so is where it is cut."""
     (root / "sub").mkdir(parents=True)
-    (root / "large").write_bytes((seed * 7919).to_bytes(4, "big") + os.urandom(size - 4))
+    (root / "large").write_bytes(random.Random(f"{seed} {size}").randbytes(size))
     for number in range(5):
         (root / "sub" / f"file-{number}").write_text(f"{seed} {number} " * 400)
     return root
