@@ -17,7 +17,6 @@ import argparse
 import os
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -32,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "endtoend"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from compare_trees import differences
+from demo import free_port
 from e2e_node import PASSWORD, Done, Node, ended, sealed
 from year_policy import kept
 from year_tree import ChangingTree
@@ -343,14 +343,6 @@ def in_order(expected: tuple[str, float]) -> tuple[float, str]:
     """Return what orders points as a provider does: a folded point has the time of the one whose place it took."""
     point, moment = expected
     return moment, point
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def orphans(repository: Path) -> int:

@@ -28,6 +28,7 @@ from compare_trees import differences
 MARKERS = 200
 READY_SECONDS = 120
 SEARCH_BLOCK = 8 << 20
+_KEPT: list[socket.socket] = []
 
 
 class Failed(Exception):
@@ -285,9 +286,12 @@ def print_table(rows: list[list[str]]) -> None:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that no other program gets before the daemon listens there: it stays bound here, and is not listened on."""
+    keeper = socket.socket()
+    keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    keeper.bind(("127.0.0.1", 0))
+    _KEPT.append(keeper)
+    return int(keeper.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -120,6 +120,8 @@ def test_no_key_seals_two_chunks_under_one_counter(new_pair, relay, password, tm
     ended(process)
     line.cut()
     stall.released.set()
+    # The target has what the killed one sent before it died, and goes on to store it until it reads the end.
+    wait_until(lambda: pair.target.ok("status").objects[0]["sessions"] == [], "the session of the killed run to end")
     owner = pair.source if zone == "source" else pair.target
     owner.ok("config", "export", tmp_path / "bundle", *password)
     before = set(sealed_chunks(pair.target.repository))

@@ -80,7 +80,9 @@ class Site:
         if not line or line.startswith("#"):
             return
         name, _, words = line.partition("$ ")
-        node, words = self.node(name), words.replace("PORT", str(free_port()))
+        node = self.node(name)
+        if "PORT" in words:
+            words = words.replace("PORT", str(free_port()))
         if words == STOP:
             node.stop()
             return

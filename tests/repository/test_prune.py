@@ -371,7 +371,7 @@ def test_readers_go_on_while_packs_are_compacted(repository, place):
     thread.start()
     try:
         while not (leases := [path for path in (place / "leases").glob("session-*") if not path.suffix]):
-            pass
+            assert thread.is_alive(), failed
         for lease in leases:
             lease.unlink()
         for turn in range(5):
