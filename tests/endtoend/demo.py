@@ -286,7 +286,7 @@ def print_table(rows: list[list[str]]) -> None:
 
 
 def free_port() -> int:
-    """A port that no other program gets before the daemon listens there: it stays bound here, and is not listened on."""
+    """A port that nobody else gets before the daemon listens there: it stays bound here, and is not listened on."""
     keeper = socket.socket()
     keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     keeper.bind(("127.0.0.1", 0))
