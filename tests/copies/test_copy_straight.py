@@ -247,11 +247,12 @@ async def test_who_acts_for_another_is_in_nobodys_way(world, monkeypatch):
     async with copying_in(world):
         done = await world.copy(world.source, *WAY, jobs=("docs",))
         assert done.points == 1
-    monkeypatch.setattr(provider, "HAND_OVER_SECONDS", 0)
     start = Start(purpose="copy-in", job="docs", repository="main", zone="source", resume=b"o" * 16, name=NAME)
     async with dial_control(world.source.context.peer("second"), world.source.identity) as link:
         await link.send(start)
         assert isinstance((await link.receive()).message, Started)
+        # From now on: the session before this one may have been waited for.
+        monkeypatch.setattr(provider, "HAND_OVER_SECONDS", 0)
         async with dial_control(world.target.context.peer("second"), world.target.identity) as other:
             await other.send(MandateMessage(), signed(world))
             await other.receive()

@@ -28,7 +28,6 @@ from compare_trees import differences
 MARKERS = 200
 READY_SECONDS = 120
 SEARCH_BLOCK = 8 << 20
-_KEPT: list[socket.socket] = []
 
 
 class Failed(Exception):
@@ -290,8 +289,9 @@ def free_port() -> int:
     keeper = socket.socket()
     keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     keeper.bind(("127.0.0.1", 0))
-    _KEPT.append(keeper)
-    return int(keeper.getsockname()[1])
+    port = int(keeper.getsockname()[1])
+    keeper.detach()  # open for as long as this process lives
+    return port
 
 
 if __name__ == "__main__":
