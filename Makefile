@@ -21,7 +21,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help venv demo demo-reverse demo-recovery test test-tools lint format types imports unit bench bench-wan bench-keys
 .PHONY: bench-search bench-mount bench-copy bench-repository bench-chain bench-restore bench-scrub fuzz
-.PHONY: campaign-kill campaign-kill-copy campaign-kill-transform campaign-model campaign-properties campaign-kill-keys campaign-bitflip campaign-cuts campaign-year clean
+.PHONY: campaign-kill campaign-kill-copy campaign-kill-transform campaign-model campaign-properties
+.PHONY: campaign-kill-keys campaign-bitflip campaign-cuts campaign-year campaign-slow clean
 .DEFAULT_GOAL := help
 
 help:
@@ -134,6 +135,11 @@ campaign-cuts: $(STAMP)
 # Ten minutes and more: a year of two providers, with kills on the way.
 campaign-year: $(STAMP)
 	$(BIN)/python tests/crash/campaign_year.py $(YEAR_ARGS)
+
+# Half an hour: every test, where any process may stand still for a second, and then where calls take their time.
+campaign-slow: $(STAMP)
+	$(BIN)/python tests/crash/campaign_slow.py --freeze 1
+	$(BIN)/python tests/crash/campaign_slow.py --delay 0.4
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
