@@ -543,6 +543,15 @@ async def test_a_cut_is_a_broken_link(wire, identities):
             await client.receive()
 
 
+async def test_a_heartbeat_that_falls_due_while_the_connection_closes_is_no_broken_link(
+    wire, identities, autojump_clock
+):
+    """All that was asked has been answered; only the peer's goodbye is still on its way."""
+    async with pair(wire, identities):
+        await trio.sleep(control_link.HEARTBEAT_SECONDS - control_link.CLOSE_SECONDS / 2)
+        wire.held = True
+
+
 async def test_what_does_not_fit_the_state_is_the_peers_fault(wire, identities):
     with pytest.RaisesGroup(RefusedByPeer, flatten_subgroups=True):
         async with pair(wire, identities) as (client, server):

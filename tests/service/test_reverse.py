@@ -52,10 +52,13 @@ async def test_the_way_is_named(world):
 
 async def test_a_target_that_comes_back_is_used_again(world):
     await world.jobs.backup()
+    where = world.source if world.relay.address is None else world.relay
+    before = where.provider.parked.get(world.target.pin)
     fresh = restarted(world.target)
     world.target = fresh
     world.nursery.start_soon(fresh.run)
     (world.jobs.tree / "more").write_bytes(b"more")
+    await until(lambda: where.provider.parked.get(world.target.pin) not in (None, before), "the target to be back")
     await world.ready()
     await world.jobs.backup()
     place = await world.jobs.restore()

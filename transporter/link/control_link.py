@@ -90,6 +90,7 @@ class ControlLink:
         self.all_said = False
         # The last error that the peer was told.
         self.told: Exception | None = None
+        self._closing = False
         self._pongs = 0
         self._pong_came = trio.lowlevel.ParkingLot()
 
@@ -179,11 +180,21 @@ class ControlLink:
         """Ask for a sign of life every 10 s; raise LinkBroken after 30 s without any.
 
         What counts is whether the line brings bytes, not whether anybody here takes the messages in them: a provider
-        that salvages, lists or commits takes none meanwhile.
+        that salvages, lists or commits takes none meanwhile. A connection that closes is asked no more.
         """
+        try:
+            await self._beat()
+        except LinkBroken:
+            # A beat under way is not cancelled for that: half a record sent would spoil the goodbye.
+            if not self._closing:
+                raise
+
+    async def _beat(self) -> None:
         token = 0
         while True:
             await trio.sleep(HEARTBEAT_SECONDS)
+            if self._closing:
+                return
             if self._tls.silence() >= SILENCE_SECONDS:
                 raise LinkBroken(f"nothing was heard from the peer for {SILENCE_SECONDS:.0f} s")
             token += 1
@@ -195,6 +206,7 @@ class ControlLink:
 
     async def aclose(self) -> None:
         """Close in order, without waiting long for the peer; when cancelled, nobody reads its answer any more."""
+        self._closing = True
         cancelled = trio.current_effective_deadline() <= trio.current_time()
         seconds = HASTY_CLOSE_SECONDS if cancelled else CLOSE_SECONDS
         if not self.all_said:
