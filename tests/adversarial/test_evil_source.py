@@ -134,6 +134,7 @@ class Attack:
 
     def __init__(self, session, send, stored):
         self.session, self._send, self.stored = session, send, stored
+        self._sent = 0
         self.started = session.started
         self.link = session.link
 
@@ -141,10 +142,13 @@ class Attack:
         """Send a stored chunk as it is."""
         length = len(stored) if plain_length is None else plain_length
         memory = bytearray(HEADROOM) + stored
+        self._sent += 1
         await self._send(Chunk(chunk_id, length, memory, codec=codec, metadata=metadata))
 
     async def durable(self):
-        """Wait until everything is stored, or until the refusal arrives."""
+        """Wait until everything is stored, or until the refusal arrives. A Flush alone would overtake chunks."""
+        while sum(map(len, self.stored)) < 32 * self._sent:
+            await trio.sleep(0.005)
         await self.session.request(Flush(), b"", Flushed)
 
 

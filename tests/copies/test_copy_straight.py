@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 
 import msgspec
@@ -12,15 +12,16 @@ from copy_world import contents
 
 from protocol.messages import CopyTo, ListPoints, Mandated, Refused, Start, Started
 from protocol.messages import Mandate as MandateMessage
+from protocol.messages import Progress as ProgressMessage
 from transporter.config import parse_config
-from transporter.errors import RefusedByPeer, TransporterError
+from transporter.errors import QuotaExceeded, RefusedByPeer, TransporterError
 from transporter.events import LinkLost, Progress
 from transporter.jobs import copy_conduct
 from transporter.jobs.context import JobContext
 from transporter.jobs.copy import run_copy
 from transporter.jobs.copy_plan import CopyOrder, End
 from transporter.keys.node_key import NodeKey
-from transporter.link.control_link import refusal_to_error
+from transporter.link.control_link import ControlLink, refusal_to_error
 from transporter.link.dial import dial_control
 from transporter.points.mandate import VALID_SECONDS, Mandate, make_mandate, read_mandate
 from transporter.service import mandated, provider
@@ -170,6 +171,41 @@ async def test_what_goes_straight_is_seen_by_who_conducts_it(world, monkeypatch)
     world.source.bus.subscribe(look)
     with trio.fail_after(60):
         await world.copy(world.source, *WAY, jobs=("docs",), through=False)
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["done", "refused"])
+async def test_the_answer_comes_behind_a_word_of_progress_that_is_still_being_sent(world, monkeypatch, refused):
+    """On a slow line: a word cut short would be the connection's last, and what was done would look like a loss."""
+    await world.source.backup()
+    provider, push_on, sending = world.one.provider, world.one.provider.push, trio.Event()
+    say, send_on = ControlLink.send, trio.SocketStream.send_all
+
+    async def push(tenant, asked, *how):
+        done = await push_on(tenant, asked, *how)
+        monkeypatch.setattr(ControlLink, "send", send)
+        with trio.fail_after(60):
+            await sending.wait()
+        if refused:
+            raise QuotaExceeded("there is no room", "make some")
+        return done
+
+    async def send(link, message, payload=b""):
+        if isinstance(message, ProgressMessage):
+            monkeypatch.setattr(trio.SocketStream, "send_all", slowly)
+        await say(link, message, payload)
+
+    async def slowly(stream, data):
+        monkeypatch.setattr(trio.SocketStream, "send_all", send_on)
+        sending.set()
+        await trio.sleep(0.1)
+        await send_on(stream, data)
+
+    monkeypatch.setattr(mandated, "PROGRESS_SECONDS", 0.01)
+    monkeypatch.setattr(provider, "push", push)
+    with pytest.raises(QuotaExceeded, match="no room") if refused else nullcontext():
+        done = await run_copy(world.source.context, STRAIGHT)
+        assert done.points == 1
+    assert world.source.seen(LinkLost) == []
 
 
 async def test_a_mandate_is_good_for_its_two_nodes_its_time_and_its_signer_alone(world):

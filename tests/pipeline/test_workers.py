@@ -111,16 +111,19 @@ async def test_a_lane_runs_no_more_than_its_width_at_once():
 
 async def test_cancellation_waits_for_the_small_unit_that_is_in_a_thread():
     lane = Lane(1)
-    go, finished = threading.Event(), []
+    begun, go, finished = threading.Event(), threading.Event(), []
 
     def work():
+        begun.set()
         go.wait(10)
         finished.append(True)
 
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lane.run, work)
-            await trio.testing.wait_all_tasks_blocked(0.01)
+            with trio.fail_after(60):
+                while not begun.is_set():
+                    await trio.sleep(0.001)
             scope.cancel()
             go.set()
     assert finished == [True]

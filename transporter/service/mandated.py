@@ -8,7 +8,7 @@ from pipeline.run import open_tasks
 from protocol.control import Received
 from protocol.messages import CommitCopy, CopyTo, Mandated, Message, Progress, Start
 from transporter.catalog import Peer
-from transporter.errors import CannotConnect, IdentityRefused, LinkLost, RefusedByPeer
+from transporter.errors import CannotConnect, IdentityRefused, LinkLost, RefusedByPeer, TransporterError
 from transporter.link.control_link import ControlLink
 from transporter.logs import get_logger
 from transporter.points.mandate import Mandate, read_mandate
@@ -62,7 +62,8 @@ async def answer_copy_to(provider: Provider, link: ControlLink, peer: Peer, rece
             f"{own} does not know the node that the points are to go to, and cannot dial it",
             f"pair the two (`invite` there, `join` at {own}), or have the data pass through your node: --through",
         )
-    moved = 0
+    moved, ended = 0, trio.Event()
+    failure: TransporterError | None = None
 
     def note(size: int) -> None:
         nonlocal moved
@@ -70,7 +71,10 @@ async def answer_copy_to(provider: Provider, link: ControlLink, peer: Peer, rece
 
     async def tell() -> None:
         while True:
-            await trio.sleep(PROGRESS_SECONDS)
+            with trio.move_on_after(PROGRESS_SECONDS):
+                await ended.wait()
+            if ended.is_set():
+                return
             await link.send(Progress(activity="copy", done=moved))
 
     async with open_tasks() as nursery:
@@ -78,10 +82,16 @@ async def answer_copy_to(provider: Provider, link: ControlLink, peer: Peer, rece
         try:
             done = await provider.push(peer, message, mandate, bytes(received.payload), note)
         except (CannotConnect, IdentityRefused, LinkLost) as error:
-            raise RefusedByPeer(
+            failure = RefusedByPeer(
                 f"{target.name} cannot be reached from {own}: {error.what}",
                 f"pair the two so that {own} can dial {target.name}, mend the line between them, or have the data pass "
                 "through your node: --through",
-            ) from error
-        nursery.cancel_scope.cancel()
+            )
+            failure.__cause__ = error
+        except TransporterError as error:
+            failure = error
+        # Not cancelled: a word that is cut short on its way is the last one, and the answer could not follow it.
+        ended.set()
+    if failure is not None:
+        raise failure
     await link.send(done)
