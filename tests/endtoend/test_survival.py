@@ -39,6 +39,13 @@ def line(new_pair, relay):
     return pair, relay(pair)
 
 
+@pytest.fixture
+def short_line(monkeypatch):
+    """However busy the machine is, its loopback counts as a short line, which begins with two channels."""
+    monkeypatch.setattr("transporter.link.open_session.SHORT_LINE_SECONDS", 60.0)
+    monkeypatch.setattr("transporter.link.striping.SHORT_LINE_SECONDS", 60.0)
+
+
 def stored(repository):
     """Bytes of packs, published or not."""
     return sum(path.stat().st_size for name in ("journal/*", "packs/*/*") for path in repository.glob(name))
@@ -90,7 +97,7 @@ def test_what_the_target_has_is_not_sent_again_after_a_cut(line, tree, tmp_path)
 
 @pytest.mark.parametrize("kind", ["control", "data"])
 @pytest.mark.parametrize("direction", ["up", "down"])
-def test_a_cut_on_any_connection_in_any_direction_is_survived(line, tmp_path, kind, direction):
+def test_a_cut_on_any_connection_in_any_direction_is_survived(short_line, line, tmp_path, kind, direction):
     """Before a first session stands, a job says at once that it cannot connect; from then on it redials."""
     pair, relay = line
     tree = large_tree(tmp_path / "tree", 4)
@@ -183,12 +190,7 @@ def test_the_answer_to_a_commit_may_get_lost(line, tmp_path):
 
 @pytest.mark.parametrize("act", ["flip", "repeat", "swap"])
 @pytest.mark.parametrize("direction", ["up", "down"])
-def test_a_tampered_line_ends_the_job_and_is_never_retried(
-    new_pair, relay, tree, tmp_path, monkeypatch, act, direction
-):
-    # However busy the machine is, its loopback counts as a short line, which begins with two channels.
-    monkeypatch.setattr("transporter.link.open_session.SHORT_LINE_SECONDS", 60.0)
-    monkeypatch.setattr("transporter.link.striping.SHORT_LINE_SECONDS", 60.0)
+def test_a_tampered_line_ends_the_job_and_is_never_retried(short_line, new_pair, relay, tree, tmp_path, act, direction):
     pair = new_pair()
     line = relay(pair)
     if direction == "down":

@@ -177,7 +177,8 @@ async def test_tampering_is_never_taken_for_a_filter(short_line, world, filtered
     between = await filtered("alter")
     with pytest.raises(TamperingDetected):
         await world.source.backup()
-    assert between.seen == {"tls": 1, "data": STREAMS}, "no second attempt, by whatever way"
+    # The first of the channels may end it before the next is dialled.
+    assert between.seen["tls"] == 1 and 1 <= between.seen["data"] <= STREAMS, "no second attempt, by whatever way"
     assert notes(world) == []
 
 
