@@ -54,15 +54,14 @@ def served(new_pair):
 
 
 def kept(relay, way):
-    """Fail unless pacing shows: a line without it passes these bytes within a second, one whose two channels each have
-    the whole limit within half the time.
+    """Fail unless pacing shows: a line without it passes these bytes within a second or two.
 
-    On a busy machine the relay itself may be held up, and then see more than a second's bytes at once, or the first of
-    them late: less than a second of that is no proof of anything. Smoothness itself is measured on a clock of its own,
-    in tests/throttle.
+    On a busy machine the relay itself may be held up, and then see more than a second's bytes at once: half as much
+    again is no proof of anything. Smoothness itself is measured on a clock of its own, in tests/throttle.
     """
-    assert relay.busiest_second(way) <= 1.9 * RATE
-    assert sum(count for _, count in relay.series[way]) <= 1.3 * RATE * (relay.seconds(way) + 0.1)
+    assert relay.busiest_second(way) <= 1.5 * RATE
+    # The whole, at the limit, less what a burst and rounding may be.
+    assert sum(count for _, count in relay.series[way]) <= 1.1 * RATE * (relay.seconds(way) + 0.1)
 
 
 def define(node, tree):
